@@ -1,0 +1,164 @@
+"""From a config to a trained run: what the command line does, in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from aicsd.config import build_config, compare_resumed, save_config
+from aicsd.data import check_dataset, open_dataset
+from aicsd.distiller import Distiller, Teacher
+from aicsd.engine import DistillConfig, FitConfig, TrainConfig, fit
+from aicsd.engine.checkpoint import LAST
+from aicsd.errors import UserError
+from aicsd.methods import Recipe, load_recipe
+from aicsd.models import ModelConfig, Segmenter, build_model, load_model
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    path: Path
+    metrics: dict[str, Any]
+    """Of the final student on the validation split: what ``metrics.json`` holds."""
+    student: Segmenter
+    """In evaluation mode."""
+
+
+def train(
+    model: str | Mapping[str, Any] = "resnet18",
+    data: str | Path | Mapping[str, Any] = "digits",
+    run: str | Path = "runs/train",
+    **options: Any,
+) -> Run:
+    """Train a network on labels alone.
+
+    Args:
+        model: timm backbone, or the keys of ``ModelConfig``.
+        data: name of a dataset (``digits``), a folder in the layout of ``aicsd.data.folder``, or
+            the keys of ``DataConfig``.
+        run: folder that gets everything.
+        **options: any other key of ``aicsd train``, such as ``epochs=30`` or
+            ``optimizer={"name": "adamw", "lr": 0.001}``.
+
+    Raises:
+        UserError: anything in the input that the user can mend, as on the command line.
+    """
+    keys = {"model": _model_keys(model), "data": _data_keys(data), "run": str(run), **options}
+    return run_training(build_config(TrainConfig, keys))
+
+
+def distill(
+    teacher: str | Path | Segmenter | nn.Module | None,
+    student: str | Mapping[str, Any] = "mobilenetv2_050",
+    data: str | Path | Mapping[str, Any] = "digits",
+    method: str = "aicsd",
+    run: str | Path = "runs/distill",
+    **options: Any,
+) -> Run:
+    """Distil a teacher into a student.
+
+    Args:
+        teacher: run folder or model file; or a network. A plain ``nn.Module`` takes images
+            normalised by the ImageNet mean and std, returns logits (B, C, h, w), and knows the
+            classes of the data in their order.
+        student: timm backbone, or the keys of ``ModelConfig``.
+        data: as in :func:`train`.
+        method: ``none``, ``kd``, ``icsd``, ``aicsd``, or the path of a recipe.
+        run: folder that gets everything.
+        **options: any other key of ``aicsd distill``, such as ``terms={"icsd": {"weight": 50}}``.
+
+    Raises:
+        UserError: anything in the input that the user can mend, as on the command line.
+    """
+    network = teacher if isinstance(teacher, nn.Module) else None
+    keys = {
+        "teacher": None if network is not None or teacher is None else str(teacher),
+        "student": _model_keys(student),
+        "data": _data_keys(data),
+        "method": method,
+        "run": str(run),
+        **options,
+    }
+    return run_distillation(build_config(DistillConfig, keys), network)
+
+
+def run_training(config: TrainConfig) -> Run:
+    """What ``aicsd train`` does."""
+    return _run(config, config.model, load_recipe("none"))
+
+
+def run_distillation(config: DistillConfig, network: nn.Module | None = None) -> Run:
+    """What ``aicsd distill`` does; ``network`` is a teacher that is in memory already."""
+    recipe = load_recipe(config.method, config.terms)
+    config = replace(config, terms=recipe.to_dict())
+    if recipe.needs_teacher and network is None:
+        if config.teacher is None:
+            raise UserError(
+                f"method {recipe.name!r} needs a teacher: give --teacher RUN_OR_SAFETENSORS"
+            )
+        network = load_model(config.teacher)
+    return _run(config, config.student, recipe, network)
+
+
+def _run(
+    config: FitConfig, model: ModelConfig, recipe: Recipe, network: nn.Module | None = None
+) -> Run:
+    path = Path(config.run)
+    _claim(config, path)
+    data = config.data
+    train_data = open_dataset(data.name, data.root, data.train_split, data.options)
+    val_data = open_dataset(data.name, data.root, data.val_split, data.options)
+    if data.check and not (path / LAST).is_file():
+        for dataset in (train_data, val_data):
+            for problem in check_dataset(dataset):
+                raise UserError(f"{problem} (aicsd data check lists every such file)")
+    fabric = Fabric(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        precision=config.precision,
+    )
+    fabric.launch()
+    torch.manual_seed(config.seed)
+    student = build_model(model, train_data.classes)
+    teacher = None
+    if network is not None:
+        if not isinstance(network, Segmenter):
+            network = Segmenter(network, train_data.classes)
+        teacher = Teacher(network, train_data.classes)
+    distiller = Distiller(student, recipe, teacher)
+    if fabric.is_global_zero:
+        save_config(config, path)
+    metrics = fit(config, distiller, train_data, val_data, fabric)
+    return Run(path, metrics, load_model(path))
+
+
+def _claim(config: FitConfig, path: Path) -> None:
+    """Refuse to write over another run; check that a resumed one has the same settings."""
+    if config.resume:
+        compare_resumed(config, path)
+    elif path.exists() and (not path.is_dir() or any(os.scandir(path))):
+        raise UserError(
+            f"run: {path} exists; choose another folder, or add --resume to continue the run in it"
+        )
+
+
+def _model_keys(model: str | Mapping[str, Any]) -> dict[str, Any]:
+    return {"backbone": model} if isinstance(model, str) else dict(model)
+
+
+def _data_keys(data: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(data, str) and data == "digits":
+        return {"name": "digits"}
+    if isinstance(data, str | Path):
+        return {"name": "folder", "root": str(data)}
+    return dict(data)

@@ -1,0 +1,235 @@
+"""The command line: parse, build, call. It decides nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from aicsd.config import CONFIG_FILE, ConfigParser, config_from_namespace, config_parser
+from aicsd.errors import UserError
+
+TRAIN_HELP = "train a network on labels alone: a teacher, or a student without one"
+DISTILL_HELP = "distil a teacher into a student"
+EVALUATE_HELP = "metrics of a trained model on a split of a dataset"
+PREDICT_HELP = "class-id PNGs and coloured overlays of images"
+DATA_HELP = "look at a dataset: aicsd data check"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command; exit code 2 and one line on standard error for what a user can mend."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = os.environ.get("AICSD_DEBUG")
+    try:
+        sys.exit(_run(arguments))
+    except UserError as error:
+        if debug:
+            raise
+        print(f"aicsd: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+def build_parser() -> ConfigParser:
+    """The parser of all commands."""
+    from aicsd import __version__
+    from aicsd.engine.config import DistillConfig, TrainConfig
+
+    parser = ConfigParser(
+        prog="aicsd",
+        version=__version__,
+        description="Distil a large semantic-segmentation network into a small one.",
+    )
+    commands = parser.add_subcommands(title="commands", metavar="COMMAND")
+    commands.add_subcommand("train", config_parser(TrainConfig), help=TRAIN_HELP)
+    commands.add_subcommand("distill", config_parser(DistillConfig), help=DISTILL_HELP)
+    commands.add_subcommand("evaluate", _evaluate_parser(), help=EVALUATE_HELP)
+    commands.add_subcommand("predict", _predict_parser(), help=PREDICT_HELP)
+    data = ConfigParser(description=DATA_HELP)
+    commands.add_subcommand("data", data, help=DATA_HELP)
+    actions = data.add_subcommands(title="actions", metavar="ACTION")
+    actions.add_subcommand("check", _check_parser(), help="find files that cannot be used")
+    return parser
+
+
+def _data_arguments(parser: ConfigParser, splits: str, split: str = "val") -> None:
+    parser.add_argument("--data.name", type=str, default="digits", help="digits, camvid or folder")
+    parser.add_argument("--data.root", type=str | None, help="folder that holds the dataset")
+    parser.add_argument("--data.split", type=str, default=split, help=splits)
+    parser.add_argument(
+        "--data.options", type=dict[str, int | float | str | bool], default={},
+        help="further options of the dataset",
+    )  # fmt: skip
+
+
+def _evaluate_parser() -> ConfigParser:
+    parser = ConfigParser(description=EVALUATE_HELP)
+    parser.add_argument("model", type=str, help="run folder or safetensors file")
+    _data_arguments(parser, "split to evaluate on")
+    parser.add_argument("--json", type=str | None, help="file that gets the metrics as JSON")
+    parser.add_argument("--batch_size", type=int, default=4, help="images per forward pass")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
+    return parser
+
+
+def _predict_parser() -> ConfigParser:
+    parser = ConfigParser(description=PREDICT_HELP)
+    parser.add_argument("model", type=str, help="run folder or safetensors file")
+    parser.add_argument("images", type=str, nargs="+", help="image files or folders of images")
+    parser.add_argument("--out", type=str, required=True, help="folder for the results")
+    parser.add_argument("--opacity", type=float, default=0.5, help="of the overlay, 0 to 1")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
+    return parser
+
+
+def _check_parser() -> ConfigParser:
+    parser = ConfigParser(
+        description="Decode every image and mask; name those that cannot be used."
+    )
+    _data_arguments(parser, "splits to check, separated by commas", "train,val")
+    return parser
+
+
+def _run(arguments: list[str]) -> int:
+    warnings.filterwarnings("ignore", module="jsonargparse")
+    parser = build_parser()
+    values = parser.instantiate(parser.parse_args(_expand_resume(arguments)))
+    command = values.subcommand
+    options = values[command]
+    if command in ("train", "distill"):
+        return _fit(command, options)
+    if command == "evaluate":
+        return _evaluate(options)
+    if command == "predict":
+        return _predict(options)
+    return _check(options.check)
+
+
+def _expand_resume(arguments: list[str]) -> list[str]:
+    """``--resume`` alone means true, and ``--run R --resume`` needs no more: R has the settings."""
+    if "--resume" not in arguments:
+        return arguments
+    place = arguments.index("--resume")
+    if arguments[place + 1 : place + 2] not in (["true"], ["false"]):
+        arguments = [*arguments[: place + 1], "true", *arguments[place + 1 :]]
+    if "--config" in arguments or arguments[place + 1] == "false":
+        return arguments
+    runs = [value for flag, value in pairwise(arguments) if flag == "--run"]
+    saved = Path(runs[-1]) / CONFIG_FILE if runs else None
+    if saved is None or not saved.is_file():
+        return arguments
+    return [arguments[0], "--config", str(saved), *arguments[1:]]
+
+
+def _evaluate(options: Any) -> int:
+    from aicsd.data import open_dataset
+    from aicsd.engine.logging import progress_bar
+    from aicsd.evaluation import evaluate
+    from aicsd.files import write_text
+    from aicsd.models import load_model
+
+    model = load_model(options.model).to(pick_device(options.device))
+    data = options.data
+    dataset = open_dataset(data.name, data.root, data.split, data.options)
+    with progress_bar() as bar:
+        task = bar.add_task("evaluating", total=len(dataset), note="")
+        metrics = evaluate(
+            model, dataset, batch_size=options.batch_size, workers=options.workers,
+            advance=lambda images: bar.advance(task, images),
+        )  # fmt: skip
+    if options.json is not None:
+        write_text(Path(options.json), json.dumps(metrics.to_dict(), indent=1) + "\n")
+    print_metrics(metrics)
+    return 0
+
+
+def print_metrics(metrics: Any) -> None:
+    """The table of one evaluation."""
+    from rich.console import Console
+    from rich.table import Table
+
+    def percent(value: float) -> str:
+        return "-" if value != value else f"{100 * value:.2f}"
+
+    table = Table("class", "IoU %", box=None)
+    table.columns[1].justify = "right"
+    for name, iou in metrics.per_class_iou.items():
+        table.add_row(name, percent(iou))
+    Console().print(table)
+    print(
+        f"mIoU {percent(metrics.miou)}  pixel accuracy {percent(metrics.pixel_accuracy)}  "
+        f"class accuracy {percent(metrics.class_accuracy)}  FWIoU {percent(metrics.fwiou)}  "
+        f"({metrics.images} images)"
+    )
+
+
+def _predict(options: Any) -> int:
+    from aicsd.engine.logging import progress_bar
+    from aicsd.evaluation.predict import find_images, predict_files
+    from aicsd.models import load_model
+
+    images = find_images(options.images)
+    model = load_model(options.model).to(pick_device(options.device))
+    with progress_bar() as bar:
+        task = bar.add_task("predicting", total=len(images), note="")
+        for _ in predict_files(model, images, Path(options.out), options.opacity):
+            bar.advance(task)
+    print(f"{len(images)} images: class ids and overlays in {options.out}")
+    return 0
+
+
+def _check(options: Any) -> int:
+    from aicsd.data import check_dataset, open_dataset
+
+    data = options.data
+    problems = 0
+    for split in data.split.split(","):
+        dataset = open_dataset(data.name, data.root, split, data.options)
+        found = list(check_dataset(dataset, decode_images=True))
+        for line in found:
+            print(f"aicsd: error: {line}", file=sys.stderr)
+        print(f"{split}: {len(dataset)} images, {len(found)} cannot be used")
+        problems += len(found)
+    return 2 if problems else 0
+
+
+def pick_device(name: str) -> str:
+    """auto -> the best device of this machine."""
+    import torch
+
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator()
+        return accelerator.type if accelerator is not None else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {name!r} cannot be used here: {reason}") from error
+    return name
+
+
+def _fit(command: str, options: Any) -> int:
+    from aicsd.api import run_distillation, run_training
+    from aicsd.engine.config import DistillConfig, TrainConfig
+    from aicsd.engine.stop import Interrupted
+
+    try:
+        if command == "train":
+            run = run_training(config_from_namespace(TrainConfig, options))
+        else:
+            run = run_distillation(config_from_namespace(DistillConfig, options))
+    except Interrupted as stop:
+        print(f"aicsd: {stop}; go on with --resume", file=sys.stderr)
+        return 130
+    print(f"{run.path}: val mIoU {run.metrics['miou']:.4f}, "
+          f"{run.metrics['parameters'] / 1e6:.2f} M parameters, "
+          f"{run.metrics['seconds']:.0f} s of training")  # fmt: skip
+    return 0

@@ -1,0 +1,115 @@
+"""Configs as plain data: one parser for files, flags and Python; a copy in the run folder."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from aicsd.engine.config import FitConfig
+from aicsd.errors import UserError, suggest
+from aicsd.files import write_text
+
+CONFIG_FILE = "config.yaml"
+HARMLESS_KEYS = frozenset(
+    ("resume", "run", "teacher", "save_every", "log_every", "data.root", "data.workers",
+     "data.check")
+)  # fmt: skip
+"""Keys that a resumed run may change, because they do not change its result."""
+
+F = TypeVar("F", bound=FitConfig)
+
+
+class ConfigParser(ArgumentParser):
+    """A parser whose errors are one line that names the nearest right key."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
+        raise UserError(explain(message, self.known_keys()))
+
+    def known_keys(self) -> list[str]:
+        """Every key of this parser and of its subcommands."""
+        keys: list[str] = []
+        for action in self._actions:
+            for subparser in getattr(action, "_name_parser_map", {}).values():
+                keys += subparser.known_keys()
+            if "==" not in action.dest and action.dest not in ("help", "print_config"):
+                keys.append(action.dest)
+        return list(dict.fromkeys(keys))
+
+
+def explain(message: str, keys: list[str]) -> str:
+    """One line from a message of the parser, with the nearest right key for an unknown one."""
+    text = " ".join(message.split())
+    for pattern in (
+        r"unrecognized arguments: --([\w.]+)",
+        r"does not accept option '([\w.]+)'",
+        r"[Kk]ey '([\w.]+)' is not expected",
+    ):
+        unknown = re.search(pattern, text, re.IGNORECASE)
+        if unknown is not None:
+            hint = suggest(unknown.group(1), keys).split(" (allowed")[0]
+            return f"unknown key {unknown.group(1)!r}{hint or '; --help lists every key'}"
+    return text
+
+
+def config_parser(config_class: type[FitConfig], **arguments: Any) -> ConfigParser:
+    """A parser of every field of ``config_class``, and of ``--config FILE``."""
+    parser = ConfigParser(**arguments)
+    parser.add_argument("--config", action="config", help="YAML file; flags after it override it")
+    parser.add_class_arguments(config_class)
+    return parser
+
+
+def build_config(config_class: type[F], keys: dict[str, Any]) -> F:
+    """A checked config from plain (nested) keys.
+
+    Raises:
+        UserError: an unknown key, with the nearest right one, or a wrong value.
+    """
+    parser = config_parser(config_class)
+    return config_from_namespace(config_class, parser.instantiate(parser.parse_object(keys)))
+
+
+def config_from_namespace(config_class: type[F], values: Namespace) -> F:
+    """The config in what a parser of :func:`config_parser` has parsed and instantiated."""
+    return config_class(**{f.name: values[f.name] for f in fields(config_class)})
+
+
+def save_config(config: FitConfig, run: Path) -> None:
+    """Write the complete config, from which the run can be repeated."""
+    text = yaml.safe_dump(asdict(config), sort_keys=False)
+    write_text(run / CONFIG_FILE, text)
+
+
+def compare_resumed(config: FitConfig, run: Path) -> None:
+    """Refuse to resume a run with settings that would change its result."""
+    path = run / CONFIG_FILE
+    if not path.is_file():
+        return
+    before = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
+    now = flatten(asdict(config))
+    changed = [
+        f"{key} was {before.get(key)!r} and now is {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in HARMLESS_KEYS
+    ]
+    if changed:
+        raise UserError(
+            f"resume: {run} was started with other settings: {'; '.join(changed[:4])}"
+            f"{'; ...' if len(changed) > 4 else ''}. Repeat them, or choose another run folder"
+        )
+
+
+def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

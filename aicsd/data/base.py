@@ -1,0 +1,185 @@
+"""What a dataset is, and the base of all that keep images and masks in files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
+
+from aicsd.errors import UserError
+from aicsd.types import IGNORE_INDEX
+
+UInt8Array = npt.NDArray[np.uint8]
+Color = tuple[int, int, int]
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class Classes(NamedTuple):
+    """Class names by id, and the colour that pictures show each in."""
+
+    names: tuple[str, ...]
+    palette: tuple[Color, ...]
+
+
+class Sample(NamedTuple):
+    """One image with its labels."""
+
+    image: UInt8Array
+    """(H, W, 3) RGB."""
+    mask: UInt8Array
+    """(H, W) class ids; 255 where there is no label."""
+
+
+class SegDataset(Protocol):
+    """A split of a dataset. ``read(i)`` gives the same sample each time, in any process."""
+
+    classes: Classes
+    names: list[str]
+    """A name for every sample, unique in the split."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Sample: ...
+
+
+class Pair(NamedTuple):
+    """The files of one sample."""
+
+    image: Path
+    mask: Path
+
+
+class FileDataset:
+    """Images and single-channel id masks in files of equal size.
+
+    Args:
+        pairs: the files of every sample.
+        classes: names and colours.
+        ids: class id -> id stored in the mask files, where they differ; every other stored id is
+            ignored. Without it the stored ids are the class ids, 255 is ignored, and any other id
+            is an error.
+    """
+
+    def __init__(
+        self, pairs: Iterable[Pair], classes: Classes, stored_ids: dict[int, int] | None = None
+    ) -> None:
+        self.pairs = list(pairs)
+        self.classes = classes
+        self.names = [pair.image.stem for pair in self.pairs]
+        self._lookup = None
+        if stored_ids is not None:
+            self._lookup = np.full(256, IGNORE_INDEX, np.uint8)
+            for stored, class_id in stored_ids.items():
+                self._lookup[stored] = class_id
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int) -> Sample:
+        """Decode sample ``index``; a broken or mismatched file is a UserError that names it."""
+        pair = self.pairs[index]
+        image = read_image(pair.image)
+        mask = self.read_mask(index)
+        if image.shape[:2] != mask.shape:
+            raise size_mismatch(pair, image.shape[:2], mask.shape)
+        return Sample(image, mask)
+
+    def read_mask(self, index: int) -> UInt8Array:
+        path = self.pairs[index].mask
+        mask = read_mask(path)
+        if self._lookup is not None:
+            mapped: UInt8Array = self._lookup[mask]
+            return mapped
+        count = len(self.classes.names)
+        wrong = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[count:IGNORE_INDEX])
+        if wrong.size:
+            raise UserError(
+                f"{path}: class id {wrong[0] + count} is out of range; there are {count} classes "
+                f"(ids 0 to {count - 1}, {IGNORE_INDEX} = ignored)"
+            )
+        return mask
+
+    def check_pair(self, index: int) -> None:
+        """Refuse a mask with wrong ids or of another size than its image, without decoding that."""
+        pair = self.pairs[index]
+        try:
+            with PILImage.open(pair.image) as header:
+                width, height = header.size
+        except (OSError, UnidentifiedImageError) as error:
+            raise _unreadable(pair.image, error) from error
+        mask = self.read_mask(index)
+        if mask.shape != (height, width):
+            raise size_mismatch(pair, (height, width), mask.shape)
+
+
+def size_mismatch(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> UserError:
+    """The error for an image (H, W, ...) and a mask (H, W) of different sizes."""
+    return UserError(
+        f"{pair.image} is {image[1]}x{image[0]} but its mask {pair.mask} is {mask[1]}x{mask[0]}; "
+        "they must have one size"
+    )
+
+
+def read_image(path: Path) -> UInt8Array:
+    """(H, W, 3) uint8 RGB of an image file."""
+    if not path.is_file():
+        raise UserError(f"no image at {path}")
+    data = np.fromfile(path, np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise UserError(f"{path} is not a readable image (empty, truncated or another format)")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def read_mask(path: Path) -> UInt8Array:
+    """(H, W) uint8 ids of a grey or palette image file."""
+    # PIL, because OpenCV turns the ids of a palette PNG into colours
+    try:
+        with PILImage.open(path) as file:
+            if file.mode not in ("L", "P", "1", "I", "I;16"):
+                raise UserError(
+                    f"{path} is a {file.mode} image; a mask has one channel of class ids "
+                    "(8-bit grey or palette PNG)"
+                )
+            mask = np.asarray(file)
+    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        raise _unreadable(path, error) from error
+    if mask.dtype != np.uint8 and mask.max(initial=0) > IGNORE_INDEX:
+        raise UserError(f"{path}: class id {mask.max()} is out of range; ids are 0 to 255")
+    return np.ascontiguousarray(mask, dtype=np.uint8)
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    if not path.is_file():
+        return UserError(f"no file at {path}")
+    reason = " ".join(str(error).split())
+    return UserError(
+        f"{path} is not a readable image (empty, truncated or another format): {reason}"
+    )
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files directly in ``folder``, sorted by name."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def match_masks(images: Path, masks: Path) -> list[Pair]:
+    """Pair every image with the mask of the same stem; refuse missing folders and missing masks."""
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise UserError(f"no folder {folder}")
+    found = list_images(images)
+    if not found:
+        raise UserError(f"no images in {images} (looked for {' '.join(IMAGE_SUFFIXES)})")
+    by_stem = {path.stem: path for path in list_images(masks)}
+    missing = [path for path in found if path.stem not in by_stem]
+    if missing:
+        more = f" and {len(missing) - 1} more images" if len(missing) > 1 else ""
+        raise UserError(f"no mask for {missing[0]}{more} in {masks}; a mask has its image's name")
+    return [Pair(path, by_stem[path.stem]) for path in found]

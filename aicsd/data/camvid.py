@@ -1,0 +1,29 @@
+"""CamVid in the SegNet layout: ``{train,val,test}/*.png`` and ``{train,val,test}annot/*.png``.
+
+367, 101 and 233 images of 480x360, 11 classes; id 11 is unlabelled and ignored
+(Brostow et al., 2009; Badrinarayanan et al., arXiv 1511.00561).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aicsd.data.base import Classes, FileDataset, match_masks
+
+CLASSES = Classes(
+    names=(
+        "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car",
+        "Pedestrian", "Bicyclist",
+    ),
+    palette=(
+        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
+        (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+    ),
+)  # fmt: skip
+LAYOUT = "ROOT/{train,val,test}/*.png and ROOT/{train,val,test}annot/*.png"
+
+
+def open_camvid(root: Path, split: str) -> FileDataset:
+    """One split below ``root``; masks hold 0 to 10 and 11 = unlabelled."""
+    stored_ids = {class_id: class_id for class_id in range(len(CLASSES.names))}
+    return FileDataset(match_masks(root / split, root / f"{split}annot"), CLASSES, stored_ids)

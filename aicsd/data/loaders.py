@@ -1,0 +1,244 @@
+"""Deterministic, resumable loaders.
+
+A training sample's augmentation depends on (seed, epoch, index) only, so the stream of batches is
+the same for any number of workers and after any resume.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from aicsd.data.base import Sample, SegDataset
+from aicsd.data.transforms import AugmentConfig, Crop, augment
+from aicsd.errors import UserError
+from aicsd.types import Batch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they are fed.
+
+    Args:
+        name: dataset: digits (built in), camvid or folder (your own).
+        root: folder that holds the dataset; not needed for digits.
+        train_split: split to train on.
+        val_split: split to validate on during training.
+        batch_size: images per step and process; 2 or more.
+        workers: processes that load images; 0 loads in the training process. The result is the
+            same for any number.
+        check: before training, make sure that every mask has valid ids and its image's size.
+        options: further options of the dataset, for example {size: 96} for digits.
+        augment: random changes of the training images.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    train_split: str = "train"
+    val_split: str = "val"
+    batch_size: int = 8
+    workers: int = 2
+    check: bool = True
+    options: dict[str, int | float | str | bool] = field(default_factory=dict)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2:
+            raise UserError(
+                f"data.batch_size is {self.batch_size}; it must be 2 or more, since the "
+                "image-level pooling of DeepLabV3+ normalises over the batch"
+            )
+        if self.workers < 0:
+            raise UserError(f"data.workers is {self.workers}; it must be 0 or more")
+
+
+class _Fallible(TorchDataset[Any]):
+    """Hands a UserError of a worker over as a value, so that it arrives as the one line it is."""
+
+    def __init__(self, load: Any) -> None:
+        self.load = load
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.load(key)
+        except UserError as error:
+            return error
+
+
+@dataclass(frozen=True)
+class _Augmented:
+    dataset: SegDataset
+    config: AugmentConfig
+    seed: int
+
+    def __call__(self, key: tuple[int, int]) -> Crop:
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, epoch, index))
+        return augment(self.dataset.read(index), rng, self.config)
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
+    """The order in which epoch ``epoch`` visits ``count`` samples."""
+    order: list[int] = np.random.default_rng((seed, epoch)).permutation(count).tolist()
+    return order
+
+
+@dataclass(frozen=True)
+class TrainBatches:
+    """Keys (epoch, index) of every batch from ``start`` to ``stop``, for one of ``world`` ranks.
+
+    An epoch has ``count // (batch_size * world)`` batches of equal size; which samples are left
+    over changes with the epoch's order.
+    """
+
+    count: int
+    batch_size: int
+    seed: int
+    start: int
+    stop: int
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def per_epoch(self) -> int:
+        return self.count // (self.batch_size * self.world)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        last_epoch = -1
+        order: list[int] = []
+        for step in range(self.start, self.stop):
+            epoch, position = divmod(step, self.per_epoch)
+            if epoch != last_epoch:
+                order, last_epoch = epoch_order(self.seed, epoch, self.count), epoch
+            begin = (position * self.world + self.rank) * self.batch_size
+            yield [(epoch, index) for index in order[begin : begin + self.batch_size]]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+def plan_batches(
+    count: int,
+    config: DataConfig,
+    seed: int,
+    epochs: int,
+    accumulate: int = 1,
+    rank: int = 0,
+    world: int = 1,
+) -> TrainBatches:
+    """The batches of a whole run over ``count`` images, in whole steps of ``accumulate`` batches.
+
+    Raises:
+        UserError: not enough images for one batch on every device, or for one step.
+    """
+    plan = TrainBatches(count, config.batch_size, seed, 0, 0, rank, world)
+    if plan.per_epoch < 1:
+        raise UserError(
+            f"{count} training images make no batch of {config.batch_size} on each of {world} "
+            "devices; lower data.batch_size"
+        )
+    steps = epochs * plan.per_epoch // accumulate
+    if steps < 1:
+        raise UserError(
+            f"{epochs} epochs of {plan.per_epoch} batches make no step of optimizer.accumulate = "
+            f"{accumulate} batches; lower it or train longer"
+        )
+    return replace(plan, stop=steps * accumulate)
+
+
+def _collate_crops(crops: list[Crop | UserError]) -> Batch | UserError:
+    for crop in crops:
+        if isinstance(crop, UserError):
+            return crop
+    images, masks, inside = zip(*crops, strict=True)
+    return Batch(
+        # a permuted view: the channels-last layout that convolutions like best, without a copy
+        image=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
+        mask=torch.from_numpy(np.stack(masks)).long(),
+        inside=torch.from_numpy(np.stack(inside)),
+    )
+
+
+def _raise_errors(items: Iterator[T | UserError]) -> Iterator[T]:
+    for item in items:
+        if isinstance(item, UserError):
+            raise item
+        yield item
+
+
+def _loader(dataset: _Fallible, workers: int, **arguments: Any) -> DataLoader[Any]:
+    # a generator of its own: the loader would otherwise draw from the generator of the dropout
+    generator = torch.Generator().manual_seed(0)
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        generator=generator,
+        worker_init_fn=_init_worker if workers else None,
+        **arguments,
+    )
+
+
+def _init_worker(_: int) -> None:
+    # the training process decides when to stop, and ends its workers; a Ctrl-C reaches all of them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+
+
+def timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
+    """Every item with the seconds that were spent waiting for it."""
+    while True:
+        begin = time.monotonic()
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        yield item, time.monotonic() - begin
+
+
+def train_loader(
+    dataset: SegDataset, config: DataConfig, batches: TrainBatches, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """Augmented batches in the order of ``batches``."""
+    loader = _loader(
+        _Fallible(_Augmented(dataset, config.augment, batches.seed)),
+        config.workers,
+        batch_sampler=batches,
+        collate_fn=_collate_crops,
+        pin_memory=pin_memory,
+    )
+    return _raise_errors(iter(loader))
+
+
+def _single(samples: list[tuple[int, Sample] | UserError]) -> Any:
+    return samples[0]
+
+
+def sample_loader(
+    dataset: SegDataset, workers: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[tuple[int, Sample]]:
+    """(index, sample) as they are, in order; every ``world``-th from ``rank``."""
+    indices = range(rank, len(dataset), world)
+    loader = _loader(
+        _Fallible(_Indexed(dataset)), workers, sampler=indices, batch_size=1, collate_fn=_single
+    )
+    return _raise_errors(iter(loader))
+
+
+@dataclass(frozen=True)
+class _Indexed:
+    dataset: SegDataset
+
+    def __call__(self, index: int) -> tuple[int, Sample]:
+        return index, self.dataset.read(index)

@@ -1,0 +1,116 @@
+"""Augmentation on uint8 arrays with OpenCV. Only the pixels that the crop needs are resized."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from aicsd.data.base import Sample, UInt8Array
+from aicsd.errors import UserError
+from aicsd.types import IGNORE_INDEX
+
+PADDING_COLOR = (124, 116, 104)  # the ImageNet mean: 0 after normalisation
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of a training image. Setting one to 0 (scales: to 1) switches it off.
+
+    Args:
+        crop: side in pixels of the square crop that the network sees.
+        scale_min: smallest random scale of the image, above 0.
+        scale_max: largest random scale of the image.
+        flip: probability of mirroring left and right, 0 to 1.
+        blur: probability of a Gaussian blur with sigma up to 1 pixel, 0 to 1.
+        jitter: strength of random brightness, contrast, saturation and hue, 0 to 1.
+    """
+
+    crop: int = 512
+    scale_min: float = 0.5
+    scale_max: float = 2.0
+    flip: float = 0.5
+    blur: float = 0.5
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.crop < 16:
+            raise UserError(f"data.augment.crop is {self.crop}; it must be 16 or more")
+        if not 0 < self.scale_min <= self.scale_max:
+            raise UserError(
+                f"data.augment.scale_min {self.scale_min} and scale_max {self.scale_max} must "
+                "satisfy 0 < scale_min <= scale_max"
+            )
+        for name in ("flip", "blur", "jitter"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"data.augment.{name} is {getattr(self, name)}; it is 0 to 1")
+
+
+class Crop(NamedTuple):
+    """A training sample, all of side ``crop``."""
+
+    image: UInt8Array
+    mask: UInt8Array
+    inside: npt.NDArray[np.bool_]
+    """False where the crop reaches beyond the image."""
+
+
+def augment(sample: Sample, rng: np.random.Generator, config: AugmentConfig) -> Crop:
+    """Random scale, crop, flip, blur and colour of one sample, all drawn from ``rng``."""
+    crop = _scaled_crop(sample, rng, config)
+    # drawn whether used or not, so that switching one off leaves the others as they were
+    flip, blur, sigma = rng.random(3)
+    jitter = rng.uniform(-1.0, 1.0, 4)
+    if flip < config.flip:
+        crop = Crop(crop.image[:, ::-1], crop.mask[:, ::-1], crop.inside[:, ::-1])
+    image = np.ascontiguousarray(crop.image)
+    if blur < config.blur:
+        image = cv2.GaussianBlur(image, (0, 0), 0.1 + 0.9 * sigma).astype(np.uint8, copy=False)
+    if config.jitter:
+        image = _jitter_color(image, jitter * config.jitter)
+    return crop._replace(image=image)
+
+
+def _scaled_crop(sample: Sample, rng: np.random.Generator, config: AugmentConfig) -> Crop:
+    height, width = sample.mask.shape
+    side = config.crop
+    scale = rng.uniform(config.scale_min, config.scale_max)
+    rows, content_rows = _window(height, side, scale)
+    columns, content_columns = _window(width, side, scale)
+    top = int(rng.integers(0, height - rows + 1))
+    left = int(rng.integers(0, width - columns + 1))
+    window = np.s_[top : top + rows, left : left + columns]
+    size = (content_columns, content_rows)
+    shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    image = np.empty((side, side, 3), np.uint8)
+    image[:] = PADDING_COLOR
+    mask = np.full((side, side), IGNORE_INDEX, np.uint8)
+    inside = np.zeros((side, side), np.bool_)
+    content = np.s_[:content_rows, :content_columns]
+    image[content] = cv2.resize(sample.image[window], size, interpolation=shrink)
+    mask[content] = cv2.resize(sample.mask[window], size, interpolation=cv2.INTER_NEAREST_EXACT)
+    inside[content] = True
+    return Crop(image, mask, inside)
+
+
+def _window(length: int, side: int, scale: float) -> tuple[int, int]:
+    """Source pixels that the crop needs along one axis, and the crop pixels that they become."""
+    source = min(max(round(side / scale), 1), length)
+    return source, min(max(round(source * scale), 1), side) if source == length else side
+
+
+def _jitter_color(image: UInt8Array, amounts: npt.NDArray[np.float64]) -> UInt8Array:
+    """Brightness, contrast and saturation by up to a factor 1 +- amount/2, hue by +- 18 degrees."""
+    brightness, contrast, saturation, hue = (float(a) for a in amounts)
+    levels = np.arange(256, dtype=np.float32)
+    curve = (levels - 128) * (1 + 0.5 * contrast) + 128
+    curve = np.clip(curve * (1 + 0.5 * brightness), 0, 255).astype(np.uint8)
+    hsv = cv2.cvtColor(cv2.LUT(image, curve), cv2.COLOR_RGB2HSV)
+    # OpenCV keeps hue in steps of 2 degrees, 0 to 179
+    hues = ((levels + round(hue * 9)) % 180).astype(np.uint8)
+    saturations = np.clip(levels * (1 + 0.5 * saturation), 0, 255).astype(np.uint8)
+    table = np.stack([hues, saturations, levels.astype(np.uint8)], axis=-1)[None]
+    return cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2RGB).astype(np.uint8, copy=False)

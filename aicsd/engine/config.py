@@ -1,0 +1,121 @@
+"""Every setting of a run. Defaults live here; the command line and its help are made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aicsd.data.loaders import DataConfig
+from aicsd.errors import UserError
+from aicsd.models import ModelConfig
+
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimizer with two groups (backbone, head) and the poly schedule lr (1 - progress)^power.
+
+    Args:
+        name: sgd, as published, or adamw, for short runs and random weights.
+        lr: learning rate of the backbone.
+        head_lr_factor: learning rate of everything else, as a multiple of lr.
+        weight_decay: on all parameters, as published.
+        momentum: of sgd.
+        nesterov: for sgd, the Nesterov form of momentum.
+        power: of the poly schedule; 0 keeps the learning rate constant.
+        clip: largest norm of the gradient; 0 does not clip.
+        accumulate: batches whose gradients are summed into one step.
+        ema: decay of an exponential moving average of the student, which then is what gets
+            evaluated and saved; 0 switches it off, 0.99 to 0.9999 are usual.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.007
+    head_lr_factor: float = 10.0
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    nesterov: bool = False
+    power: float = 0.9
+    clip: float = 0.0
+    accumulate: int = 1
+    ema: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise UserError(f"optimizer.lr is {self.lr}; it must be above 0")
+        if self.accumulate < 1:
+            raise UserError(f"optimizer.accumulate is {self.accumulate}; it must be 1 or more")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"optimizer.ema is {self.ema}; it is 0 or more and below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """What every training run has."""
+
+    run: str
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    epochs: int = 50
+    val_every: int = 1
+    save_every: int = 100
+    log_every: int = 10
+    seed: int = 0
+    resume: bool = False
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    precision: Precision = "32-true"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "save_every", "log_every", "devices", "num_nodes"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("val_every", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+
+
+_COMMON = """
+        run: folder that gets config, logs, checkpoints and the trained model.
+        data: which images, and how they are fed.
+        optimizer: optimizer and learning-rate schedule.
+        epochs: passes over the training images.
+        val_every: validate after every that many epochs, and at the end; 0: only at the end.
+        save_every: steps between two checkpoints; at most that many are lost when a run is cut.
+        log_every: steps between two lines of metrics.jsonl.
+        seed: of weights, order, augmentation and dropout.
+        resume: continue the run in the folder, or start it if it is not there yet.
+        accelerator: auto, cpu, cuda or mps.
+        devices: processes per machine, one per device.
+        num_nodes: machines.
+        precision: 32-true, 16-mixed or bf16-mixed.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(FitConfig):  # noqa: D101
+    __doc__ = f"""Train a network on labels alone: a teacher, or a student without one.
+
+    Args:
+        model: the network to train.{_COMMON}"""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(FitConfig):  # noqa: D101
+    __doc__ = f"""Distil a teacher into a student.
+
+    Args:
+        teacher: run folder or model file of the trained teacher.
+        student: the network to train.
+        method: none, kd, icsd, aicsd, or a YAML file with a recipe.
+        terms: changes to the recipe by term and key, for example --terms.icsd.weight
+            50.{_COMMON}"""
+
+    teacher: str | None = None
+    student: ModelConfig = field(default_factory=ModelConfig)
+    method: str = "aicsd"
+    terms: dict[str, dict[str, int | float | str | bool]] = field(default_factory=dict)

@@ -1,0 +1,240 @@
+"""The training loop, for every method."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from aicsd.data.base import SegDataset
+from aicsd.data.loaders import plan_batches, timed, train_loader
+from aicsd.distiller import Distiller
+from aicsd.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from aicsd.engine.config import FitConfig
+from aicsd.engine.logging import Meter, RunLogger
+from aicsd.engine.optimizer import build_optimizer, set_learning_rate
+from aicsd.engine.stop import Interrupted, stop_signal
+from aicsd.evaluation import Metrics, evaluate
+from aicsd.files import write_text
+from aicsd.models import MODEL_FILE, Segmenter, save_model
+from aicsd.types import Batch
+
+RESULT_FILE = "metrics.json"
+BEST_FILE = "best.safetensors"
+
+
+def fit(
+    config: FitConfig,
+    distiller: Distiller,
+    train_data: SegDataset,
+    val_data: SegDataset,
+    fabric: Fabric,
+) -> dict[str, Any]:
+    """Train ``distiller.student`` and leave a complete run folder behind.
+
+    Returns:
+        What ``metrics.json`` holds: the metrics of the final student on ``val_data`` and, under
+        ``teacher``, those of the teacher.
+
+    Raises:
+        UserError: too few images, a broken file, a loss that is no longer finite.
+        Interrupted: after SIGINT or SIGTERM, with the checkpoint written.
+    """
+    accumulate = config.optimizer.accumulate
+    plan = plan_batches(
+        len(train_data), config.data, config.seed, config.epochs, accumulate,
+        fabric.global_rank, fabric.world_size,
+    )  # fmt: skip
+    loop = _Loop(config, distiller, val_data, fabric, total=plan.stop // accumulate)
+    if loop.is_finished():
+        return loop.read_result()
+    batches = timed(
+        train_loader(
+            train_data, config.data, replace(plan, start=loop.progress.step * accumulate),
+            pin_memory=fabric.device.type == "cuda",
+        )
+    )  # fmt: skip
+    with loop.logger(fabric.is_global_zero) as logger, stop_signal() as stop:
+        loop.measure_teacher(logger)
+        meter = Meter(distiller.recipe)
+        started = time.monotonic() - loop.progress.seconds
+        while loop.progress.step < loop.total:
+            part_done = loop.progress.step / loop.total
+            losses, rate = loop.step(batches, meter)
+            step = loop.progress.step = loop.progress.step + 1
+            loop.progress.seconds = time.monotonic() - started
+            epoch = step * accumulate // plan.per_epoch
+            ends_epoch = epoch > (step - 1) * accumulate // plan.per_epoch
+            saves = step % config.save_every == 0 or step == loop.total or bool(stop)
+            if saves or step % config.log_every == 0:
+                logger.scalars(step, {"epoch": epoch, **meter.line(losses, part_done, rate)})
+                logger.advance(step, f"epoch {epoch} loss {losses['loss'].item():.3f}")
+            if (
+                config.val_every
+                and ends_epoch
+                and epoch % config.val_every == 0 < loop.total - step
+            ):
+                loop.validate(logger)
+            if saves:
+                loop.save()
+            if stop and step < loop.total:
+                raise Interrupted(f"stopped at step {step} of {loop.total}")
+        metrics = loop.validate(logger)
+    return loop.finish(metrics)
+
+
+class _Loop:
+    """The state of one run, and what can be done to it."""
+
+    def __init__(
+        self,
+        config: FitConfig,
+        distiller: Distiller,
+        val_data: SegDataset,
+        fabric: Fabric,
+        total: int,
+    ) -> None:
+        self.config, self.val_data, self.fabric, self.total = config, val_data, fabric, total
+        self.run = Path(config.run)
+        self.distiller = distiller
+        if distiller.teacher is not None:
+            distiller.teacher.to(fabric.device)
+        optimizer = build_optimizer(config.optimizer, distiller)
+        self.model: Any
+        self.optimizer: Any
+        self.model, self.optimizer = fabric.setup(distiller, optimizer)
+        self.average = _average(distiller.student, config.optimizer.ema)
+        self.progress = Progress()
+        self._restore()
+
+    @property
+    def final(self) -> Segmenter:
+        """The network that gets evaluated and saved."""
+        if self.average is None:
+            return self.distiller.student
+        assert isinstance(self.average.module, Segmenter)
+        return self.average.module
+
+    def step(
+        self, batches: Iterator[tuple[Batch, float]], meter: Meter
+    ) -> tuple[dict[str, Tensor], float]:
+        """One optimizer step; the losses of its last batch and the learning rate."""
+        settings, done = self.config.optimizer, self.progress.step / self.total
+        self.model.train()
+        rate = set_learning_rate(self.optimizer, done, settings.power)
+        torch.manual_seed(_step_seed(self.config.seed, self.progress.step, self.fabric.global_rank))
+        for part in range(settings.accumulate):
+            batch, waited = next(batches)
+            unfinished = part < settings.accumulate - 1
+            with self.fabric.no_backward_sync(self.model, enabled=unfinished):
+                losses: dict[str, Tensor] = self.model(batch.to(self.fabric.device), done)
+                self.fabric.backward(losses["loss"] / settings.accumulate)
+            meter.count(len(batch.image) * self.fabric.world_size, waited)
+        if settings.clip:
+            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.distiller.student)
+        return {name: value.detach() for name, value in losses.items()}, rate
+
+    def validate(self, logger: RunLogger) -> Metrics:
+        """Metrics on the validation split, logged; the best model so far is kept."""
+        logger.advance(self.progress.step, "validating")
+        metrics = evaluate(self.final, self.val_data, workers=self.config.data.workers)
+        values = {key: value for key, value in metrics.to_dict().items() if key != "images"}
+        per_class = values.pop("per_class_iou")
+        logger.scalars(
+            self.progress.step,
+            {f"val/{key}": value for key, value in values.items()}
+            | {f"val_iou/{name}": value for name, value in per_class.items()},
+        )
+        logger.say(f"step {self.progress.step}: val mIoU {metrics.miou:.4f}")
+        if metrics.miou > self.progress.best_miou:
+            self.progress.best_miou = metrics.miou
+            self._save_model(metrics, BEST_FILE)
+        return metrics
+
+    def measure_teacher(self, logger: RunLogger) -> None:
+        """A teacher that was loaded wrongly shows here, before it costs a training."""
+        teacher = self.distiller.teacher
+        if teacher is None or self.progress.teacher:
+            return
+        logger.advance(self.progress.step, "measuring the teacher")
+        metrics = evaluate(teacher.model, self.val_data, workers=self.config.data.workers)
+        self.progress.teacher = metrics.to_dict()
+        logger.say(f"teacher val mIoU {metrics.miou:.4f}")
+
+    def logger(self, active: bool) -> RunLogger:
+        return RunLogger(self.run, self.progress.step, self.total, active)
+
+    def save(self) -> None:
+        """Write the checkpoint from which the run continues exactly."""
+        if not self.fabric.is_global_zero:
+            return
+        states: dict[str, Any] = {
+            "distiller": self.distiller.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        if self.average is not None:
+            states["average"] = self.average.state_dict()
+        save_checkpoint(self.run, self.progress, states)
+
+    def finish(self, metrics: Metrics) -> dict[str, Any]:
+        """Write the trained model and the result."""
+        result = {
+            **metrics.to_dict(),
+            "seconds": round(self.progress.seconds, 1),
+            "parameters": self.final.num_parameters(),
+            "teacher": self.progress.teacher or None,
+        }
+        self.save()
+        self._save_model(metrics, MODEL_FILE)
+        if self.fabric.is_global_zero:
+            write_text(self.run / RESULT_FILE, json.dumps(result, indent=1) + "\n")
+        self.fabric.barrier()
+        return result
+
+    def is_finished(self) -> bool:
+        return self.progress.step == self.total and (self.run / RESULT_FILE).is_file()
+
+    def read_result(self) -> dict[str, Any]:
+        """What :meth:`finish` returned."""
+        result: dict[str, Any] = json.loads((self.run / RESULT_FILE).read_text(encoding="utf-8"))
+        return result
+
+    def _save_model(self, metrics: Metrics, name: str) -> None:
+        if self.fabric.is_global_zero:
+            info = {"metrics": metrics.to_dict(), "run": self.run.name}
+            save_model(self.final, self.run / name, info)
+
+    def _restore(self) -> None:
+        found = load_checkpoint(self.run)
+        if found is None:
+            return
+        self.progress, states = found
+        self.distiller.load_state_dict(states["distiller"])
+        self.optimizer.load_state_dict(states["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(states["average"])
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Dropout depends on (seed, step, rank) only, hence not on where a run was cut."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
+
+
+def _average(student: nn.Module, decay: float) -> AveragedModel | None:
+    if not decay:
+        return None
+    update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(student, multi_avg_fn=update, use_buffers=True)

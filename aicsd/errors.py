@@ -1,0 +1,36 @@
+"""The one exception that means "the user can mend this", and the nearest right word."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+class UserError(ValueError):
+    """Something in the input is wrong.
+
+    The message is one line: what was wrong, where, and how to mend it. The command line prints it
+    and exits with code 2.
+    """
+
+
+def suggest(word: str, allowed: Iterable[str]) -> str:
+    """``; did you mean 'x'? (allowed: ...)`` for an unknown word."""
+    allowed = list(allowed)
+    near = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"{hint} (allowed: {', '.join(allowed) or 'none'})"
+
+
+def check_options(where: str, build: Callable[..., object], options: dict[str, Any]) -> None:
+    """Refuse options that ``build`` does not take by keyword, naming the nearest right one."""
+    allowed = [
+        name
+        for name, parameter in inspect.signature(build).parameters.items()
+        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    for key in options:
+        if key not in allowed:
+            raise UserError(f"{where}: unknown key {key!r}{suggest(key, allowed)}")

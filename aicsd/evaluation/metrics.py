@@ -1,0 +1,63 @@
+"""All metrics from one confusion matrix."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Fractions in [0, 1]; NaN where no pixel decides (shown as null in JSON).
+
+    Args:
+        miou: mean of the classes' IoU; a class in neither labels nor predictions is left out.
+        pixel_accuracy: right pixels / labelled pixels.
+        class_accuracy: mean over the labelled classes of right pixels / pixels of the class.
+        fwiou: IoU weighted by the share of labelled pixels of each class.
+        per_class_iou: by class name; NaN for a class in neither labels nor predictions.
+        images: how many were evaluated.
+    """
+
+    miou: float
+    pixel_accuracy: float
+    class_accuracy: float
+    fwiou: float
+    per_class_iou: dict[str, float]
+    images: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with None for NaN."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: plain(item) for key, item in value.items()}
+            return None if value != value else value
+
+        return {key: plain(value) for key, value in asdict(self).items()}
+
+
+def metrics_from_confusion(matrix: Tensor, names: tuple[str, ...], images: int) -> Metrics:
+    """Metrics of a confusion matrix.
+
+    Args:
+        matrix: (C, C) pixel counts, rows = label, columns = prediction.
+        names: of the C classes.
+        images: how many images were counted.
+    """
+    matrix = matrix.double()
+    right = matrix.diagonal()
+    labelled, predicted = matrix.sum(dim=1), matrix.sum(dim=0)
+    iou = right / (labelled + predicted - right)  # 0/0 = NaN: the class occurs nowhere
+    frequency = labelled / labelled.sum()
+    present = labelled > 0
+    return Metrics(
+        miou=float(iou.nanmean()),
+        pixel_accuracy=float(right.sum() / labelled.sum()),
+        class_accuracy=float((right / labelled).nanmean()),
+        fwiou=float((frequency * iou)[present].sum()) if bool(present.any()) else float("nan"),
+        per_class_iou=dict(zip(names, iou.tolist(), strict=True)),
+        images=images,
+    )

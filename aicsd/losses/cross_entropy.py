@@ -1,0 +1,53 @@
+"""Cross entropy on the labelled pixels."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aicsd.errors import UserError
+from aicsd.losses._checks import to_safe_precision
+from aicsd.types import IGNORE_INDEX
+
+
+def cross_entropy_loss(logits: Tensor, mask: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """-log softmax(z)[label], mean over the pixels whose label is not ``ignore_index``.
+
+    Args:
+        logits: (B, C, H, W).
+        mask: (B, H', W') integer class ids in [0, C) or ``ignore_index``. At another size it is
+            taken to (H, W) by nearest pixel: that is the term at native resolution.
+        ignore_index: id of unlabelled pixels; padding carries it too.
+
+    Returns:
+        Unweighted scalar >= 0; 0 (with zero gradient) if no pixel is labelled.
+
+    Raises:
+        UserError: shapes that do not belong together.
+    """
+    if logits.dim() != 4 or mask.dim() != 3 or logits.shape[0] != mask.shape[0]:
+        raise UserError(
+            f"logits {tuple(logits.shape)} must be (B, C, H, W) and mask {tuple(mask.shape)} "
+            "(B, H, W) with the same B"
+        )
+    if mask.shape[-2:] != logits.shape[-2:]:
+        mask = F.interpolate(mask[:, None].float(), size=logits.shape[-2:], mode="nearest")[:, 0]
+    mask = mask.long()
+    summed = F.cross_entropy(
+        to_safe_precision(logits), mask, ignore_index=ignore_index, reduction="sum"
+    )
+    return summed / (mask != ignore_index).sum().clamp_min(1)
+
+
+class CrossEntropyLoss(nn.Module):
+    """:func:`cross_entropy_loss` with its settings kept."""
+
+    target = "labels"
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """(B, C, H, W) logits and (B, H, W) labels -> scalar."""
+        return cross_entropy_loss(logits, mask, ignore_index=self.ignore_index)

@@ -1,0 +1,151 @@
+"""Inter-class similarity distillation (Mansurian et al., AICSD, arXiv 2308.04243)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from aicsd.errors import UserError
+from aicsd.losses._checks import check_temperature, match_inside, prepare_pair, to_safe_precision
+
+ROW_NORM_FLOOR = 1e-6
+
+
+def _log_distributions(
+    logits: Tensor, temperature: float, inside: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(B, C, N) probabilities and their logs over the N pixels; both 0 outside the image."""
+    check_temperature(temperature)
+    if logits.dim() != 4:
+        raise UserError(f"logits {tuple(logits.shape)} must be (B, C, H, W)")
+    scores = to_safe_precision(logits).flatten(2) / temperature
+    inside = match_inside(inside, logits)
+    if inside is None:
+        log_rho = scores.log_softmax(dim=2)
+        return log_rho.exp(), log_rho
+    keep = inside.flatten(1)[:, None]
+    # an image that is padding only keeps all its pixels: any distribution will do, NaN will not
+    keep = keep | ~keep.any(dim=2, keepdim=True)
+    log_rho = scores.masked_fill(~keep, -torch.inf).log_softmax(dim=2)
+    return log_rho.exp(), log_rho.masked_fill(~keep, 0.0)
+
+
+def intra_class_distributions(
+    logits: Tensor, temperature: float = 1.0, inside: Tensor | None = None
+) -> Tensor:
+    """One distribution over the pixels for every class: rho_c = softmax over space of z_c / T.
+
+    Args:
+        logits: (B, C, H, W).
+        temperature: T > 0.
+        inside: (B, H', W') bool; pixels where it is False (padding) get probability 0 and are left
+            out of the sum. It is taken to (H, W) by nearest pixel.
+
+    Returns:
+        (B, C, H, W); each class map sums to 1. float64 if ``logits`` is, else float32.
+
+    Raises:
+        UserError: a temperature that is not positive, or another number of dimensions.
+    """
+    rho, _ = _log_distributions(logits, temperature, inside)
+    return rho.reshape(logits.shape)
+
+
+def ics_matrix(logits: Tensor, temperature: float = 1.0, inside: Tensor | None = None) -> Tensor:
+    """Inter-class similarity: K[b, i, j] = KL(rho_i || rho_j).
+
+    KL(rho_i || rho_j) = sum over x of rho_i(x) (log rho_i(x) - log rho_j(x)), x the pixels.
+
+    Args:
+        logits: (B, C, H, W).
+        temperature: T > 0 of the intra-class distributions.
+        inside: (B, H', W') bool; see :func:`intra_class_distributions`.
+
+    Returns:
+        (B, C, C), 0 or above up to rounding, with a diagonal of exactly 0. It is not symmetric.
+        float64 if ``logits`` is, else float32.
+    """
+    rho, log_rho = _log_distributions(logits, temperature, inside)
+    cross = rho @ log_rho.transpose(1, 2)  # (B, C, C): sum_x rho_i log rho_j
+    return cross.diagonal(dim1=1, dim2=2)[:, :, None] - cross
+
+
+def icsd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 1.0,
+    normalize_rows: bool = True,
+    per_image: bool = False,
+    inside: Tensor | None = None,
+) -> Tensor:
+    """Mean squared difference of the two ICS matrices: L_ICS = mean_ij (K^T_ij - K^S_ij)^2.
+
+    Args:
+        student: (B, C, H, W) logits; the only input that gets a gradient.
+        teacher: (B, C, H, W) logits.
+        temperature: T > 0 of the intra-class distributions.
+        normalize_rows: divide every row of both matrices by its L2 norm. On by default, as in the
+            published code: KLs of 1 to 15 nats otherwise make the loss, and the weight that suits
+            it, depend on the size of the map and on the dataset.
+        per_image: compare the matrix of each image instead of their mean over the batch. Off by
+            default, as in the published code: in one image most classes are absent, and the mean
+            over the batch is less noisy.
+        inside: (B, H', W') bool; False at padding, which then takes no part. Unlabelled pixels of
+            the image do take part.
+
+    Returns:
+        Unweighted scalar >= 0; 0 where the matrices agree. With normalised rows it is at most
+        4 / C.
+
+    Raises:
+        UserError: shapes that differ, or a temperature that is not positive.
+    """
+    student, teacher = prepare_pair(student, teacher)
+    with torch.no_grad():
+        target = _reduce(ics_matrix(teacher, temperature, inside), normalize_rows, per_image)
+    matrix = _reduce(ics_matrix(student, temperature, inside), normalize_rows, per_image)
+    return (target - matrix).square().mean()
+
+
+def _reduce(matrices: Tensor, normalize_rows: bool, per_image: bool) -> Tensor:
+    """(B, C, C) -> (B or 1, C, C)."""
+    if not per_image:
+        matrices = matrices.mean(dim=0, keepdim=True)
+    if normalize_rows:
+        norms = torch.linalg.vector_norm(matrices, dim=2, keepdim=True)
+        matrices = matrices / norms.clamp_min(ROW_NORM_FLOOR)
+    return matrices
+
+
+class ICSDLoss(nn.Module):
+    """:func:`icsd_loss` with its settings kept.
+
+    Example:
+        >>> icsd = ICSDLoss(temperature=1.0)
+        >>> logits = torch.randn(2, 5, 8, 8)
+        >>> float(icsd(logits, logits))
+        0.0
+    """
+
+    target = "teacher"
+
+    def __init__(
+        self, temperature: float = 1.0, normalize_rows: bool = True, per_image: bool = False
+    ) -> None:
+        super().__init__()
+        check_temperature(temperature)
+        self.temperature = temperature
+        self.normalize_rows = normalize_rows
+        self.per_image = per_image
+
+    def forward(self, student: Tensor, teacher: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Two (B, C, H, W) logit maps -> scalar."""
+        return icsd_loss(
+            student,
+            teacher,
+            temperature=self.temperature,
+            normalize_rows=self.normalize_rows,
+            per_image=self.per_image,
+            inside=inside,
+        )

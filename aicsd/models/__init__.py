@@ -1,0 +1,18 @@
+"""Networks: any timm backbone with feature maps under a DeepLabV3+ head."""
+
+from aicsd.models.backbone import Backbone
+from aicsd.models.build import MODEL_FILE, ModelConfig, build_model, load_model
+from aicsd.models.deeplabv3plus import DeepLabV3Plus, resize
+from aicsd.models.segmenter import Segmenter, save_model
+
+__all__ = [
+    "MODEL_FILE",
+    "Backbone",
+    "DeepLabV3Plus",
+    "ModelConfig",
+    "Segmenter",
+    "build_model",
+    "load_model",
+    "resize",
+    "save_model",
+]

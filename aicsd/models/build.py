@@ -1,0 +1,101 @@
+"""From a config, or a file, to a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from aicsd.data.base import Classes
+from aicsd.errors import UserError
+from aicsd.models.deeplabv3plus import DeepLabV3Plus
+from aicsd.models.segmenter import Segmenter, is_model_file, read_model_file
+
+MODEL_FILE = "student.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A DeepLabV3+.
+
+    Args:
+        backbone: timm architecture, for example resnet101, resnet18 or mobilenetv2_100.
+        output_stride: input size over the size of the deepest map: 8, 16 or 32.
+        aspp_channels: width of the pyramid pooling; 256 in the paper, 64 for a small student.
+        decoder_channels: width of the decoder; 256 in the paper, 64 for a small student.
+        low_level_channels: width of the reduced stride-4 map of the decoder.
+        weights: where the backbone starts: none (random), imagenet (timm downloads them), a
+            safetensors file with timm's names, or a run or model file of aicsd with the same
+            architecture to start the whole network from.
+    """
+
+    backbone: str = "mobilenetv2_050"
+    output_stride: int = 16
+    aspp_channels: int = 256
+    decoder_channels: int = 256
+    low_level_channels: int = 48
+    weights: str = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("aspp_channels", "decoder_channels", "low_level_channels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+
+
+def build_model(config: ModelConfig, classes: Classes) -> Segmenter:
+    """A new network for ``classes``."""
+    start = Path(config.weights)
+    trained = start.is_dir() or (start.is_file() and is_model_file(start))
+    net = DeepLabV3Plus(
+        config.backbone,
+        len(classes.names),
+        output_stride=config.output_stride,
+        aspp_channels=config.aspp_channels,
+        decoder_channels=config.decoder_channels,
+        low_level_channels=config.low_level_channels,
+        weights="none" if trained else config.weights,
+    )
+    if trained:
+        _start_from(net, start)
+    # the weights of the whole network will be in the file: where they began does not matter there
+    architecture = asdict(replace(config, weights="none"))
+    return Segmenter(net, classes, net.backbone.mean, net.backbone.std, architecture)
+
+
+def _start_from(net: DeepLabV3Plus, path: Path) -> None:
+    """Continue from a trained network; a classifier for other classes starts anew."""
+    state = load_model(path).net.state_dict()
+    own = net.state_dict()
+    if state["classifier.weight"].shape[0] != net.num_classes:
+        state = {k: own[k] if k.startswith("classifier.") else v for k, v in state.items()}
+    different = [key for key in own if key not in state or own[key].shape != state[key].shape]
+    if different or len(own) != len(state):
+        raise UserError(
+            f"weights: the model at {path} has another architecture than the one to train "
+            f"(first difference: {(different or sorted(set(state) - set(own)))[0]})"
+        )
+    net.load_state_dict(state)
+
+
+def load_model(path: str | Path) -> Segmenter:
+    """A trained model in evaluation mode, from a run folder or a safetensors file of aicsd.
+
+    Raises:
+        UserError: nothing there, not written by aicsd, or broken.
+    """
+    path = Path(path)
+    file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file():
+        hint = f"; the run has not finished: no {MODEL_FILE} in it" if path.is_dir() else ""
+        raise UserError(f"no model at {path}{hint}")
+    header, state = read_model_file(file)
+    try:
+        config = ModelConfig(**header["architecture"])
+        palette = tuple((int(r), int(g), int(b)) for r, g, b in header["palette"])
+        model = build_model(config, Classes(tuple(header["classes"]), palette))
+        model.net.load_state_dict(state)
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{file} does not hold the model that its header names: {reason}"
+        ) from error
+    return model.eval()

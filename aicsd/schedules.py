@@ -1,0 +1,30 @@
+"""Schedules: pure functions of progress, the part of training that is done, in [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Schedule = Callable[[float], float]
+
+
+def constant(progress: float) -> float:  # noqa: ARG001
+    """1 throughout."""
+    return 1.0
+
+
+def rising(progress: float) -> float:
+    """alpha of AICSD's adaptive loss weighting: linear from 0 to 1."""
+    return progress
+
+
+def falling(progress: float) -> float:
+    """1 - alpha of AICSD's adaptive loss weighting: linear from 1 to 0."""
+    return 1.0 - progress
+
+
+def poly(progress: float, power: float = 0.9) -> float:
+    """Factor of the learning rate: (1 - progress) ** power (Liu et al., ParseNet)."""
+    return float((1.0 - progress) ** power)
+
+
+SCHEDULES: dict[str, Schedule] = {"constant": constant, "rising": rising, "falling": falling}

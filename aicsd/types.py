@@ -1,0 +1,40 @@
+"""The words that every part shares.
+
+Shapes: ``B`` images in a batch, ``C`` classes, ``H`` and ``W`` rows and columns of pixels,
+``D`` channels of a feature map.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+IGNORE_INDEX = 255
+"""Class id of pixels that nobody labelled. Losses on labels and metrics skip them."""
+
+
+class Batch(NamedTuple):
+    """What a loader yields."""
+
+    image: Tensor
+    """(B, 3, H, W) uint8, RGB."""
+    mask: Tensor
+    """(B, H, W) int64 class ids; ``IGNORE_INDEX`` where there is no label."""
+    inside: Tensor
+    """(B, H, W) bool; False where a crop reaches beyond the image (padding).
+
+    An unlabelled pixel of the image is inside: the teacher still has an opinion on it.
+    """
+
+    def to(self, device: object) -> Batch:
+        return Batch(*(t.to(device, non_blocking=True) for t in self))  # type: ignore[call-overload]
+
+
+class SegOutput(NamedTuple):
+    """What a segmentation network returns."""
+
+    logits: Tensor
+    """(B, C, h, w) at the network's own resolution (stride 4 for DeepLabV3+)."""
+    features: dict[str, Tensor]
+    """Feature maps by name, each (B, D, h', w')."""

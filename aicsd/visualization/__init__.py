@@ -1,0 +1,6 @@
+"""Pictures of masks and of results."""
+
+from aicsd.visualization.masks import colorize, overlay, save_ids, save_image
+from aicsd.visualization.panels import save_panels
+
+__all__ = ["colorize", "overlay", "save_ids", "save_image", "save_panels"]

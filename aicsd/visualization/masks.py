@@ -1,0 +1,54 @@
+"""Class ids as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from aicsd.data.base import Color, UInt8Array
+from aicsd.errors import UserError
+from aicsd.files import atomic_path
+from aicsd.types import IGNORE_INDEX
+
+IGNORED_COLOR = (224, 224, 224)
+
+
+def _color_table(palette: tuple[Color, ...]) -> UInt8Array:
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    table[IGNORE_INDEX] = IGNORED_COLOR
+    return table
+
+
+def colorize(mask: UInt8Array, palette: tuple[Color, ...]) -> UInt8Array:
+    """(H, W) class ids -> (H, W, 3) RGB; ignored pixels are light grey."""
+    colors: UInt8Array = _color_table(palette)[mask]
+    return colors
+
+
+def overlay(
+    image: UInt8Array, mask: UInt8Array, palette: tuple[Color, ...], opacity: float = 0.5
+) -> UInt8Array:
+    """(H, W, 3) image with the class colours over it; ignored pixels stay as they are."""
+    if not 0 <= opacity <= 1:
+        raise UserError(f"opacity is {opacity}; it is 0 to 1")
+    weight = np.where(mask == IGNORE_INDEX, 0.0, opacity)[..., None].astype(np.float32)
+    mixed = image * (1 - weight) + colorize(mask, palette) * weight
+    result: UInt8Array = np.rint(mixed).astype(np.uint8)
+    return result
+
+
+def save_ids(mask: UInt8Array, palette: tuple[Color, ...], path: Path) -> None:
+    """Write class ids as an 8-bit palette PNG: the values are the ids, viewers show the colours."""
+    picture = Image.fromarray(mask)
+    picture.putpalette(_color_table(palette).tobytes())
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def save_image(image: UInt8Array, path: Path) -> None:
+    """Write an (H, W, 3) RGB picture as PNG."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
