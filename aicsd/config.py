@@ -47,6 +47,7 @@ def explain(message: str, keys: list[str]) -> str:
     for pattern in (
         r"unrecognized arguments: --([\w.]+)",
         r"does not accept option '([\w.]+)'",
+        r"^option '([\w.]+)' is not accepted",
         r"[Kk]ey '([\w.]+)' is not expected",
     ):
         unknown = re.search(pattern, text, re.IGNORECASE)

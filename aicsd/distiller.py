@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
 from aicsd.methods import Recipe
-from aicsd.models import Segmenter, resize
+from aicsd.models import Segmenter, as_output, resize
 from aicsd.types import Batch, SegOutput
 
 
@@ -30,8 +30,6 @@ class Teacher(nn.Module):
 
     def __init__(self, model: Segmenter, classes: Classes) -> None:
         super().__init__()
-        self.model = model.requires_grad_(False)
-        self.order: list[int] | None = None
         if model.classes.names != classes.names:
             unknown = [name for name in classes.names if name not in model.classes.names]
             if unknown:
@@ -39,7 +37,10 @@ class Teacher(nn.Module):
                     f"the teacher does not know the classes {unknown}; it knows "
                     f"{list(model.classes.names)}: train it on the same classes"
                 )
-            self.order = [model.classes.names.index(name) for name in classes.names]
+            order = [model.classes.names.index(name) for name in classes.names]
+            net = _SelectClasses(model.net, order)
+            model = Segmenter(net, classes, model.input_mean, model.input_std)
+        self.model = model.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> Teacher:  # noqa: ARG002
@@ -50,9 +51,20 @@ class Teacher(nn.Module):
     def forward(self, image: Tensor) -> SegOutput:
         """(B, 3, H, W) uint8 -> logits in the student's class order, without autograd."""
         output: SegOutput = self.model(image)
-        if self.order is not None:
-            output = output._replace(logits=output.logits[:, self.order])
         return output
+
+
+class _SelectClasses(nn.Module):
+    """A network with some of its classes, in another order."""
+
+    def __init__(self, net: nn.Module, order: list[int]) -> None:
+        super().__init__()
+        self.net = net
+        self.order = order
+
+    def forward(self, image: Tensor) -> SegOutput:
+        output = as_output(self.net(image))
+        return output._replace(logits=output.logits[:, self.order])
 
 
 class Distiller(nn.Module):

@@ -3,7 +3,7 @@
 from aicsd.models.backbone import Backbone
 from aicsd.models.build import MODEL_FILE, ModelConfig, build_model, load_model
 from aicsd.models.deeplabv3plus import DeepLabV3Plus, resize
-from aicsd.models.segmenter import Segmenter, save_model
+from aicsd.models.segmenter import Segmenter, as_output, save_model
 
 __all__ = [
     "MODEL_FILE",
@@ -11,6 +11,7 @@ __all__ = [
     "DeepLabV3Plus",
     "ModelConfig",
     "Segmenter",
+    "as_output",
     "build_model",
     "load_model",
     "resize",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -81,9 +82,11 @@ class Backbone(nn.Module):
 def _create(name: str, output_stride: int, pretrained: bool) -> nn.Module:
     # timm rejects output_stride for families that cannot be dilated; 32 is what they have anyway
     dilation: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
-    if not timm.is_model(name.split(":")[-1].split(".")[0]):
-        close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
-        raise UserError(f"unknown backbone {name!r}; timm has: {close or 'see timm.list_models()'}")
+    known = timm.list_models()
+    if name.split(".")[0] not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; see timm.list_models()"
+        raise UserError(f"unknown backbone {name!r}{hint}")
     try:
         return timm.create_model(name, features_only=True, pretrained=pretrained, **dilation)
     except (RuntimeError, TypeError, AttributeError, AssertionError) as error:

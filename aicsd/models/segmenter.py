@@ -52,6 +52,7 @@ class Segmenter(nn.Module):
         self.net = net
         self.classes = classes
         self.architecture = dict(architecture) if architecture is not None else None
+        self.input_mean, self.input_std = tuple(mean), tuple(std)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -119,8 +120,8 @@ def save_model(model: Segmenter, path: Path, info: Mapping[str, Any] | None = No
         "architecture": model.architecture,
         "classes": list(model.classes.names),
         "palette": [list(color) for color in model.classes.palette],
-        "mean": model.mean.flatten().tolist(),
-        "std": model.std.flatten().tolist(),
+        "mean": list(model.input_mean),
+        "std": list(model.input_std),
         "info": dict(info or {}),
     }
     state = {

@@ -1,0 +1,77 @@
+"""Fixtures that many tests share: tiny data, tiny models, no download."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+# one thread: tests run side by side, and two processes of two threads each on two cores crawl
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
+CLASS_NAMES = ("ground", "disc", "bar")
+
+
+@pytest.fixture()
+def tiny_folder(tmp_path: Path) -> Path:
+    """A dataset in the folder layout: 8 train and 4 val images of 64x48 with three classes."""
+    return write_folder(tmp_path / "data")
+
+
+def write_folder(root: Path, counts: dict[str, int] | None = None) -> Path:
+    """Discs and bars of fixed colours on noise, so that a tiny network learns something."""
+    rng = np.random.default_rng(0)
+    (root).mkdir(parents=True)
+    (root / "classes.txt").write_text("\n".join(CLASS_NAMES) + "\n")
+    for split, count in (counts or {"train": 8, "val": 4}).items():
+        (root / "images" / split).mkdir(parents=True)
+        (root / "masks" / split).mkdir(parents=True)
+        for number in range(count):
+            image, mask = _scene(rng)
+            Image.fromarray(image).save(root / "images" / split / f"{number:03}.png")
+            Image.fromarray(mask).save(root / "masks" / split / f"{number:03}.png")
+    return root
+
+
+def _scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    height, width = 48, 64
+    image = rng.integers(60, 120, (height, width, 3), dtype=np.uint8)
+    mask = np.zeros((height, width), np.uint8)
+    rows, columns = np.mgrid[:height, :width]
+    disc = (rows - rng.integers(10, 38)) ** 2 + (columns - rng.integers(10, 30)) ** 2 < 64
+    left = int(rng.integers(36, 56))
+    bar = (columns >= left) & (columns < left + 6)
+    for class_id, where, color in ((1, disc, (220, 60, 40)), (2, bar, (40, 80, 230))):
+        image[where], mask[where] = color, class_id
+    mask[:2] = 255
+    return image, mask
+
+
+@pytest.fixture()
+def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Call the command line in this process: (exit code, standard output, standard error)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        from aicsd.cli import main
+
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        code = stop.value.code
+        output = capsys.readouterr()
+        return (0 if code is None else int(code)), output.out, output.err
+
+    return run
+
+
+TINY_MODEL = {
+    "backbone": "mobilenetv2_035",
+    "aspp_channels": 8,
+    "decoder_channels": 8,
+    "low_level_channels": 4,
+}
