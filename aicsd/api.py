@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -130,6 +131,13 @@ def _run(
     fabric.launch()
     torch.manual_seed(config.seed)
     student = build_model(model, train_data.classes)
+    unused = getattr(student.net.backbone, "dropped_weights", [])
+    if unused and fabric.is_global_zero:
+        print(
+            f"{path.name}: {model.weights}: every key of the feature layers is used; left out, of "
+            f"the classification head: {', '.join(unused)}",
+            file=sys.stderr,
+        )
     teacher = None
     if network is not None:
         if not isinstance(network, Segmenter):

@@ -206,7 +206,7 @@ def pick_device(name: str) -> str:
     import torch
 
     if name == "auto":
-        accelerator = torch.accelerator.current_accelerator()
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
         return accelerator.type if accelerator is not None else "cpu"
     try:
         torch.empty(0, device=name)

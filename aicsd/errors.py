@@ -16,10 +16,10 @@ class UserError(ValueError):
     """
 
 
-def suggest(word: str, allowed: Iterable[str]) -> str:
+def suggest(word: object, allowed: Iterable[str]) -> str:
     """``; did you mean 'x'? (allowed: ...)`` for an unknown word."""
     allowed = list(allowed)
-    near = difflib.get_close_matches(word, allowed, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(word), allowed, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{hint} (allowed: {', '.join(allowed) or 'none'})"
 

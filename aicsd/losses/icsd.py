@@ -66,7 +66,8 @@ def ics_matrix(logits: Tensor, temperature: float = 1.0, inside: Tensor | None =
         float64 if ``logits`` is, else float32.
     """
     rho, log_rho = _log_distributions(logits, temperature, inside)
-    cross = rho @ log_rho.transpose(1, 2)  # (B, C, C): sum_x rho_i log rho_j
+    with torch.autocast(rho.device.type, enabled=False):  # it would round the product to 16 bits
+        cross = rho @ log_rho.transpose(1, 2)  # (B, C, C): sum_x rho_i log rho_j
     return cross.diagonal(dim1=1, dim2=2)[:, :, None] - cross
 
 

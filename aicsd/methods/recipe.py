@@ -105,11 +105,14 @@ def load_recipe(
             raise UserError(f"unknown method {method!r}{suggest(method, list_methods())}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"recipe {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not isinstance(content.get("terms"), dict):
         raise UserError(f"recipe {path} must have the key 'terms' with a mapping of terms")
     check_options(f"recipe {path}", _recipe_keys, content)
+    for name, values in content["terms"].items():
+        if not isinstance(values, dict | None):
+            raise UserError(f"recipe {path}: term {name!r} is {values!r}; it must be a mapping")
     merged = {name: dict(values or {}) for name, values in content["terms"].items()}
     for name, values in (overrides or {}).items():
         merged.setdefault(name, {}).update(values)
@@ -133,9 +136,10 @@ def _parse_term(where: str, name: str, values: Mapping[str, Any]) -> TermRecipe:
         if key not in allowed:
             raise UserError(f"{where}: unknown key {key!r}{suggest(key, allowed)}")
     term = TermRecipe(**common, options=options)
-    if isinstance(term.weight, bool) or not isinstance(term.weight, int | float) or term.weight < 0:
+    is_number = isinstance(term.weight, int | float) and not isinstance(term.weight, bool)
+    if not is_number or not 0 <= term.weight < float("inf"):
         raise UserError(f"{where}: weight is {term.weight!r}; it is a number of 0 or above")
-    if term.schedule not in SCHEDULES:
+    if term.schedule not in list(SCHEDULES):
         raise UserError(f"{where}: unknown schedule {term.schedule!r}"
                         f"{suggest(str(term.schedule), SCHEDULES)}")  # fmt: skip
     if term.resolution not in get_args(Resolution):

@@ -128,6 +128,9 @@ def _load_weights(body: nn.Module, path: Path, name: str) -> list[str]:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from error
     expected = body.state_dict()
+    # timm flattens the first level of some families: stages.0.x of the network is stages_0.x here
+    flat = {key: key.replace(".", "_", 1) for key in stored if key not in expected}
+    stored = {flat[k] if flat.get(k) in expected else k: value for k, value in stored.items()}
     missing = sorted(k for k in expected if k not in stored and "num_batches" not in k)
     wrong = [
         f"{key} is {tuple(stored[key].shape)}, needs {tuple(value.shape)}"

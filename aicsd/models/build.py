@@ -91,9 +91,11 @@ def load_model(path: str | Path) -> Segmenter:
     try:
         config = ModelConfig(**header["architecture"])
         palette = tuple((int(r), int(g), int(b)) for r, g, b in header["palette"])
-        model = build_model(config, Classes(tuple(header["classes"]), palette))
-        model.net.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError) as error:
+        built = build_model(config, Classes(tuple(header["classes"]), palette))
+        built.net.load_state_dict(state)
+        mean, std = tuple(header["mean"]), tuple(header["std"])
+        model = Segmenter(built.net, built.classes, mean, std, built.architecture)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"{file} does not hold the model that its header names: {reason}"

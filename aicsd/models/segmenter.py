@@ -128,7 +128,10 @@ def save_model(model: Segmenter, path: Path, info: Mapping[str, Any] | None = No
         key: value.detach().cpu().contiguous() for key, value in model.net.state_dict().items()
     }
     with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={HEADER_KEY: json.dumps(header)})
+        try:
+            save_file(state, temporary, metadata={HEADER_KEY: json.dumps(header)})
+        except SafetensorError as error:  # a full disk, for one
+            raise UserError(f"cannot write {path}: {error}") from error
 
 
 def is_model_file(path: Path) -> bool:
@@ -152,10 +155,13 @@ def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(
             f"{path} holds weights but no model header; only files written by aicsd load as models"
         )
-    header: dict[str, Any] = json.loads(metadata[HEADER_KEY])
-    if header.get("format") != HEADER_FORMAT:
+    try:
+        header = json.loads(metadata[HEADER_KEY])
+    except json.JSONDecodeError:
+        header = None
+    found = header.get("format") if isinstance(header, dict) else None
+    if found != HEADER_FORMAT:
         raise UserError(
-            f"{path} has header format {header.get('format')}; this version reads {HEADER_FORMAT}: "
-            "update aicsd"
+            f"{path} has header format {found}; this version reads {HEADER_FORMAT}: update aicsd"
         )
     return header, state

@@ -1,0 +1,75 @@
+"""The main job on embedded data: teacher, student alone, student distilled; a table, a picture.
+
+    python scripts/demo.py --out demo_out
+
+Interrupted, it goes on where it was when called again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+import aicsd
+from aicsd.data import open_dataset
+from aicsd.errors import UserError
+from aicsd.visualization import save_panels
+
+CONFIGS = Path(__file__).parent.parent / "configs" / "digits"
+TITLES = {"teacher": "teacher", "alone": "student alone", "aicsd": "student AICSD"}
+
+
+def settings(name: str, out: Path, epochs: int | None) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    values |= {"run": out / name, "resume": True}
+    return values | ({"epochs": epochs} if epochs else {})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for the results")
+    parser.add_argument("--epochs", type=int, help="instead of the configured ones, for a quick look")
+    options = parser.parse_args()
+    out: Path = options.out
+    console = Console()
+    runs: dict[str, aicsd.Run] = {}
+    for number, name in enumerate(TITLES, start=1):
+        console.print(f"[{number}/{len(TITLES)}] training: {TITLES[name]}", markup=False)
+        values = settings(name, out, options.epochs)
+        if name == "teacher":
+            runs[name] = aicsd.train(**values)
+        else:
+            runs[name] = aicsd.distill(teacher=out / "teacher", **values)
+    table = Table("network", "mIoU %", "class accuracy %", "parameters", "seconds")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, run in runs.items():
+        table.add_row(
+            TITLES[name],
+            f"{100 * run.metrics['miou']:.1f}",
+            f"{100 * run.metrics['class_accuracy']:.1f}",
+            f"{run.metrics['parameters'] / 1e6:.2f} M",
+            f"{run.metrics['seconds']:.0f}",
+        )
+    console.print(table)
+    picture = out / "demo.png"
+    save_panels(
+        {TITLES[name]: run.student for name, run in runs.items()},
+        open_dataset("digits", None, "val"),
+        [0, 1, 2, 3],
+        picture,
+    )
+    console.print(f"picture: {picture}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"demo: error: {error}")

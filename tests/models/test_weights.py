@@ -1,0 +1,447 @@
+"""Weights in files: of a backbone, of a whole model, and everything that is not one."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import CLASS_NAMES, TINY_MODEL
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from aicsd.data.base import Classes
+from aicsd.errors import UserError
+from aicsd.models import (
+    MODEL_FILE,
+    Backbone,
+    ModelConfig,
+    Segmenter,
+    build_model,
+    load_model,
+    save_model,
+)
+from aicsd.models import segmenter as segmenter_module
+
+REPO = Path(__file__).parents[2]
+IMAGENET = REPO.parent / "shared" / "weights" / "mobilenetv2_100_imagenet.safetensors"
+CLASSES = Classes(CLASS_NAMES, ((1, 2, 3), (255, 0, 0), (0, 0, 255)))
+OTHER_CLASSES = Classes(("a", "b"), ((0, 0, 0), (9, 9, 9)))
+BACKBONE = str(TINY_MODEL["backbone"])
+
+
+def build(classes: Classes = CLASSES, seed: int = 0, **changes: Any) -> Segmenter:
+    """With batch-norm statistics and classifier bias that are not their initial values."""
+    torch.manual_seed(seed)
+    model = build_model(ModelConfig(**{**TINY_MODEL, **changes}), classes)
+    randomise(model.net)
+    return model
+
+
+def randomise(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2.0)
+            module.num_batches_tracked.fill_(7)
+
+
+def timm_weights(path: Path, name: str = BACKBONE) -> dict[str, Tensor]:
+    torch.manual_seed(3)
+    model = timm.create_model(name)
+    randomise(model)
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    save_file(state, path)
+    return state
+
+
+def random_image(height: int = 40, width: int = 56) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def logits(model: Segmenter) -> Tensor:
+    image = torch.from_numpy(random_image()).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        return model.eval()(image).logits
+
+
+@pytest.mark.parametrize("name", [BACKBONE, "resnet10t", "regnetx_002", "convnext_atto"])
+def test_backbone_takes_every_key_bit_for_bit(tmp_path: Path, name: str) -> None:
+    stored = timm_weights(tmp_path / "b.safetensors", name)
+    backbone = Backbone(name, 16, str(tmp_path / "b.safetensors"))
+    # timm's feature extractor of a ConvNeXt calls stages.0 stages_0
+    loaded = {
+        key.replace("stages_", "stages.").replace("stem_", "stem."): value
+        for key, value in backbone.body.state_dict().items()
+    }
+    assert loaded
+    for key, value in loaded.items():
+        assert torch.equal(value, stored[key]), key
+    assert backbone.dropped_weights == sorted(set(stored) - set(loaded))
+    head = {
+        key
+        for key in stored
+        if key.startswith(("head.", "fc.", "classifier.", "conv_head.", "bn2."))
+    }
+    assert set(backbone.dropped_weights) == head
+
+
+def test_nothing_is_dropped_from_a_file_without_head(tmp_path: Path) -> None:
+    body = timm.create_model(BACKBONE, features_only=True)
+    save_file(body.state_dict(), tmp_path / "b.safetensors")
+    assert Backbone(BACKBONE, 16, str(tmp_path / "b.safetensors")).dropped_weights == []
+
+
+def test_model_starts_from_the_backbone_file(tmp_path: Path) -> None:
+    stored = timm_weights(tmp_path / "b.safetensors")
+    model = build_model(ModelConfig(**TINY_MODEL, weights=str(tmp_path / "b.safetensors")), CLASSES)
+    weight = model.net.backbone.body.conv_stem.weight
+    assert torch.equal(weight, stored["conv_stem.weight"])
+    assert not torch.equal(weight, build().net.backbone.body.conv_stem.weight)
+
+
+@pytest.mark.skipif(not IMAGENET.is_file(), reason=f"no {IMAGENET.name} beside the repository")
+def test_recovered_imagenet_weights_fit() -> None:
+    stored = load_file(IMAGENET)
+    backbone = Backbone("mobilenetv2_100", 16, str(IMAGENET))
+    body = backbone.body.state_dict()
+    learned = {key: value for key, value in body.items() if "num_batches" not in key}
+    assert set(learned) <= set(stored)
+    for key, value in learned.items():
+        assert torch.equal(value, stored[key]), key
+    head = ("classifier.", "conv_head.", "bn2.")
+    assert all(key.startswith(head) for key in backbone.dropped_weights)
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
+    timm_weights(tmp_path / "other.safetensors", "resnet10t")
+    with pytest.raises(UserError, match=f"other.safetensors does not fit backbone '{BACKBONE}'"):
+        Backbone(BACKBONE, 16, str(tmp_path / "other.safetensors"))
+
+
+def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
+    timm_weights(tmp_path / "wide.safetensors", "mobilenetv2_050")
+    with pytest.raises(UserError, match=r"of another shape: .*needs"):
+        Backbone(BACKBONE, 16, str(tmp_path / "wide.safetensors"))
+
+
+def test_a_missing_key_is_refused_and_named(tmp_path: Path) -> None:
+    stored = timm_weights(tmp_path / "b.safetensors")
+    del stored["blocks.3.0.conv_dw.weight"]
+    save_file(stored, tmp_path / "b.safetensors")
+    with pytest.raises(UserError, match=r"1 keys missing: blocks\.3\.0\.conv_dw\.weight"):
+        Backbone(BACKBONE, 16, str(tmp_path / "b.safetensors"))
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\x00" * 64, pickle.dumps({"a": 1})])
+def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "b.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        Backbone(BACKBONE, 16, str(path))
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        build_model(ModelConfig(**TINY_MODEL, weights=str(path)), CLASSES)
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        load_model(path)
+
+
+def test_missing_backbone_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no backbone weights at .*nowhere\.safetensors"):
+        Backbone(BACKBONE, 16, str(tmp_path / "nowhere.safetensors"))
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_saved_model_predicts_the_same(tmp_path: Path, as_folder: bool) -> None:
+    model = build(output_stride=8).train()
+    path = tmp_path / "run" / (MODEL_FILE if as_folder else "any.safetensors")
+    save_model(model, path, {"note": "x"})
+    loaded = load_model(path.parent if as_folder else str(path))
+    assert not any(module.training for module in loaded.modules())
+    assert torch.equal(logits(loaded), logits(model))
+    assert loaded.classes == CLASSES
+    assert loaded.architecture == model.architecture
+    assert (loaded.input_mean, loaded.input_std) == (model.input_mean, model.input_std)
+    assert loaded.net.backbone.high.stride == 8
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+
+
+def test_the_file_says_what_it_is(tmp_path: Path) -> None:
+    save_model(build(), tmp_path / "m.safetensors", {"method": "aicsd", "metrics": {"miou": 0.5}})
+    with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
+        header = json.loads(file.metadata()["aicsd"])
+    assert header["format"] == 1
+    assert header["classes"] == list(CLASS_NAMES)
+    assert header["palette"] == [[1, 2, 3], [255, 0, 0], [0, 0, 255]]
+    assert header["architecture"] == {**TINY_MODEL, "output_stride": 16, "weights": "none"}
+    assert header["mean"] == [0.485, 0.456, 0.406]
+    assert header["std"] == [0.229, 0.224, 0.225]
+    assert header["info"] == {"method": "aicsd", "metrics": {"miou": 0.5}}
+
+
+def test_a_model_loads_without_the_weights_it_started_from(tmp_path: Path) -> None:
+    timm_weights(tmp_path / "b.safetensors")
+    model = build(weights=str(tmp_path / "b.safetensors"))
+    save_model(model, tmp_path / "m.safetensors")
+    (tmp_path / "b.safetensors").unlink()
+    assert torch.equal(logits(load_model(tmp_path / "m.safetensors")), logits(model))
+
+
+def test_a_model_in_channels_last_can_be_saved(tmp_path: Path) -> None:
+    model = build()
+    expected = logits(model)
+    model.to(memory_format=torch.channels_last)
+    save_model(model, tmp_path / "m.safetensors")
+    torch.testing.assert_close(logits(load_model(tmp_path / "m.safetensors")), expected)
+
+
+def test_a_foreign_network_cannot_be_saved(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not built by aicsd"):
+        save_model(Segmenter(nn.Conv2d(3, 3, 1), CLASSES), tmp_path / "m.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no model at .*nowhere"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=f"no model at .*not finished: no {MODEL_FILE}"):
+        load_model(tmp_path)
+
+
+def test_weights_without_header_are_no_model(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors")
+    with pytest.raises(UserError, match="no model header"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
+    trace = tmp_path / "executed"
+
+    class Attack:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return trace.touch, ()
+
+    for name in ("m.safetensors", "m.pt"):
+        torch.save({"state": Attack()}, tmp_path / name)
+        with pytest.raises(UserError, match="not a readable safetensors file"):
+            load_model(tmp_path / name)
+        with pytest.raises(UserError):
+            build_model(ModelConfig(**TINY_MODEL, weights=str(tmp_path / name)), CLASSES)
+    assert not trace.exists()
+
+
+def test_a_model_is_normalised_as_its_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(build(), path)
+    header = {**header_of(path), "mean": [0.5, 0.25, 0.0], "std": [1.0, 2.0, 4.0]}
+    save_file(load_file(path), path, metadata={"aicsd": json.dumps(header)})
+    loaded = load_model(path)
+    assert (loaded.input_mean, loaded.input_std) == ((0.5, 0.25, 0.0), (1.0, 2.0, 4.0))
+    assert loaded.mean.flatten().tolist() == [0.5, 0.25, 0.0]
+
+
+def header_of(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["aicsd"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": 2}, "header format 2"),
+        ({"format": None}, "header format None"),
+        ({"classes": ["a"]}, "does not hold the model"),
+        ({"classes": None}, "does not hold the model"),
+        ({"palette": [[1, 2]]}, "does not hold the model"),
+        ({"palette": "red"}, "does not hold the model"),
+        ({"mean": [0.5]}, "does not hold the model"),
+        ({"std": None}, "does not hold the model"),
+        ({"architecture": {"backbone": "resnet10t"}}, "does not hold the model"),
+        ({"architecture": {**TINY_MODEL, "spam": 1}}, "does not hold the model"),
+        ({"architecture": {**TINY_MODEL, "backbone": "no_such_net"}}, "no_such_net"),
+    ],
+)
+def test_a_header_that_lies_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(build(), path)
+    header = {**header_of(path), **change}
+    save_file(load_file(path), path, metadata={"aicsd": json.dumps(header)})
+    with pytest.raises(UserError, match=words) as caught:
+        load_model(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "not json", "[1, 2]", "3", "null"])
+def test_a_broken_header_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata={"aicsd": text})
+    with pytest.raises(UserError, match="header"):
+        load_model(path)
+
+
+def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(build(), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_start_from_a_trained_model(tmp_path: Path, as_folder: bool) -> None:
+    trained = build(seed=1)
+    save_model(trained, tmp_path / MODEL_FILE)
+    weights = str(tmp_path if as_folder else tmp_path / MODEL_FILE)
+    model = build_model(ModelConfig(**TINY_MODEL, weights=weights), CLASSES)
+    assert torch.equal(logits(model), logits(trained))
+    assert model.architecture["weights"] == "none"
+
+
+def test_start_from_a_trained_model_with_other_classes(tmp_path: Path) -> None:
+    trained = build(seed=1)
+    save_model(trained, tmp_path / MODEL_FILE)
+    model = build_model(ModelConfig(**TINY_MODEL, weights=str(tmp_path)), OTHER_CLASSES)
+    assert logits(model).shape[1] == 2
+    own, source = model.net.state_dict(), trained.net.state_dict()
+    assert own.keys() == source.keys()
+    for key, value in own.items():
+        if key.startswith("classifier."):
+            assert value.shape[0] == 2
+        else:
+            assert torch.equal(value, source[key]), key
+
+
+@pytest.mark.parametrize(
+    "change", [{"aspp_channels": 12}, {"backbone": "mobilenetv2_050"}, {"backbone": "resnet10t"}]
+)
+def test_start_from_another_architecture_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    save_model(build(), tmp_path / MODEL_FILE)
+    with pytest.raises(UserError, match="another architecture"):
+        build_model(ModelConfig(**{**TINY_MODEL, **change, "weights": str(tmp_path)}), CLASSES)
+
+
+def test_start_from_an_unfinished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not finished"):
+        build_model(ModelConfig(**TINY_MODEL, weights=str(tmp_path)), CLASSES)
+
+
+@pytest.mark.parametrize("name", ["aspp_channels", "decoder_channels", "low_level_channels"])
+def test_a_width_of_zero_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} is 0"):
+        ModelConfig(**{name: 0})
+
+
+def fail_half_way(state: object, path: Path, metadata: object = None) -> None:
+    path.write_bytes(b"half a file")
+    raise OSError(28, "No space left on device")
+
+
+def test_a_failing_save_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(build(seed=1), path)
+    before = path.read_bytes()
+    monkeypatch.setattr(segmenter_module, "save_file", fail_half_way)
+    with pytest.raises(UserError, match=r"cannot write .*No space left"):
+        save_model(build(seed=2), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "m.safetensors"
+    save_model(build(seed=1), path)
+    before, model = path.read_bytes(), build(seed=2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write"):
+            save_model(model, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        save_model(build(), tmp_path / "file" / "m.safetensors")
+
+
+@pytest.mark.parametrize("size", [(64, 64), (33, 47), (50, 17), (16, 90)])
+def test_predict_gives_an_id_for_every_pixel(tmp_path: Path, size: tuple[int, int]) -> None:
+    model = build()
+    image = random_image(*size)
+    ids = model.predict(image)
+    assert ids.shape == size
+    assert ids.dtype == np.uint8
+    assert ids.max() < 3
+    with torch.no_grad():
+        scores = model.eval()(torch.from_numpy(image).permute(2, 0, 1)[None]).logits
+    full = nn.functional.interpolate(scores, size=size, mode="bilinear", align_corners=True)
+    assert np.array_equal(ids, full.argmax(1)[0].numpy())
+    Image.fromarray(image).save(tmp_path / "i.png")
+    assert np.array_equal(model.predict(tmp_path / "i.png"), ids)
+    assert np.array_equal(model.predict(str(tmp_path / "i.png")), ids)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_predict_is_in_evaluation_mode_and_restores_the_mode(training: bool) -> None:
+    model = build().train(training)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    ids = model.predict(random_image())
+    assert np.array_equal(model.predict(random_image()), ids)
+    assert model.training is training
+    assert model.net.aspp_dropout.training is training
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_predict_reads_any_memory_layout() -> None:
+    model = build()
+    image = random_image()
+    view = image[:, ::-1]
+    assert np.array_equal(model.predict(view), model.predict(np.ascontiguousarray(view)))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((8, 8, 3), np.int64),
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((1, 8, 8, 3), np.uint8),
+    ],
+)
+def test_predict_refuses_anything_else(image: np.ndarray) -> None:
+    with pytest.raises(UserError, match=r"\(H, W, 3\) uint8") as caught:
+        build().predict(image)
+    assert str(image.shape) in str(caught.value)
+    assert str(image.dtype) in str(caught.value)
+
+
+def test_predict_refuses_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no image at .*nowhere\.png"):
+        build().predict(tmp_path / "nowhere.png")
+
+
+def test_segmenter_counts_and_splits_its_parameters() -> None:
+    model = build()
+    every = list(model.parameters())
+    backbone = model.backbone_parameters()
+    assert model.num_parameters() == sum(p.numel() for p in every)
+    assert {id(p) for p in backbone} < {id(p) for p in every}
+    assert len(backbone) == len(list(model.net.backbone.parameters())) > 0
+    assert Segmenter(nn.Conv2d(3, 3, 1), CLASSES).backbone_parameters() == []
