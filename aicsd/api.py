@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from aicsd.config import build_config, compare_resumed, save_config
 from aicsd.data import check_dataset, open_dataset
+from aicsd.data.loaders import plan_batches
 from aicsd.distiller import Distiller, Teacher
 from aicsd.engine import DistillConfig, FitConfig, TrainConfig, fit
 from aicsd.engine.checkpoint import LAST
@@ -122,13 +124,13 @@ def _run(
         for dataset in (train_data, val_data):
             for problem in check_dataset(dataset):
                 raise UserError(f"{problem} (aicsd data check lists every such file)")
-    fabric = Fabric(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        num_nodes=config.num_nodes,
-        precision=config.precision,
-    )
+    fabric = _open_fabric(config)
     fabric.launch()
+    # refuses what makes no batch; here, so that no run folder is left behind
+    plan_batches(
+        len(train_data), data, config.seed, config.epochs, config.optimizer.accumulate,
+        fabric.global_rank, fabric.world_size,
+    )  # fmt: skip
     torch.manual_seed(config.seed)
     student = build_model(model, train_data.classes)
     unused = getattr(student.net.backbone, "dropped_weights", [])
@@ -148,6 +150,22 @@ def _run(
         save_config(config, path)
     metrics = fit(config, distiller, train_data, val_data, fabric)
     return Run(path, metrics, load_model(path))
+
+
+def _open_fabric(config: FitConfig) -> Fabric:
+    try:
+        return Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            precision=config.precision,
+        )
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"accelerator {config.accelerator!r} with devices {config.devices} cannot be used "
+            f"here: {reason}"
+        ) from error
 
 
 def _claim(config: FitConfig, path: Path) -> None:

@@ -10,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from aicsd.config import CONFIG_FILE, ConfigParser, config_from_namespace, config_parser
 from aicsd.errors import UserError
 
@@ -100,6 +102,8 @@ def _check_parser() -> ConfigParser:
 
 def _run(arguments: list[str]) -> int:
     warnings.filterwarnings("ignore", module="jsonargparse")
+    # a broken image is one line of ours; OpenCV would add its own to it
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     parser = build_parser()
     values = parser.instantiate(parser.parse_args(_expand_resume(arguments)))
     command = values.subcommand
@@ -115,6 +119,9 @@ def _run(arguments: list[str]) -> int:
 
 def _expand_resume(arguments: list[str]) -> list[str]:
     """``--resume`` alone means true, and ``--run R --resume`` needs no more: R has the settings."""
+    with_value = ("--config=", "--resume=", "--run=")
+    split = (a.split("=", 1) if a.startswith(with_value) else [a] for a in arguments)
+    arguments = [part for parts in split for part in parts]
     if "--resume" not in arguments:
         return arguments
     place = arguments.index("--resume")
@@ -191,7 +198,7 @@ def _check(options: Any) -> int:
 
     data = options.data
     problems = 0
-    for split in data.split.split(","):
+    for split in (name.strip() for name in data.split.split(",")):
         dataset = open_dataset(data.name, data.root, split, data.options)
         found = list(check_dataset(dataset, decode_images=True))
         for line in found:
@@ -209,7 +216,7 @@ def pick_device(name: str) -> str:
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return accelerator.type if accelerator is not None else "cpu"
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {name!r} cannot be used here: {reason}") from error

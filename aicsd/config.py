@@ -28,14 +28,42 @@ class ConfigParser(ArgumentParser):
     """A parser whose errors are one line that names the nearest right key."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
-        raise UserError(explain(message, self.known_keys()))
+        command = re.search(r"Subcommand '(\w+)'", message)
+        raise UserError(explain(message, self.known_keys(command.group(1) if command else None)))
 
-    def known_keys(self) -> list[str]:
-        """Every key of this parser and of its subcommands."""
+    def parse_path(self, path: Any, *arguments: Any, **options: Any) -> Namespace:
+        """Parse a config file; one that is no YAML mapping is an error that names it."""
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            mark = getattr(error, "problem_mark", None)
+            line = f", line {mark.line + 1}" if mark is not None else ""
+            reason = " ".join(str(getattr(error, "problem", error)).split())
+            raise UserError(f"config {path}{line} cannot be read as YAML: {reason}") from error
+        if not isinstance(content, dict):
+            raise UserError(f"config {path} must be a mapping of keys, as --print_config shows it")
+        values: Namespace = super().parse_path(path, *arguments, **options)
+        return values
+
+    def instantiate(self, namespace: Namespace, *arguments: Any, **options: Any) -> Namespace:
+        """Build the configs in ``namespace``; a plain value in place of a section is refused."""
+        for key in self.known_keys():
+            section = key.rpartition(".")[0]
+            if not section or section not in namespace:
+                continue
+            held = namespace[section]
+            if not isinstance(held, Namespace):
+                raise UserError(f"{section} is {held!r}; it must hold keys such as {key}")
+        built: Namespace = super().instantiate(namespace, *arguments, **options)
+        return built
+
+    def known_keys(self, command: str | None = None) -> list[str]:
+        """Every key of this parser and of its subcommands, or of ``command`` alone."""
         keys: list[str] = []
         for action in self._actions:
-            for subparser in getattr(action, "_name_parser_map", {}).values():
-                keys += subparser.known_keys()
+            for name, subparser in getattr(action, "_name_parser_map", {}).items():
+                if command in (None, name):
+                    keys += subparser.known_keys()
             if "==" not in action.dest and action.dest not in ("help", "print_config"):
                 keys.append(action.dest)
         return list(dict.fromkeys(keys))
@@ -46,15 +74,35 @@ def explain(message: str, keys: list[str]) -> str:
     text = " ".join(message.split())
     for pattern in (
         r"unrecognized arguments: --([\w.]+)",
+        r"group '([\w.]+)' does not accept option '([\w.]+)'",
         r"does not accept option '([\w.]+)'",
         r"^option '([\w.]+)' is not accepted",
         r"[Kk]ey '([\w.]+)' is not expected",
     ):
         unknown = re.search(pattern, text, re.IGNORECASE)
         if unknown is not None:
-            hint = suggest(unknown.group(1), keys).split(" (allowed")[0]
-            return f"unknown key {unknown.group(1)!r}{hint or '; --help lists every key'}"
-    return text
+            key = ".".join(unknown.groups())
+            hint = suggest(key, keys).split(" (allowed")[0]
+            return f"unknown key {key!r}{hint or '; --help lists every key'}"
+    missing = re.search(r"the following arguments are required: (.*)", text)
+    if missing is not None:
+        names = [name.rpartition(".")[2] for name in missing.group(1).split(", ")]
+        return f"missing: {', '.join(names)}; --help tells what it is"
+    wrong = re.search(r'^Parser key "([\w.]+)": Expected an? (.+?)\. Got value: ?(.*)$', text)
+    if wrong is not None:
+        return f"{wrong.group(1)} is {wrong.group(3)!r}; it must be {_in_words(wrong.group(2))}"
+    return re.sub(r'^Parser key "([\w.]+)": ', r"\1: ", text)
+
+
+def _in_words(kind: str) -> str:
+    """The type that the parser expected, for a person."""
+    choices = re.fullmatch(r"typing\.Literal\[(.*)\]", kind)
+    if choices is not None:
+        return f"one of {choices.group(1)}"
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false",
+             "dict": "a mapping"}  # fmt: skip
+    name = kind.removeprefix("<class '").removesuffix("'>")
+    return words.get(name, name)
 
 
 def config_parser(config_class: type[FitConfig], **arguments: Any) -> ConfigParser:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 
@@ -24,12 +24,22 @@ def suggest(word: object, allowed: Iterable[str]) -> str:
     return f"{hint} (allowed: {', '.join(allowed) or 'none'})"
 
 
-def check_options(where: str, build: Callable[..., object], options: dict[str, Any]) -> None:
-    """Refuse options that ``build`` does not take by keyword, naming the nearest right one."""
+def check_options(
+    where: str, build: Callable[..., object], options: dict[str, Any], taken: Container[str] = ()
+) -> None:
+    """Refuse options that ``build`` does not take by keyword, naming the nearest right one.
+
+    Args:
+        where: the options belong to, for the message.
+        build: what gets the options.
+        options: by name.
+        taken: parameters of ``build`` that are no options.
+    """
     allowed = [
         name
         for name, parameter in inspect.signature(build).parameters.items()
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and name not in taken
     ]
     for key in options:
         if key not in allowed:

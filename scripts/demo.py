@@ -25,23 +25,28 @@ CONFIGS = Path(__file__).parent.parent / "configs" / "digits"
 TITLES = {"teacher": "teacher", "alone": "student alone", "aicsd": "student AICSD"}
 
 
-def settings(name: str, out: Path, epochs: int | None) -> dict[str, Any]:
+def settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    values |= {"run": out / name, "resume": True}
-    return values | ({"epochs": epochs} if epochs else {})
+    values |= {"run": options.out / name, "resume": True}
+    if options.epochs:
+        values["epochs"] = options.epochs
+    if options.scenes:
+        values["data"]["options"] = {"scenes": options.scenes}
+    return values
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for the results")
-    parser.add_argument("--epochs", type=int, help="instead of the configured ones, for a quick look")
+    parser.add_argument("--epochs", type=int, help="instead of the configured, to try it")
+    parser.add_argument("--scenes", type=int, help="images per split, likewise")
     options = parser.parse_args()
     out: Path = options.out
     console = Console()
     runs: dict[str, aicsd.Run] = {}
     for number, name in enumerate(TITLES, start=1):
         console.print(f"[{number}/{len(TITLES)}] training: {TITLES[name]}", markup=False)
-        values = settings(name, out, options.epochs)
+        values = settings(name, options)
         if name == "teacher":
             runs[name] = aicsd.train(**values)
         else:
@@ -61,7 +66,7 @@ def main() -> None:
     picture = out / "demo.png"
     save_panels(
         {TITLES[name]: run.student for name, run in runs.items()},
-        open_dataset("digits", None, "val"),
+        open_dataset("digits", None, "val", {"scenes": options.scenes or 0}),
         [0, 1, 2, 3],
         picture,
     )

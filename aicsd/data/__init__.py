@@ -49,7 +49,7 @@ def open_dataset(
     if name not in DATASETS:
         raise UserError(f"unknown dataset {name!r}{suggest(name, DATASETS)}")
     entry, options = DATASETS[name], options or {}
-    check_options(f"data.options of {name}", entry.open, options)
+    check_options(f"data.options of {name}", entry.open, options, taken=("root", "split"))
     if not entry.layout:
         return entry.open(split=split, **options)
     if root is None:

@@ -32,9 +32,9 @@ CLASSES = Classes(
 SCENES = {"train": 400, "val": 100}
 """The splits and how many scenes each has by default."""
 
-DIGITS_PER_SCENE = (3, 7)
-DIGIT_SIDE = (0.16, 0.375)
-"""Smallest and largest height of a digit, as parts of the scene's side: 20 to 48 of 128."""
+DIGITS_PER_SCENE = (3, 6)
+DIGIT_SIDE = (0.22, 0.42)
+"""Smallest and largest height of a digit, as parts of the scene's side: 28 to 54 of 128."""
 CROP_SIDE = (90, 200)
 """Smallest and largest side of the photo crop, in photo pixels."""
 VAL_DIGITS = 0.2
@@ -43,7 +43,7 @@ SHARPENING = 0.8
 INK_LEVEL = 0.45
 """Interpolated grey level where the outline of a digit runs."""
 OPACITY = (0.85, 1.0)
-MIN_CONTRAST = 70.0
+MIN_CONTRAST = 90.0
 """Wanted difference in lightness (0 to 255) between a digit and what is around and below it."""
 MIN_VISIBLE = 0.85
 """The part of a digit that later ones never cover."""

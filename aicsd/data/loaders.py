@@ -6,8 +6,10 @@ the same for any number of workers and after any resume.
 
 from __future__ import annotations
 
+import atexit
 import signal
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -170,11 +172,36 @@ def _collate_crops(crops: list[Crop | UserError]) -> Batch | UserError:
     )
 
 
-def _raise_errors(items: Iterator[T | UserError]) -> Iterator[T]:
-    for item in items:
-        if isinstance(item, UserError):
-            raise item
-        yield item
+def _raise_errors(loader: DataLoader[Any]) -> Iterator[Any]:
+    iterator = iter(loader)
+    _OPEN.add(iterator)
+    return _pass_on(iterator)
+
+
+def _pass_on(items: Iterator[Any]) -> Iterator[Any]:
+    try:
+        for item in items:
+            if isinstance(item, UserError):
+                raise item
+            yield item
+    finally:
+        _end_workers(items)
+
+
+_OPEN: weakref.WeakSet[Iterator[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all_workers() -> None:
+    # of loops that were left early: Python would ask them to end by SIGTERM, which they ignore,
+    # and wait for them without end
+    for iterator in list(_OPEN):
+        _end_workers(iterator)
+
+
+def _end_workers(iterator: Iterator[Any]) -> None:
+    if hasattr(iterator, "_shutdown_workers"):  # without workers there is no such method
+        iterator._shutdown_workers()
 
 
 def _loader(dataset: _Fallible, workers: int, **arguments: Any) -> DataLoader[Any]:
@@ -218,7 +245,7 @@ def train_loader(
         collate_fn=_collate_crops,
         pin_memory=pin_memory,
     )
-    return _raise_errors(iter(loader))
+    return _raise_errors(loader)
 
 
 def _single(samples: list[tuple[int, Sample] | UserError]) -> Any:
@@ -233,7 +260,7 @@ def sample_loader(
     loader = _loader(
         _Fallible(_Indexed(dataset)), workers, sampler=indices, batch_size=1, collate_fn=_single
     )
-    return _raise_errors(iter(loader))
+    return _raise_errors(loader)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def load_checkpoint(run: Path) -> tuple[Progress, dict[str, Any]] | None:
         states: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return Progress(**states.pop("progress")), states
     except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"checkpoint {path} cannot be read ({reason}); delete it to start the run again"
         ) from error

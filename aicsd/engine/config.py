@@ -46,6 +46,11 @@ class OptimizerConfig:
             raise UserError(f"optimizer.lr is {self.lr}; it must be above 0")
         if self.accumulate < 1:
             raise UserError(f"optimizer.accumulate is {self.accumulate}; it must be 1 or more")
+        for name in ("head_lr_factor", "weight_decay", "momentum", "power", "clip"):
+            if getattr(self, name) < 0:
+                raise UserError(f"optimizer.{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.nesterov and not self.momentum:
+            raise UserError("optimizer.nesterov needs an optimizer.momentum above 0")
         if not 0 <= self.ema < 1:
             raise UserError(f"optimizer.ema is {self.ema}; it is 0 or more and below 1")
 
@@ -72,9 +77,10 @@ class FitConfig:
         for name in ("epochs", "save_every", "log_every", "devices", "num_nodes"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("val_every", "seed"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.val_every < 0:
+            raise UserError(f"val_every is {self.val_every}; it must be 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}; it must be 0 or more and below 2^63")
 
 
 _COMMON = """

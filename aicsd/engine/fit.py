@@ -18,11 +18,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from aicsd.data.base import SegDataset
 from aicsd.data.loaders import plan_batches, timed, train_loader
 from aicsd.distiller import Distiller
-from aicsd.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from aicsd.engine.checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
 from aicsd.engine.config import FitConfig
 from aicsd.engine.logging import Meter, RunLogger
 from aicsd.engine.optimizer import build_optimizer, set_learning_rate
 from aicsd.engine.stop import Interrupted, stop_signal
+from aicsd.errors import UserError
 from aicsd.evaluation import Metrics, evaluate
 from aicsd.files import write_text
 from aicsd.models import MODEL_FILE, Segmenter, save_model
@@ -222,10 +223,17 @@ class _Loop:
         if found is None:
             return
         self.progress, states = found
-        self.distiller.load_state_dict(states["distiller"])
-        self.optimizer.load_state_dict(states["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(states["average"])
+        try:
+            self.distiller.load_state_dict(states["distiller"])
+            self.optimizer.load_state_dict(states["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(states["average"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"checkpoint {self.run / LAST} does not fit this model and data ({reason}); "
+                "choose another run folder"
+            ) from error
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

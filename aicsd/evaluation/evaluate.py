@@ -39,8 +39,12 @@ def evaluate(
     In a distributed run each process takes its share and all return the metrics of the whole.
 
     Raises:
-        UserError: classes that differ, or a file that cannot be read.
+        UserError: classes that differ, a file that cannot be read, or a number out of range.
     """
+    if batch_size < 1 or workers < 0:
+        raise UserError(
+            f"batch_size is {batch_size} and workers is {workers}; they must be at least 1 and 0"
+        )
     if model.classes.names != dataset.classes.names:
         raise UserError(
             f"the model was trained on the classes {list(model.classes.names)} but the dataset has "

@@ -15,7 +15,8 @@ def find_images(places: Sequence[str]) -> list[Path]:
     """Image files, and those directly in the folders, of ``places``.
 
     Raises:
-        UserError: a place that is not there, or a folder without images.
+        UserError: a place that is not there, a folder without images, or two images whose results
+            would have one name.
     """
     found: list[Path] = []
     for place in map(Path, places):
@@ -28,13 +29,21 @@ def find_images(places: Sequence[str]) -> list[Path]:
             found.append(place)
         else:
             raise UserError(f"no image or folder at {place}")
-    repeated = [path for path in found if sum(other.stem == path.stem for other in found) > 1]
-    if repeated:
-        raise UserError(
-            f"two images are called {repeated[0].stem!r} ({repeated[0]} and {repeated[1]}); their "
-            "results would have one name: predict them into different folders"
-        )
+    results: dict[str, Path] = {}
+    for path in found:
+        for result in _result_names(path):
+            if result in results:
+                raise UserError(
+                    f"{results[result]} and {path} would both have a result {result}; predict "
+                    "them into different folders"
+                )
+            results[result] = path
     return found
+
+
+def _result_names(image: Path) -> tuple[str, str]:
+    """Of the class ids and of the overlay."""
+    return f"{image.stem}.png", f"{image.stem}_overlay.png"
 
 
 def predict_files(
@@ -44,13 +53,19 @@ def predict_files(
 
     Yields:
         The class-id file of every image, when it is written.
+
+    Raises:
+        UserError: a result would replace an image, or a file that cannot be read or written.
     """
+    inputs = {path.resolve() for path in images}
+    for path in images:
+        for name in _result_names(path):
+            if (out / name).resolve() in inputs:
+                raise UserError(f"{out / name} is an image; choose another folder for the results")
     for path in images:
         image = read_image(path)
         mask = model.predict(image)
-        ids = out / f"{path.stem}.png"
-        save_image(
-            overlay(image, mask, model.classes.palette, opacity), out / f"{path.stem}_overlay.png"
-        )
+        ids, picture = (out / name for name in _result_names(path))
+        save_image(overlay(image, mask, model.classes.palette, opacity), picture)
         save_ids(mask, model.classes.palette, ids)
         yield ids

@@ -1,0 +1,45 @@
+"""The demo and the scripts behind the documented results, shortened."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+def test_demo_makes_a_table_and_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the digits data needs scikit-learn")
+    out = tmp_path / "out"
+    result = subprocess.run(
+        [sys.executable, SCRIPTS / "demo.py", "--out", out, "--epochs", "1", "--scenes", "16"],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    for name in ("teacher", "student alone", "student AICSD", "mIoU", "class accuracy"):
+        assert name in result.stdout
+    for run in ("teacher", "alone", "aicsd"):
+        assert json.loads((out / run / "metrics.json").read_text())["images"] == 16
+    with Image.open(out / "demo.png") as picture:
+        assert picture.width > picture.height > 300
+
+
+def test_camvid_table_from_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import camvid_results as script
+
+    for name, miou in (("teacher", 0.6), ("mobilenetv2_050-none-0", 0.3),
+                       ("mobilenetv2_050-none-1", 0.4)):  # fmt: skip
+        (tmp_path / name).mkdir()
+        values = {"miou": miou, "class_accuracy": 0.5, "seconds": 60.0, "parameters": 1_000_000}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(values))
+    rows = script.table(tmp_path).splitlines()
+    assert len(rows) == 4
+    assert "| 60.00 |" in rows[2]
+    assert "| none | 2 |" in rows[3]
+    assert "35.00 ± 7.07" in rows[3]

@@ -1,0 +1,98 @@
+"""Every command and every Python block of the README runs, on tiny data with tiny networks."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY_MODEL, write_folder
+from PIL import Image
+
+import aicsd
+
+REPOSITORY = Path(__file__).parent.parent
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+TINY_DATA = {"batch_size": 4, "workers": 0, "augment": {"crop": 48}}
+TINY_FLAGS = ["--epochs", "1", "--data.batch_size", "4", "--data.workers", "0",
+              "--data.augment.crop", "48"]  # fmt: skip
+QUICK_FLAGS = {
+    "train": [*TINY_FLAGS, "--model.weights", "none"]
+    + [part for key, value in TINY_MODEL.items() for part in (f"--model.{key}", str(value))],
+    "distill": [*TINY_FLAGS, "--student.weights", "none"]
+    + [part for key, value in TINY_MODEL.items() for part in (f"--student.{key}", str(value))],
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a reader of the README has it, with the runs that its commands make."""
+    place = tmp_path_factory.mktemp("readme")
+    write_folder(place / "my_data")
+    shutil.copytree(REPOSITORY / "configs", place / "configs")
+    Image.open(place / "my_data" / "images" / "val" / "000.png").save(place / "photo.jpg")
+    return place
+
+
+def test_commands(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.chdir(workplace)
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("aicsd ")]
+    assert [command[0] for command in commands] == [
+        "data", "train", "distill", "evaluate", "predict",
+    ]  # fmt: skip
+    for command in commands:
+        code, _, error = run_cli(*command, *QUICK_FLAGS.get(command[0], []))
+        assert code == 0, (command, error)
+    assert (workplace / "metrics.json").is_file()
+    names = {path.name for path in (workplace / "predictions").iterdir()}
+    assert names == {f"{n:03}{end}.png" for n in range(4) for end in ("", "_overlay")}
+    code, _, error = run_cli("distill", "--run", "runs/aicsd", "--resume")
+    assert code == 0, error
+
+
+def test_make_targets_exist() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"make (\w+)", "".join(blocks("bash"))):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_block(workplace: Path, monkeypatch: pytest.MonkeyPatch, block: str) -> None:
+    monkeypatch.chdir(workplace)
+    if not Path("runs/teacher").exists():
+        data = {"name": "folder", "root": "my_data", **TINY_DATA}
+        aicsd.train(model=TINY_MODEL, data=data, epochs=1, run="runs/teacher")
+    distill = aicsd.distill
+
+    def quick(student: str, data: str, **options: Any) -> aicsd.Run:
+        assert student == "mobilenetv2_050"
+        return distill(
+            student=TINY_MODEL, data={"name": "folder", "root": data, **TINY_DATA}, epochs=1,
+            **options,
+        )  # fmt: skip
+
+    monkeypatch.setattr(aicsd, "distill", quick)
+    names: dict[str, Any] = {
+        "ce": torch.tensor(1.0),
+        "logits": torch.randn(2, 3, 8, 8),
+        "student_logits": torch.randn(2, 3, 8, 8, requires_grad=True),
+        "teacher_logits": torch.randn(2, 3, 8, 8),
+    }
+    exec(compile(block, "README.md", "exec"), names)
+    if "class_ids" in names:
+        assert names["class_ids"].shape == (48, 64)
+    if "loss" in names:
+        names["loss"].backward()
+        assert names["student_logits"].grad is not None

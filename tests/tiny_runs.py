@@ -1,0 +1,77 @@
+"""What the tests of the command line share: flags of tiny runs, and the files that runs leave."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import TINY_MODEL
+from safetensors.torch import load_file
+
+FIT_FLAGS = (
+    "--data.workers", "0", "--data.augment.crop", "32", "--accelerator", "cpu", "--log_every", "1",
+)  # fmt: skip
+
+
+def data_flags(root: object) -> list[str]:
+    return ["--data.name", "folder", "--data.root", str(root)]
+
+
+def model_flags(key: str) -> list[str]:
+    """``key`` is model or student."""
+    return [part for name, value in TINY_MODEL.items() for part in (f"--{key}.{name}", str(value))]
+
+
+def train_command(root: object, run: object, *more: object) -> list[str]:
+    flags = [*data_flags(root), "--data.batch_size", "4", *FIT_FLAGS, *model_flags("model")]
+    return ["train", *flags, "--run", str(run), *map(str, more)]
+
+
+def distill_command(root: object, teacher: object, run: object, *more: object) -> list[str]:
+    flags = [*data_flags(root), "--data.batch_size", "4", *FIT_FLAGS, *model_flags("student")]
+    return ["distill", *flags, "--teacher", str(teacher), "--run", str(run), *map(str, more)]
+
+
+def aicsd(*arguments: object) -> str:
+    """Call the command line in this process, for fixtures that outlive a test; standard output."""
+    from aicsd.cli import main
+
+    output, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(error):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            assert stop.code == 0, error.getvalue()
+    return output.getvalue()
+
+
+def weights(run: Path, name: str = "student.safetensors") -> dict[str, torch.Tensor]:
+    return load_file(run / name)
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    """Whether the trained students of two runs are equal bit for bit."""
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    """Everything in ``metrics.jsonl``."""
+    text = (run / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def train_lines(run: Path) -> list[dict[str, Any]]:
+    return [line for line in lines(run) if "loss" in line]
+
+
+def files_below(folder: Path) -> Iterator[tuple[str, int]]:
+    """Path and time of change of every file, and every folder."""
+    for path in sorted(folder.rglob("*")):
+        yield str(path.relative_to(folder)), path.stat().st_mtime_ns if path.is_file() else 0
