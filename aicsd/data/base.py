@@ -17,6 +17,7 @@ from aicsd.types import IGNORE_INDEX
 
 UInt8Array = npt.NDArray[np.uint8]
 Color = tuple[int, int, int]
+ORIENTATION_TAG = 0x0112  # of EXIF; 5 to 8 exchange width and height
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -111,8 +112,11 @@ class FileDataset:
         try:
             with PILImage.open(pair.image) as header:
                 width, height = header.size
+                exif = header.getexif() if "exif" in header.info else {}
         except (OSError, UnidentifiedImageError) as error:
             raise _unreadable(pair.image, error) from error
+        if exif.get(ORIENTATION_TAG, 1) >= 5:  # decoding turns the photo upright
+            width, height = height, width
         mask = self.read_mask(index)
         if mask.shape != (height, width):
             raise size_mismatch(pair, (height, width), mask.shape)

@@ -27,7 +27,11 @@ def read_classes(path: Path) -> Classes:
     """Names, and colours where the file gives them; generated colours elsewhere."""
     if not path.is_file():
         raise UserError(f"no {path}: write one class name a line, in the order of the ids")
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from error
+    lines = [line.split() for line in text.splitlines() if line.strip()]
     if not 1 <= len(lines) <= IGNORE_INDEX:
         raise UserError(f"{path} names {len(lines)} classes; 1 to {IGNORE_INDEX} are possible")
     names: list[str] = []

@@ -101,6 +101,13 @@ def test_dropout_probabilities_are_the_published_ones() -> None:
     assert sum(isinstance(module, nn.Dropout) for module in head) == 3
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_dropout_can_be_changed(dropout: float) -> None:
+    net = build(dropout=dropout)
+    found = [module.p for module in (net.aspp_dropout, net.fuse1_dropout, net.fuse2_dropout)]
+    assert found == pytest.approx([dropout, dropout, dropout / 5])
+
+
 @pytest.mark.parametrize("name", ["aspp_dropout", "fuse1_dropout", "fuse2_dropout"])
 def test_each_dropout_acts_in_training_only(name: str) -> None:
     net = build().eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def test_missing_backbone_weights_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("as_folder", [False, True])
 def test_a_saved_model_predicts_the_same(tmp_path: Path, as_folder: bool) -> None:
-    model = build(output_stride=8).train()
+    model = build(output_stride=8, dropout=0.25).train()
     path = tmp_path / "run" / (MODEL_FILE if as_folder else "any.safetensors")
     save_model(model, path, {"note": "x"})
     loaded = load_model(path.parent if as_folder else str(path))
@@ -169,6 +170,7 @@ def test_a_saved_model_predicts_the_same(tmp_path: Path, as_folder: bool) -> Non
     assert loaded.architecture == model.architecture
     assert (loaded.input_mean, loaded.input_std) == (model.input_mean, model.input_std)
     assert loaded.net.backbone.high.stride == 8
+    assert loaded.net.aspp_dropout.p == 0.25
     for key, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
 
@@ -180,7 +182,7 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     assert header["format"] == 1
     assert header["classes"] == list(CLASS_NAMES)
     assert header["palette"] == [[1, 2, 3], [255, 0, 0], [0, 0, 255]]
-    assert header["architecture"] == {**TINY_MODEL, "output_stride": 16, "weights": "none"}
+    assert header["architecture"] == asdict(ModelConfig(**TINY_MODEL))
     assert header["mean"] == [0.485, 0.456, 0.406]
     assert header["std"] == [0.229, 0.224, 0.225]
     assert header["info"] == {"method": "aicsd", "metrics": {"miou": 0.5}}
@@ -336,6 +338,12 @@ def test_start_from_an_unfinished_run_is_refused(tmp_path: Path) -> None:
 def test_a_width_of_zero_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} is 0"):
         ModelConfig(**{name: 0})
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
+def test_a_dropout_that_is_no_probability_is_refused(value: float) -> None:
+    with pytest.raises(UserError, match="dropout is"):
+        ModelConfig(dropout=value)
 
 
 def fail_half_way(state: object, path: Path, metadata: object = None) -> None:

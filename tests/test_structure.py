@@ -1,0 +1,191 @@
+"""Laws of the source: who may import whom, sizes, and what documentation promises."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import aicsd.losses
+
+PACKAGE = Path(__file__).parents[1] / "aicsd"
+LAYERS = (
+    ("types", "errors", "_version"),
+    ("files",),
+    ("data",),
+    ("models",),
+    ("losses",),
+    ("schedules",),
+    ("methods",),
+    ("distiller",),
+    ("evaluation",),
+    ("visualization",),
+    ("evaluation.predict",),
+    ("engine",),
+    ("config",),
+    ("api",),
+    ("cli",),
+    ("__init__", "__main__"),
+)
+"""Lowest first. A module imports from layers below it and from its own unit."""
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    """``data/base.py`` -> ``data.base``; a package is its ``__init__``'s folder."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def unit_of(module: str) -> tuple[int, str]:
+    """Layer and name of the most specific entry of ``LAYERS`` that holds ``module``."""
+    found = [
+        (len(unit), rank, unit)
+        for rank, units in enumerate(LAYERS)
+        for unit in units
+        if module == unit or module.startswith(f"{unit}.")
+    ]
+    assert found, f"aicsd.{module} has no place in LAYERS"
+    _, rank, unit = max(found)
+    return rank, unit
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of everything imported, also inside functions; of aicsd: with its submodule."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import in line {node.lineno}"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                place = PACKAGE.joinpath(*full.split(".")[1:])
+                is_module = place.with_suffix(".py").is_file() or place.is_dir()
+                own = node.module.split(".")[0] == "aicsd"
+                yield full if own and is_module else str(node.module)
+
+
+def internal_imports(path: Path) -> set[str]:
+    found = {name for name in imports(path) if name.split(".")[0] == "aicsd"}
+    # the package itself is at the top; __version__ is the one thing that it hands on
+    return {name.removeprefix("aicsd.") if name != "aicsd" else "_version" for name in found}
+
+
+def top_level(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names)
+
+
+def part(name: str) -> list[Path]:
+    place = PACKAGE / name
+    return sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_go_only_to_lower_layers(path: Path) -> None:
+    rank, unit = unit_of(name_of(path))
+    for imported in internal_imports(path):
+        other_rank, other_unit = unit_of(imported)
+        assert other_rank < rank or other_unit == unit, f"{name_of(path)} imports {imported}"
+
+
+def test_the_law_sees_imports_of_every_kind(tmp_path: Path) -> None:
+    source = "import aicsd.cli\ndef f():\n    from aicsd.engine import fit\nfrom aicsd import api\n"
+    (tmp_path / "m.py").write_text(source)
+    assert internal_imports(tmp_path / "m.py") == {"cli", "engine.fit", "api"}
+
+
+@pytest.mark.parametrize("path", part("losses"), ids=name_of)
+def test_losses_know_nothing_of_the_package(path: Path) -> None:
+    for imported in internal_imports(path):
+        assert imported in ("types", "errors") or imported.startswith("losses")
+    assert top_level(path) <= {"aicsd", "torch"}
+
+
+@pytest.mark.parametrize("name", ["schedules", "types"])
+def test_pure_modules_stay_pure(name: str) -> None:
+    (path,) = part(name)
+    assert not internal_imports(path)
+    assert top_level(path) <= {"torch"}
+
+
+@pytest.mark.parametrize("name", ["evaluation", "visualization", "models", "data"])
+def test_reading_a_run_needs_no_engine(name: str) -> None:
+    for path in part(name):
+        for imported in internal_imports(path):
+            assert imported.split(".")[0] not in ("engine", "config", "api", "cli")
+        assert not top_level(path) & {"lightning_fabric", "jsonargparse", "rich"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_nothing_imports_the_command_line(path: Path) -> None:
+    if name_of(path) != "__main__":
+        assert not any(name.split(".")[0] == "cli" for name in internal_imports(path))
+
+
+@pytest.mark.parametrize("name", ["distiller", "engine"])
+def test_the_loop_never_branches_on_a_method(name: str) -> None:
+    methods = {path.stem for path in (PACKAGE / "methods").glob("*.yaml")} - {"none"}
+    assert methods
+    for path in part(name):
+        strings = {
+            node.value
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        # the default method of a config is the one place
+        assert not strings & methods or path == PACKAGE / "engine" / "config.py"
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_files_are_short_and_tied_to_no_machine(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    assert ".cuda(" not in text
+    assert not re.search(r"/(home|root|Users|kaggle|content|work|mnt)/", text)
+    assert not re.search(r"[A-Z]:\\\\", text)
+
+
+def test_the_distiller_fits_on_a_few_screens() -> None:
+    assert len((PACKAGE / "distiller.py").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    if path.name != "_version.py":
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("name", sorted(aicsd.losses.__all__))
+def test_public_losses_document_their_shapes(name: str) -> None:
+    documented = getattr(aicsd.losses, name)
+    text = inspect.getdoc(documented) or ""
+    assert text
+    if inspect.isclass(documented):
+        text += inspect.getdoc(documented.forward) or ""
+    assert "(B, C, H, W)" in text
+
+
+@pytest.mark.parametrize("name", ["losses", "models"])
+def test_examples_in_docstrings_run(name: str) -> None:
+    attempted = 0
+    for path in part(name):
+        if ">>>" in path.read_text(encoding="utf-8"):
+            result = doctest.testmod(importlib.import_module(f"aicsd.{name_of(path)}"))
+            assert result.failed == 0
+            attempted += result.attempted
+    assert attempted > 0
+
+
+def test_tests_have_unique_names() -> None:
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert len(names) == len(set(names))
