@@ -43,9 +43,11 @@ SHARPENING = 0.8
 INK_LEVEL = 0.45
 """Interpolated grey level where the outline of a digit runs."""
 OPACITY = (0.85, 1.0)
+DIMMING = 0.5
+"""Of the photos: light digits on a darker ground are what a short training learns."""
 MIN_CONTRAST = 90.0
 """Wanted difference in lightness (0 to 255) between a digit and what is around and below it."""
-MIN_VISIBLE = 0.85
+MIN_VISIBLE = 0.95
 """The part of a digit that later ones never cover."""
 PLACE_TRIES = 12
 COLOR_TRIES = 16
@@ -172,7 +174,7 @@ def background(rng: np.random.Generator, photos: tuple[UInt8Array, ...], size: i
         crop = crop[:, ::-1]
     method = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
     scaled = cv2.resize(np.ascontiguousarray(crop), (size, size), interpolation=method)
-    return scaled.astype(np.float32)
+    return scaled.astype(np.float32) * DIMMING
 
 
 def _warp(rng: np.random.Generator, glyph: FloatArray, size: int) -> FloatArray:
@@ -200,10 +202,12 @@ def _pick_color(rng: np.random.Generator, below: FloatArray, covered: FloatArray
     Only lightness counts: without it a digit is hard to see, for the colour-blind most of all.
     """
     around = np.sort(below[::2, ::2].reshape(-1, 3) @ LUMA)
-    # the dark and the light parts, because the mean of a pattern may be far from both
-    rivals = np.concatenate([around[[len(around) // 6, -1 - len(around) // 6]], covered @ LUMA])
-    colors = rng.uniform(0, 255, (COLOR_TRIES, 3)).astype(np.float32)
-    contrast = np.abs((colors @ LUMA)[:, None] - rivals).min(axis=1)
+    colors = rng.uniform(40, 255, (COLOR_TRIES, 3)).astype(np.float32)
+    lightness = colors @ LUMA
+    # lighter than the light parts of the photo: the mean of a pattern may be far from them
+    contrast = lightness - around[-1 - len(around) // 6]
+    for other in covered @ LUMA:
+        contrast = np.minimum(contrast, 2 * np.abs(lightness - other))
     enough = contrast >= MIN_CONTRAST
     # the first that will do, not the best: else all digits would be black or white
     color: FloatArray = colors[np.argmax(enough) if enough.any() else np.argmax(contrast)]
