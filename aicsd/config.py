@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse._typehints import ActionTypeHint
 
 from aicsd.engine.config import FitConfig
 from aicsd.errors import UserError, suggest
@@ -110,7 +111,34 @@ def config_parser(config_class: type[FitConfig], **arguments: Any) -> ConfigPars
     parser = ConfigParser(**arguments)
     parser.add_argument("--config", action="config", help="YAML file; flags after it override it")
     parser.add_class_arguments(config_class)
+    for action in parser._actions:
+        if action.dest == "terms":
+            action.__class__ = _MergedMapping
     return parser
+
+
+class _MergedMapping(ActionTypeHint):
+    """A mapping of mappings in which ``--terms.icsd.weight 50`` leaves other keys of icsd alone.
+
+    jsonargparse merges the outer mapping and replaces the inner one.
+    """
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if len(arguments) == 4:
+            parser, values, text, flag = arguments
+            outer, _, inner = flag.removeprefix(f"--{self.dest}").removeprefix(".").partition(".")
+            if inner:
+                held = (values.get(self.dest) or {}).get(outer, {})
+                merged = yaml.safe_dump({**held, inner: _parse_value(text)}, sort_keys=False)
+                arguments = (parser, values, merged, f"--{self.dest}.{outer}")
+        return super().__call__(*arguments, **options)  # type: ignore[no-untyped-call]
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def build_config(config_class: type[F], keys: dict[str, Any]) -> F:

@@ -31,7 +31,7 @@ def settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
     if options.epochs:
         values["epochs"] = options.epochs
     if options.scenes:
-        values["data"]["options"] = {"scenes": options.scenes}
+        values["data"]["options"]["scenes"] = options.scenes
     return values
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     picture = out / "demo.png"
     save_panels(
         {TITLES[name]: run.student for name, run in runs.items()},
-        open_dataset("digits", None, "val", {"scenes": options.scenes or 0}),
+        open_dataset("digits", None, "val", values["data"]["options"]),
         [0, 1, 2, 3],
         picture,
     )

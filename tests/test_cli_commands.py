@@ -6,9 +6,8 @@ import json
 import math
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,13 @@ from tiny_runs import (
 from torch import Tensor, nn
 
 import aicsd as package
-from aicsd.cli import build_parser
+from aicsd.cli import build_parser, main
 from aicsd.config import ConfigParser, flatten
 from aicsd.data import Classes, open_dataset
 from aicsd.data.loaders import DataConfig, plan_batches, train_loader
 from aicsd.data.transforms import AugmentConfig
 from aicsd.evaluation import evaluate
-from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
+from aicsd.models import ModelConfig, Segmenter, build_model, load_model, resize, save_model
 from aicsd.visualization import overlay
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -75,8 +74,9 @@ def teacher(place: Path, root: Path) -> Path:
 def student(place: Path, root: Path, teacher: Path) -> Path:
     """AICSD with settings that are not the defaults; 6 steps."""
     run = place / "student"
-    options = ["--epochs", "3", "--seed", "5", "--terms.icsd.weight", "7", "--student.dropout",
-               "0.3", "--data.augment.jitter", "0.4", *LEARN]  # fmt: skip
+    options = ["--epochs", "3", "--seed", "5", "--terms.icsd.weight", "7",
+               "--terms.pixel_kd.weight", "2", "--student.dropout", "0.3",
+               "--data.augment.jitter", "0.4", *LEARN]  # fmt: skip
     aicsd(*distill_command(root, teacher, run, *options))
     return run
 
@@ -159,16 +159,10 @@ def test_version(run_cli: RunCli) -> None:
     assert check(run_cli("--version")).strip() == f"aicsd {package.__version__}"
 
 
-def test_installed_command() -> None:
-    """The console script and ``python -m aicsd`` are one."""
-    result = subprocess.run(
-        [sys.executable, "-m", "aicsd", "--version"],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert (result.returncode, result.stdout) == (0, f"aicsd {package.__version__}\n")
-    scripts = Path(sys.executable).parent / "aicsd"
-    if scripts.is_file():
-        assert "from aicsd.cli import main" in scripts.read_text()
+def test_console_script() -> None:
+    """What pip installs as ``aicsd``; test_cli_errors.py runs ``python -m aicsd``."""
+    (script,) = entry_points(group="console_scripts", name="aicsd")
+    assert script.load() is main
 
 
 @pytest.mark.parametrize("command", ["train", "distill"])
@@ -181,7 +175,7 @@ def test_printed_config_is_accepted(
         "--data.augment.scale_min", "1e-1", "--epochs", "7",
     ]  # fmt: skip
     if kind == "changed" and command == "distill":
-        flags += ["--terms.icsd.weight", "3", "--terms.pixel_kd.reduction", "mean"]
+        flags += ["--terms.icsd.weight", "3", "--terms.icsd.temperature", "2"]
     printed = check(run_cli(command, *flags, "--print_config"))
     (tmp_path / "config.yaml").write_text(printed)
     again = check(run_cli(command, "--config", tmp_path / "config.yaml", "--print_config"))
@@ -191,6 +185,20 @@ def test_printed_config_is_accepted(
         assert (values["optimizer.nesterov"], values["data.options.size"]) == (True, 96)
         assert (values["data.augment.scale_min"], values["epochs"]) == (0.1, 7)
         assert values.get("terms.icsd.weight", 3) == 3
+        assert values.get("terms.icsd.temperature", 2) == 2
+
+
+def test_term_flags_change_single_keys_of_the_config_file(run_cli: RunCli, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        "terms: {icsd: {weight: 50, schedule: falling}, pixel_kd: {weight: 2}}\n"
+    )
+    flags = ["--config", tmp_path / "config.yaml", "--terms.icsd.temperature=2",
+             "--terms.icsd.weight", "1e-1", "--terms.pixel_kd", "{temperature: 3}"]  # fmt: skip
+    values = yaml.safe_load(check(run_cli("distill", *flags, "--print_config")))
+    assert values["terms"] == {
+        "icsd": {"weight": 0.1, "schedule": "falling", "temperature": 2},
+        "pixel_kd": {"temperature": 3},
+    }
 
 
 def test_flags_override_the_config_file(run_cli: RunCli, tmp_path: Path) -> None:
@@ -226,7 +234,7 @@ def test_metrics_of_every_step(student: Path) -> None:
         assert line["lr"] == pytest.approx(0.01 * (1 - progress) ** 0.9)
         assert line["weight/cross_entropy"] == pytest.approx(progress)
         assert line["weight/icsd"] == pytest.approx(7 * progress)
-        assert line["weight/pixel_kd"] == pytest.approx(3 * (1 - progress))
+        assert line["weight/pixel_kd"] == pytest.approx(2 * (1 - progress))
         terms = METHOD_TERMS["aicsd"]
         total = sum(line[f"weight/{name}"] * line[f"loss/{name}"] for name in terms)
         assert line["loss"] == pytest.approx(total, rel=1e-5)
@@ -294,7 +302,7 @@ def test_config_repeats_the_run(student: Path, tmp_path: Path, run_cli: RunCli) 
     assert first == second
     # complete: nothing is left to the defaults of another version
     assert first["terms"]["icsd"]["weight"] == 7
-    assert first["terms"]["pixel_kd"]["temperature"] == 1.0
+    assert "temperature" in first["terms"]["pixel_kd"]
     assert first["seed"] == 5
     assert first["optimizer"]["momentum"] == 0.9
 
@@ -330,9 +338,7 @@ def test_evaluate(student: Path, root: Path, tmp_path: Path, run_cli: RunCli) ->
     assert json.loads(of_file.read_text()) == result
 
 
-def test_evaluate_another_split(
-    student: Path, root: Path, tmp_path: Path, run_cli: RunCli
-) -> None:
+def test_evaluate_another_split(student: Path, root: Path, tmp_path: Path, run_cli: RunCli) -> None:
     flags = [*data_flags(root), "--data.split", "train", "--json", tmp_path / "train.json"]
     check(run_cli("evaluate", student, *flags))
     result = json.loads((tmp_path / "train.json").read_text())
@@ -387,7 +393,8 @@ def test_predict(teacher: Path, pictures: Path, tmp_path: Path, run_cli: RunCli)
     assert str(out) in printed
     images = [*files, pictures / "more" / "in_high.JPG", pictures / "more" / "in_wide.png"]
     stems = [path.stem for path in images]
-    assert {p.name for p in out.iterdir()} == {f"{s}{e}.png" for s in stems for e in ("", "_overlay")}
+    written = {path.name for path in out.iterdir()}
+    assert written == {f"{stem}{end}.png" for stem in stems for end in ("", "_overlay")}
     model = load_model(teacher)
     for path in images:
         with Image.open(path) as original, Image.open(out / f"{path.stem}.png") as ids:
@@ -502,9 +509,10 @@ def test_teacher_with_more_classes_in_another_order(
     for name in ("big", "small"):
         file = tmp_path / f"{name}.safetensors"
         check(run_cli(*distill_command(root, file, tmp_path / name, "--epochs", "1")))
-    assert [line["loss"] for line in train_lines(tmp_path / "big")] == pytest.approx(
-        [line["loss"] for line in train_lines(tmp_path / "small")], rel=1e-5
-    )
+    big, small = (train_lines(tmp_path / name) for name in ("big", "small"))
+    assert big[0]["loss"] == pytest.approx(small[0]["loss"], rel=1e-5)
+    assert big[1]["loss"] == pytest.approx(small[1]["loss"], rel=1e-2)
+    assert result_of(tmp_path / "big")["teacher"] == result_of(tmp_path / "small")["teacher"]
 
 
 # optimizer and data settings
@@ -598,9 +606,7 @@ def test_accumulated_gradient_is_the_mean(root: Path, tmp_path: Path, run_cli: R
     data = open_dataset("folder", str(root), "train")
     config = DataConfig(batch_size=4, workers=0, augment=AugmentConfig(crop=32))
     for batch in train_loader(data, config, plan_batches(len(data), config, 0, 1)):
-        logits = nn.functional.interpolate(
-            model(batch.image).logits, batch.mask.shape[1:], mode="bilinear", align_corners=False
-        )
+        logits = resize(model(batch.image).logits, (32, 32))
         loss = nn.functional.cross_entropy(logits, batch.mask, ignore_index=255)
         (loss / 2).backward()
     trained = weights(run)
@@ -780,6 +786,7 @@ def test_errors_in_python(tmp_path: Path, options: dict[str, Any], message: str)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("error")
 def test_load_model_and_predict(student: Path, root: Path) -> None:
     image = root / "images" / "val" / "001.png"
     pixels = np.asarray(Image.open(image))

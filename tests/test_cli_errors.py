@@ -273,7 +273,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture()
+@pytest.fixture
 def broken(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A place with its own ``data`` for a test to break."""
     shutil.copytree(workplace / "data", tmp_path / "data")
@@ -289,7 +289,7 @@ def finished_run(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return run
 
 
-@pytest.fixture()
+@pytest.fixture
 def run_copy(finished_run: Path, tmp_path: Path) -> Path:
     """A run whose result is missing, so that a resume needs the checkpoint."""
     shutil.copytree(finished_run, tmp_path / "run")

@@ -230,6 +230,12 @@ def test_the_output_of_the_teacher_has_no_graph() -> None:
         assert value.grad_fn is None
 
 
+def test_the_teacher_runs_without_autograd_even_if_its_weights_are_thawed() -> None:
+    teacher = Teacher(Segmenter(Net(), CLASSES), CLASSES)
+    teacher.requires_grad_(True)
+    assert not teacher(make_batch().image).logits.requires_grad
+
+
 def test_the_teacher_is_no_part_of_the_distiller() -> None:
     teacher, student = Teacher(tiny(1), CLASSES), tiny(2)
     distiller = Distiller(student, load_recipe("aicsd"), teacher)

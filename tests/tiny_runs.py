@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from conftest import TINY_MODEL
 from safetensors.torch import load_file
@@ -42,11 +43,13 @@ def aicsd(*arguments: object) -> str:
     from aicsd.cli import main
 
     output, error = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(error):
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            assert stop.code == 0, error.getvalue()
+    with (
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(error),
+        pytest.raises(SystemExit) as stop,
+    ):
+        main([str(argument) for argument in arguments])
+    assert stop.value.code == 0, error.getvalue()
     return output.getvalue()
 
 

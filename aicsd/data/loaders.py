@@ -6,10 +6,10 @@ the same for any number of workers and after any resume.
 
 from __future__ import annotations
 
-import atexit
+import os
 import signal
+import threading
 import time
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -172,36 +172,15 @@ def _collate_crops(crops: list[Crop | UserError]) -> Batch | UserError:
     )
 
 
-def _raise_errors(loader: DataLoader[Any]) -> Iterator[Any]:
-    iterator = iter(loader)
-    _OPEN.add(iterator)
-    return _pass_on(iterator)
-
-
-def _pass_on(items: Iterator[Any]) -> Iterator[Any]:
+def _raise_errors(items: Iterator[T | UserError]) -> Iterator[T]:
     try:
         for item in items:
             if isinstance(item, UserError):
                 raise item
             yield item
     finally:
-        _end_workers(items)
-
-
-_OPEN: weakref.WeakSet[Iterator[Any]] = weakref.WeakSet()
-
-
-@atexit.register
-def _end_all_workers() -> None:
-    # of loops that were left early: Python would ask them to end by SIGTERM, which they ignore,
-    # and wait for them without end
-    for iterator in list(_OPEN):
-        _end_workers(iterator)
-
-
-def _end_workers(iterator: Iterator[Any]) -> None:
-    if hasattr(iterator, "_shutdown_workers"):  # without workers there is no such method
-        iterator._shutdown_workers()
+        if hasattr(items, "_shutdown_workers"):  # now, and not when the traceback is forgotten
+            items._shutdown_workers()
 
 
 def _loader(dataset: _Fallible, workers: int, **arguments: Any) -> DataLoader[Any]:
@@ -217,10 +196,20 @@ def _loader(dataset: _Fallible, workers: int, **arguments: Any) -> DataLoader[An
 
 
 def _init_worker(_: int) -> None:
-    # the training process decides when to stop, and ends its workers; a Ctrl-C reaches all of them
+    # the training process decides when to stop, and ends its workers; a Ctrl-C or a SIGTERM to the
+    # group reaches all of them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_at_word_of_parent, daemon=True).start()
     cv2.setNumThreads(0)
+
+
+def _end_at_word_of_parent() -> None:
+    # a worker deaf to all SIGTERM would hang the exit of a process that left a loop early
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
@@ -245,7 +234,7 @@ def train_loader(
         collate_fn=_collate_crops,
         pin_memory=pin_memory,
     )
-    return _raise_errors(loader)
+    return _raise_errors(iter(loader))
 
 
 def _single(samples: list[tuple[int, Sample] | UserError]) -> Any:
@@ -260,7 +249,7 @@ def sample_loader(
     loader = _loader(
         _Fallible(_Indexed(dataset)), workers, sampler=indices, batch_size=1, collate_fn=_single
     )
-    return _raise_errors(loader)
+    return _raise_errors(iter(loader))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -76,7 +77,8 @@ def fit(
             epoch = step * accumulate // plan.per_epoch
             ends_epoch = epoch > (step - 1) * accumulate // plan.per_epoch
             saves = step % config.save_every == 0 or step == loop.total or bool(stop)
-            if saves or step % config.log_every == 0:
+            logs = saves or step % config.log_every == 0
+            if logs:
                 logger.scalars(step, {"epoch": epoch, **meter.line(losses, part_done, rate)})
                 logger.advance(step, f"epoch {epoch} loss {losses['loss'].item():.3f}")
             if (
@@ -85,9 +87,12 @@ def fit(
                 and epoch % config.val_every == 0 < loop.total - step
             ):
                 loop.validate(logger)
-            if saves:
+            stopped = bool(stop)  # perhaps since the line above: during the validation
+            if stopped and not logs:
+                logger.scalars(step, {"epoch": epoch, **meter.line(losses, part_done, rate)})
+            if saves or stopped:
                 loop.save()
-            if stop and step < loop.total:
+            if stopped and step < loop.total:
                 raise Interrupted(f"stopped at step {step} of {loop.total}")
         metrics = loop.validate(logger)
     return loop.finish(metrics)
@@ -151,6 +156,7 @@ class _Loop:
     def validate(self, logger: RunLogger) -> Metrics:
         """Metrics on the validation split, logged; the best model so far is kept."""
         logger.advance(self.progress.step, "validating")
+        self._share_statistics()
         metrics = evaluate(self.final, self.val_data, workers=self.config.data.workers)
         values = {key: value for key, value in metrics.to_dict().items() if key != "images"}
         per_class = values.pop("per_class_iou")
@@ -212,6 +218,12 @@ class _Loop:
         """What :meth:`finish` returned."""
         result: dict[str, Any] = json.loads((self.run / RESULT_FILE).read_text(encoding="utf-8"))
         return result
+
+    def _share_statistics(self) -> None:
+        # each process has batch-norm statistics of its own images; the first one's get saved
+        if dist.is_initialized():
+            for statistic in self.final.buffers():
+                dist.broadcast(statistic, src=0)
 
     def _save_model(self, metrics: Metrics, name: str) -> None:
         if self.fabric.is_global_zero:

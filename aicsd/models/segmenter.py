@@ -71,7 +71,8 @@ class Segmenter(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            batch = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)[None]
+            # copied, since an array from PIL is read-only, which torch warns of
+            batch = torch.from_numpy(np.array(array)).permute(2, 0, 1)[None]
             logits = self(batch.to(self.mean.device)).logits
             labels = resize(logits, (array.shape[0], array.shape[1])).argmax(dim=1)
         finally:

@@ -289,6 +289,27 @@ def test_a_loop_that_is_left_early_does_not_hang_at_exit() -> None:
     assert not done.stderr
 
 
+def test_workers_obey_a_sigterm_of_their_parent_only() -> None:
+    alone = list(load())
+    before = set(multiprocessing.active_children())
+    batches = load(workers=2)
+    shared = [next(batches), next(batches)]  # one of each: now both are up
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
+    for worker in workers:
+        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+        subprocess.run(["kill", "-INT", str(worker.pid)], check=True)
+    shared += batches
+    assert all(equal(a, b) for a, b in zip(alone, shared, strict=True))
+    batches = load(workers=1)
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - before
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
+    batches.close()
+
+
 def test_an_error_ends_the_workers_at_once() -> None:
     before = set(multiprocessing.active_children())
     with pytest.raises(UserError) as caught:

@@ -102,6 +102,14 @@ def test_image_and_labels_stay_together(size: tuple[int, int], scale: float, fli
     assert compared > 200
 
 
+@pytest.mark.parametrize("scale", [0.4, 0.73, 1.3, 2.6])
+def test_scaling_invents_no_labels(scale: float) -> None:
+    mask = np.random.default_rng(0).choice(np.array([0, 7, 200], np.uint8), (60, 60))
+    sample = Sample(np.zeros((60, 60, 3), np.uint8), mask)
+    crop = run(sample, replace(PLAIN, scale_min=scale, scale_max=scale))
+    assert set(np.unique(crop.mask[crop.inside])) == {0, 7, 200}
+
+
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
 def test_scale_is_the_factor_of_lengths(scale: float) -> None:
     mask = np.zeros((96, 96), np.uint8)

@@ -346,6 +346,17 @@ def test_a_dropout_that_is_no_probability_is_refused(value: float) -> None:
         ModelConfig(dropout=value)
 
 
+def test_a_reader_of_the_old_file_never_sees_half_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_model(build(seed=1), path)
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        save_model(build(seed=2), path)
+        assert reader.read() == before
+    assert path.read_bytes() != before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def fail_half_way(state: object, path: Path, metadata: object = None) -> None:
     path.write_bytes(b"half a file")
     raise OSError(28, "No space left on device")

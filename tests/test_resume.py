@@ -1,0 +1,558 @@
+"""A run that was cut at any point and resumed ends bit for bit as one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import write_folder
+from tiny_runs import (
+    aicsd,
+    data_flags,
+    distill_command,
+    files_below,
+    lines,
+    same_weights,
+    train_command,
+    train_lines,
+    weights,
+)
+
+from aicsd.engine.logging import RunLogger
+
+RunCli = Callable[..., tuple[int, str, str]]
+
+STEPS = 24
+STEPS_OF_EPOCH = 4
+SAVE_EVERY = 3
+SPEED = ("images_per_second", "data_wait")
+"""What depends on the clock."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("resume")
+
+
+@pytest.fixture(scope="module")
+def root(place: Path) -> Path:
+    return write_folder(place / "data", {"train": 16, "val": 3})
+
+
+@pytest.fixture(scope="module")
+def teacher(place: Path, root: Path) -> Path:
+    run = place / "teacher"
+    aicsd(*train_command(root, run, "--epochs", "1", "--val_every", "0"))
+    return run
+
+
+@pytest.fixture(scope="module")
+def command(root: Path, teacher: Path) -> Callable[[object], list[str]]:
+    """The command of a run with everything that has a state: 24 steps of two batches."""
+
+    def build(run: object) -> list[str]:
+        return distill_command(
+            root, teacher, run, "--data.batch_size", "2", "--optimizer.accumulate", "2",
+            "--epochs", STEPS // STEPS_OF_EPOCH, "--save_every", SAVE_EVERY, "--val_every", "5",
+            "--optimizer.name", "adamw", "--optimizer.lr", "0.001", "--optimizer.ema", "0.9",
+            "--student.dropout", "0.3", "--data.workers", "1",
+        )  # fmt: skip
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def reference(place: Path, command: Callable[[object], list[str]]) -> Path:
+    """The run that nobody cuts."""
+    run = place / "reference"
+    aicsd(*command(run))
+    return run
+
+
+def assert_like_reference(run: Path, reference: Path) -> None:
+    assert same_weights(run, reference)
+    assert same_weights_of(run, reference, "best.safetensors")
+    found, wanted = lines(run), lines(reference)
+    assert [line["step"] for line in found] == [line["step"] for line in wanted]
+    for line, other in zip(found, wanted, strict=True):
+        assert without(line, *SPEED) == without(other, *SPEED)
+    results = [json.loads((path / "metrics.json").read_text()) for path in (run, reference)]
+    assert without(results[0], "seconds") == without(results[1], "seconds")
+
+
+def same_weights_of(one: Path, other: Path, name: str) -> bool:
+    first, second = weights(one, name), weights(other, name)
+    return all(torch.equal(first[key], second[key]) for key in first.keys() | second.keys())
+
+
+def without(line: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key not in names}
+
+
+def saved_step(run: Path) -> int:
+    checkpoint = run / "checkpoints" / "last.pt"
+    if not checkpoint.is_file():
+        return 0
+    step: int = torch.load(checkpoint, weights_only=True)["progress"]["step"]
+    return step
+
+
+def logged_step(run: Path) -> int:
+    """The last step in metrics.jsonl, of which a line may be half written."""
+    path = run / "metrics.jsonl"
+    whole = path.read_text().rpartition("\n")[0].splitlines() if path.is_file() else []
+    return int(json.loads(whole[-1])["step"]) if whole else 0
+
+
+class Process:
+    """A command in a process of its own."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self.log = log
+        with log.open("w") as file:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "aicsd", *arguments],
+                stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+
+    def signal(self, number: int) -> None:
+        self.popen.send_signal(number)
+
+    def wait(self) -> int:
+        return self.popen.wait(timeout=120)
+
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def freeze_when(self, ready: Callable[[], bool]) -> None:
+        """Stop the process at a moment at which ``ready`` holds, and leave it stopped."""
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            assert self.popen.poll() is None, f"too early an end:\n{self.output()}"
+            if ready():
+                self.signal(signal.SIGSTOP)
+                time.sleep(0.02)
+                if ready():
+                    return
+                self.signal(signal.SIGCONT)
+            time.sleep(0.002)
+        raise AssertionError(f"not within the time:\n{self.output()}")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[list[str]], Process]]:
+    started: list[Process] = []
+
+    def begin(arguments: list[str]) -> Process:
+        started.append(Process(arguments, tmp_path / f"output{len(started)}.txt"))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.popen.poll() is None:
+            process.popen.kill()
+            process.popen.wait()
+
+
+def children(pid: int) -> list[int]:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split()] if path.is_file() else []
+
+
+# cut by the system
+
+
+def test_killed_in_mid_epoch(
+    tmp_path: Path,
+    command: Callable[[object], list[str]],
+    reference: Path,
+    start: Callable[[list[str]], Process],
+    run_cli: RunCli,
+) -> None:
+    run = tmp_path / "run"
+    process = start(command(run))
+
+    def beyond_a_checkpoint() -> bool:
+        step = logged_step(run)
+        return step > 2 * SAVE_EVERY and step % SAVE_EVERY != 0 and step % STEPS_OF_EPOCH != 0
+
+    process.freeze_when(beyond_a_checkpoint)
+    workers = children(process.popen.pid)
+    process.signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < saved_step(run) < logged_step(run) < STEPS
+    assert not (run / "student.safetensors").exists()
+    code, _, error = run_cli("distill", "--run", run, "--resume")
+    assert code == 0, error
+    assert_like_reference(run, reference)
+    # a killed run leaves no process behind
+    end = time.monotonic() + 20
+    while any(is_running(worker) for worker in workers) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not [worker for worker in workers if is_running(worker)]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_stop_in_mid_epoch(
+    tmp_path: Path,
+    command: Callable[[object], list[str]],
+    reference: Path,
+    start: Callable[[list[str]], Process],
+    run_cli: RunCli,
+    number: signal.Signals,
+) -> None:
+    run = tmp_path / "run"
+    process = start(command(run))
+    # as a terminal and a cluster do: the workers get it too
+    process.freeze_when(lambda: logged_step(run) > STEPS_OF_EPOCH and saved_step(run) > 0)
+    for pid in (*children(process.popen.pid), process.popen.pid):
+        os.kill(pid, number)
+    process.signal(signal.SIGCONT)
+    assert process.wait() == 130
+    step = saved_step(run)
+    assert STEPS_OF_EPOCH < step < STEPS
+    assert train_lines(run)[-1]["step"] == step
+    assert process.output().splitlines()[-1] == (
+        f"aicsd: stopped at step {step} of {STEPS}; go on with --resume"
+    )
+    assert "Traceback" not in process.output()
+    assert not (run / "metrics.json").exists()
+    code, _, error = run_cli("distill", "--run", run, "--resume")
+    assert code == 0, error
+    assert_like_reference(run, reference)
+
+
+# cut at a step that the test chooses
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Send this process a signal while it writes a line of the log."""
+
+    def prepare(step: int, key: str = "loss") -> None:
+        write = RunLogger.scalars
+
+        def write_and_signal(self: RunLogger, at: int, values: dict[str, Any]) -> None:
+            write(self, at, values)
+            if at == step and key in values:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        monkeypatch.setattr(RunLogger, "scalars", write_and_signal)
+
+    return prepare
+
+
+@pytest.fixture(scope="module")
+def small_reference(place: Path, root: Path) -> Path:
+    run = place / "small_reference"
+    aicsd(*small_command(root, run))
+    return run
+
+
+def small_command(root: Path, run: Path, *more: object) -> list[str]:
+    """8 steps, 4 to an epoch; validated after both epochs."""
+    return train_command(root, run, "--epochs", "2", "--optimizer.ema", "0.5", *more)
+
+
+@pytest.mark.parametrize(
+    ("step", "key"),
+    [(3, "loss"), (4, "val/miou")],
+    ids=["mid_epoch", "validation"],
+)
+def test_stopped_at(
+    root: Path,
+    small_reference: Path,
+    tmp_path: Path,
+    stop_at: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    run_cli: RunCli,
+    step: int,
+    key: str,
+) -> None:
+    run = tmp_path / "run"
+    stop_at(step, key)
+    code, _, error = run_cli(*small_command(root, run))
+    assert (code, error.splitlines()[-1]) == (
+        130, f"aicsd: stopped at step {step} of 8; go on with --resume",
+    )  # fmt: skip
+    assert saved_step(run) == step
+    assert not (run / "student.safetensors").exists()
+    monkeypatch.undo()
+    code, _, error = run_cli("train", "--run", run, "--resume")
+    assert code == 0, error
+    assert_like_reference(run, small_reference)
+
+
+def test_stopped_at_every_step(
+    root: Path, small_reference: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    """Cut after each single step, the run still is the same."""
+    run = tmp_path / "run"
+    for step in range(1, 8):
+        with pytest.MonkeyPatch.context() as patch:
+            write = RunLogger.scalars
+
+            def scalars(self: RunLogger, at: int, values: Any, wanted: int = step) -> None:
+                write(self, at, values)  # noqa: B023
+                if at == wanted and "loss" in values:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+            patch.setattr(RunLogger, "scalars", scalars)
+            code, _, error = run_cli(*small_command(root, run, "--resume"))
+        assert code == 130, error
+        assert saved_step(run) == step
+    code, _, error = run_cli(*small_command(root, run, "--resume"))
+    assert code == 0, error
+    assert_like_reference(run, small_reference)
+
+
+def test_stop_between_lines_of_the_log(
+    root: Path, tmp_path: Path, stop_at: Callable[..., None], run_cli: RunCli
+) -> None:
+    """With rare lines, the step at which a validation was stopped still gets one."""
+    run = tmp_path / "run"
+    stop_at(4, "val/miou")
+    code, _, _ = run_cli(*small_command(root, run, "--log_every", "3"))
+    assert code == 130
+    assert [line["step"] for line in train_lines(run)] == [3, 4]
+    assert saved_step(run) == 4
+
+
+def test_signals_are_left_as_they_were(
+    root: Path, tmp_path: Path, stop_at: Callable[..., None], run_cli: RunCli
+) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    stop_at(2)
+    assert run_cli(*small_command(root, tmp_path / "run"))[0] == 130
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_killed_while_writing(
+    root: Path,
+    small_reference: Path,
+    tmp_path: Path,
+    stop_at: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    run_cli: RunCli,
+) -> None:
+    """A half-written checkpoint beside the whole one, lines beyond it, and half a line."""
+    run = tmp_path / "run"
+    stop_at(3)
+    assert run_cli(*small_command(root, run))[0] == 130
+    monkeypatch.undo()
+    checkpoint = run / "checkpoints" / "last.pt"
+    half = checkpoint.with_name(".last.pt.4321.tmp.pt")
+    half.write_bytes(checkpoint.read_bytes()[:9000])
+    (run / ".student.safetensors.4321.tmp.safetensors").write_bytes(b"half")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss": 123.0}\n{"step": 5, "lo')
+    code, _, error = run_cli("train", "--run", run, "--resume")
+    assert code == 0, error
+    assert_like_reference(run, small_reference)
+
+
+def test_best_model_so_far_is_remembered(
+    root: Path,
+    tmp_path: Path,
+    stop_at: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    run_cli: RunCli,
+) -> None:
+    """After a resume, only a better model takes the place of the best one."""
+    run = tmp_path / "run"
+    stop_at(3)
+    assert run_cli(*small_command(root, run))[0] == 130
+    monkeypatch.undo()
+    checkpoint = run / "checkpoints" / "last.pt"
+    states = torch.load(checkpoint, weights_only=True)
+    states["progress"]["best_miou"] = 0.99
+    torch.save(states, checkpoint)
+    (run / "best.safetensors").write_bytes(b"the best")
+    code, _, error = run_cli("train", "--run", run, "--resume")
+    assert code == 0, error
+    assert (run / "best.safetensors").read_bytes() == b"the best"
+
+
+def test_killed_before_the_first_checkpoint(
+    root: Path, small_reference: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    """The folder has a config and the first lines of the log, and nothing else."""
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(small_reference / "config.yaml", run)
+    text = (run / "config.yaml").read_text().replace(str(small_reference), str(run))
+    (run / "config.yaml").write_text(text)
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 123.0}\n')
+    code, _, error = run_cli("train", "--run", run, "--resume")
+    assert code == 0, error
+    assert_like_reference(run, small_reference)
+
+
+def test_killed_before_the_result_was_written(
+    small_reference: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_reference, run)
+    for name in ("metrics.json", "student.safetensors"):
+        (run / name).unlink()
+    code, _, error = run_cli("train", "--run", run, "--resume")
+    assert code == 0, error
+    assert same_weights(run, small_reference)
+    results = [json.loads((path / "metrics.json").read_text()) for path in (run, small_reference)]
+    assert without(results[0], "seconds") == without(results[1], "seconds")
+    assert [line["step"] for line in train_lines(run)] == list(range(1, 9))
+
+
+# --resume in other situations
+
+
+def test_finished_run_returns_at_once(
+    small_reference: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_reference, run)
+    before = dict(files_below(run))
+    engine = sys.modules["aicsd.engine.fit"]
+    monkeypatch.setattr(engine, "train_loader", None)
+    monkeypatch.setattr(engine, "evaluate", None)
+    code, output, error = run_cli("train", "--run", run, "--resume")
+    assert code == 0, error
+    miou = json.loads((run / "metrics.json").read_text())["miou"]
+    assert f"val mIoU {miou:.4f}" in output
+    after = dict(files_below(run))
+    before.pop("config.yaml"), after.pop("config.yaml")
+    assert after == before
+
+
+def test_resume_of_a_run_that_is_not_there(
+    root: Path, small_reference: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    run = tmp_path / "run"
+    code, _, error = run_cli(*small_command(root, run, "--resume"))
+    assert code == 0, error
+    assert_like_reference(run, small_reference)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--run={}", "--resume"], ["--resume", "--run", "{}"], ["--run", "{}", "--resume=true"],
+     ["--run", "{}", "--resume", "true"]],
+    ids=lambda flags: " ".join(flags),
+)  # fmt: skip
+def test_forms_of_resume(
+    small_reference: Path, tmp_path: Path, run_cli: RunCli, flags: list[str]
+) -> None:
+    """The run knows its settings; none has to be repeated."""
+    run = tmp_path / "run"
+    shutil.copytree(small_reference, run)
+    (run / "metrics.json").unlink()
+    code, _, error = run_cli("train", *(flag.format(run) for flag in flags))
+    assert code == 0, error
+    assert same_weights(run, small_reference)
+    assert yaml.safe_load((run / "config.yaml").read_text())["epochs"] == 2
+
+
+def test_harmless_settings_may_change(
+    root: Path,
+    small_reference: Path,
+    tmp_path: Path,
+    stop_at: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    run_cli: RunCli,
+) -> None:
+    """Moved run, moved data, other workers, other bookkeeping."""
+    stop_at(3)
+    assert run_cli(*small_command(root, tmp_path / "run"))[0] == 130
+    monkeypatch.undo()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    shutil.copytree(root, tmp_path / "moved_data")
+    code, _, error = run_cli(
+        "train", "--run", tmp_path / "moved", "--resume", "--data.root", tmp_path / "moved_data",
+        "--data.workers", "1", "--save_every", "2",
+    )  # fmt: skip
+    assert code == 0, error
+    assert_like_reference(tmp_path / "moved", small_reference)
+
+
+def test_resume_in_python(
+    root: Path, small_reference: Path, tmp_path: Path, stop_at: Callable[..., None]
+) -> None:
+    import aicsd as package
+    from aicsd.config import build_config
+    from aicsd.engine import TrainConfig
+    from aicsd.engine.stop import Interrupted
+
+    settings = yaml.safe_load((small_reference / "config.yaml").read_text())
+    settings |= {"run": str(tmp_path / "run")}
+    assert build_config(TrainConfig, settings).epochs == 2
+    stop_at(5)
+    with pytest.raises(Interrupted, match="step 5 of 8"):
+        package.train(**settings)
+    run = package.train(**{**settings, "resume": True})
+    assert_like_reference(run.path, small_reference)
+
+
+# the same seed gives the same weights
+
+
+def test_same_seed_same_weights(
+    root: Path, small_reference: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    for seed in (0, 1):
+        code, _, error = run_cli(*small_command(root, tmp_path / str(seed), "--seed", seed))
+        assert code == 0, error
+    assert_like_reference(tmp_path / "0", small_reference)
+    assert not same_weights(tmp_path / "1", small_reference)
+
+
+def test_workers_do_not_change_the_weights(
+    root: Path, small_reference: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    run = tmp_path / "run"
+    code, _, error = run_cli(*small_command(root, run, "--data.workers", "2"))
+    assert code == 0, error
+    assert_like_reference(run, small_reference)
+
+
+# two processes
+
+
+def test_two_processes(
+    root: Path, tmp_path: Path, start: Callable[[list[str]], Process], run_cli: RunCli
+) -> None:
+    """Each takes half of every batch; three validation images are counted once each."""
+    run = tmp_path / "run"
+    flags = ["--devices", "2", "--data.batch_size", "2", "--epochs", "2", "--val_every", "0"]
+    process = start(train_command(root, run, *flags))
+    assert process.wait() == 0, process.output()
+    steps = train_lines(run)
+    # 16 images in steps of two times two
+    assert [line["step"] for line in steps] == list(range(1, 9))
+    assert [line["epoch"] for line in steps] == [0, 0, 0, 1, 1, 1, 1, 2]
+    assert saved_step(run) == 8
+    result = json.loads((run / "metrics.json").read_text())
+    assert result["images"] == 3
+    out = tmp_path / "single.json"
+    code, _, error = run_cli("evaluate", run, *data_flags(root), "--json", out)
+    assert code == 0, error
+    single = json.loads(out.read_text())
+    assert {name: result[name] for name in single} == single
