@@ -21,7 +21,7 @@ class Teacher(nn.Module):
     """A frozen network: always in evaluation mode, no gradient, its classes in student order.
 
     Args:
-        model: a trained segmenter; it normalises its own input.
+        model: a trained segmenter; it normalises its own input. Its parameters get frozen.
         classes: of the student. The teacher may know more of them, in any order.
 
     Raises:

@@ -81,7 +81,7 @@ def percent(values: list[float]) -> str:
 
 def table(runs: Path) -> str:
     lines = [
-        "| network | method | seeds | epochs | val mIoU % | class accuracy % | parameters | minutes |",
+        "| network | method | seeds | epochs | val mIoU % | class acc. % | parameters | minutes |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     rows = [("mobilenetv2_100 (teacher)", "none", "24", [runs / "teacher"])]

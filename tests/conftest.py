@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 CLASS_NAMES = ("ground", "disc", "bar")
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_folder(tmp_path: Path) -> Path:
     """A dataset in the folder layout: 8 train and 4 val images of 64x48 with three classes."""
     return write_folder(tmp_path / "data")
@@ -53,7 +53,7 @@ def _scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return image, mask
 
 
-@pytest.fixture()
+@pytest.fixture
 def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Call the command line in this process: (exit code, standard output, standard error)."""
 

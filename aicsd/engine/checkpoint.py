@@ -31,7 +31,10 @@ class Progress:
 def save_checkpoint(run: Path, progress: Progress, states: dict[str, Any]) -> None:
     """Write ``checkpoints/last.pt``; ``states`` are state dicts by name."""
     with atomic_path(run / LAST) as temporary:
-        torch.save({"progress": vars(progress), **states}, temporary)
+        try:
+            torch.save({"progress": vars(progress), **states}, temporary)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise UserError(f"cannot write {run / LAST}: {error}") from error
 
 
 def load_checkpoint(run: Path) -> tuple[Progress, dict[str, Any]] | None:

@@ -94,7 +94,8 @@ def load_model(path: str | Path) -> Segmenter:
         raise UserError(f"no model at {path}{hint}")
     header, state = read_model_file(file)
     try:
-        config = ModelConfig(**header["architecture"])
+        # whatever the header says, loading a file must not download another
+        config = ModelConfig(**{**header["architecture"], "weights": "none"})
         palette = tuple((int(r), int(g), int(b)) for r, g, b in header["palette"])
         built = build_model(config, Classes(tuple(header["classes"]), palette))
         built.net.load_state_dict(state)
