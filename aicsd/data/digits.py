@@ -96,21 +96,33 @@ class Digits:
         material(split)
         self.split, self.size, self.seed = split, size, seed
         self.names = [f"{split}_{index:04d}" for index in range(scenes or SCENES[split])]
+        self._scenes: dict[int, Sample] = {}
 
     def __len__(self) -> int:
         return len(self.names)
 
     def read(self, index: int) -> Sample:
-        """Scene ``index``: (size, size, 3) RGB and (size, size) ids 0 to 10, none ignored."""
+        """Scene ``index``: (size, size, 3) RGB and (size, size) ids 0 to 10, none ignored.
+
+        A scene is made once and kept; its arrays are read-only.
+        """
         if not 0 <= index < len(self):
             raise IndexError(f"digits {self.split} has {len(self)} scenes; there is no {index}")
+        if index not in self._scenes:
+            self._scenes[index] = self._make(index)
+        return self._scenes[index]
+
+    def _make(self, index: int) -> Sample:
         source = material(self.split)
         rng = scene_rng(self.seed, self.split, index)
         scene = _Scene(background(rng, source.photos, self.size))
         for _ in range(rng.integers(*DIGITS_PER_SCENE, endpoint=True)):
             pick = rng.integers(len(source.labels))
             scene.add(rng, source.glyphs[pick], int(source.labels[pick]) + 1)
-        return Sample(np.rint(scene.image).astype(np.uint8), scene.mask)
+        sample = Sample(np.rint(scene.image).astype(np.uint8), scene.mask)
+        for array in sample:
+            array.flags.writeable = False
+        return sample
 
 
 class _Scene:
