@@ -17,9 +17,8 @@ from aicsd.files import write_text
 
 CONFIG_FILE = "config.yaml"
 HARMLESS_KEYS = frozenset(
-    ("resume", "run", "teacher", "save_every", "log_every", "data.root", "data.workers",
-     "data.check")
-)  # fmt: skip
+    ("resume", "run", "save_every", "log_every", "data.root", "data.workers", "data.check")
+)
 """Keys that a resumed run may change, because they do not change its result."""
 
 F = TypeVar("F", bound=FitConfig)

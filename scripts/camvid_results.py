@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 from aicsd.files import write_text
 
 REPOSITORY = Path(__file__).parent.parent
@@ -84,21 +86,19 @@ def table(runs: Path) -> str:
         "| network | method | seeds | epochs | val mIoU % | class acc. % | parameters | minutes |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    rows = [("mobilenetv2_100 (teacher)", "none", "24", [runs / "teacher"])]
+    rows = [("mobilenetv2_100 (teacher)", "none", [runs / "teacher"])]
     rows += [
-        (student.backbone, method, str(student.epochs),
+        (student.backbone, method,
          [student_run(runs, student, method, seed) for seed in range(student.seeds)])
         for student in STUDENTS
         for method in METHODS
     ]  # fmt: skip
-    for network, method, epochs, folders in rows:
-        found = [
-            json.loads((folder / "metrics.json").read_text())
-            for folder in folders
-            if (folder / "metrics.json").is_file()
-        ]
-        if not found:
+    for network, method, folders in rows:
+        finished = [folder for folder in folders if (folder / "metrics.json").is_file()]
+        if not finished:
             continue
+        found = [json.loads((folder / "metrics.json").read_text()) for folder in finished]
+        epochs = yaml.safe_load((finished[0] / "config.yaml").read_text())["epochs"]
         miou = percent([result["miou"] for result in found])
         accuracy = percent([result["class_accuracy"] for result in found])
         minutes = statistics.mean(result["seconds"] for result in found) / 60

@@ -38,8 +38,9 @@ def test_camvid_table_from_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (tmp_path / name).mkdir()
         values = {"miou": miou, "class_accuracy": 0.5, "seconds": 60.0, "parameters": 1_000_000}
         (tmp_path / name / "metrics.json").write_text(json.dumps(values))
+        (tmp_path / name / "config.yaml").write_text("epochs: 7\n")
     rows = script.table(tmp_path).splitlines()
     assert len(rows) == 4
-    assert "| 60.00 |" in rows[2]
+    assert "| 7 | 60.00 |" in rows[2]
     assert "| none | 2 |" in rows[3]
     assert "35.00 ± 7.07" in rows[3]

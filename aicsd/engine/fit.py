@@ -81,11 +81,8 @@ def fit(
             if logs:
                 logger.scalars(step, {"epoch": epoch, **meter.line(losses, part_done, rate)})
                 logger.advance(step, f"epoch {epoch} loss {losses['loss'].item():.3f}")
-            if (
-                config.val_every
-                and ends_epoch
-                and epoch % config.val_every == 0 < loop.total - step
-            ):
+            due = config.val_every and ends_epoch and epoch % config.val_every == 0
+            if due and step < loop.total:
                 loop.validate(logger)
             stopped = bool(stop)  # perhaps since the line above: during the validation
             if stopped and not logs:
