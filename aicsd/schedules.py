@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 Schedule = Callable[[float], float]
@@ -25,6 +26,11 @@ def falling(progress: float) -> float:
 def poly(progress: float, power: float = 0.9) -> float:
     """Factor of the learning rate: (1 - progress) ** power (Liu et al., ParseNet)."""
     return float((1.0 - progress) ** power)
+
+
+def cosine(progress: float) -> float:
+    """Factor of the learning rate: half a cosine from 1 to 0 (Loshchilov and Hutter, SGDR)."""
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
 SCHEDULES: dict[str, Schedule] = {"constant": constant, "rising": rising, "falling": falling}

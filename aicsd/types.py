@@ -6,12 +6,15 @@ Shapes: ``B`` images in a batch, ``C`` classes, ``H`` and ``W`` rows and columns
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 IGNORE_INDEX = 255
 """Class id of pixels that nobody labelled. Losses on labels and metrics skip them."""
+
+Protocol = Literal["standard", "released"]
+"""``released`` repeats the published AICSD code where that decides its figures; see docs."""
 
 
 class Batch(NamedTuple):

@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from aicsd.data.base import Sample, SegDataset
-from aicsd.data.transforms import AugmentConfig, Crop, augment
+from aicsd.data.transforms import AugmentConfig, Crop, Padding, augment, padding_of
 from aicsd.errors import UserError
-from aicsd.types import Batch
+from aicsd.types import Batch, Protocol
 
 T = TypeVar("T")
 
@@ -83,11 +83,12 @@ class _Augmented:
     dataset: SegDataset
     config: AugmentConfig
     seed: int
+    padding: Padding
 
     def __call__(self, key: tuple[int, int]) -> Crop:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
-        return augment(self.dataset.read(index), rng, self.config)
+        return augment(self.dataset.read(index), rng, self.config, self.padding)
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
@@ -224,11 +225,16 @@ def timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
 
 
 def train_loader(
-    dataset: SegDataset, config: DataConfig, batches: TrainBatches, pin_memory: bool = False
+    dataset: SegDataset,
+    config: DataConfig,
+    batches: TrainBatches,
+    pin_memory: bool = False,
+    protocol: Protocol = "standard",
 ) -> Iterator[Batch]:
     """Augmented batches in the order of ``batches``."""
+    padding = padding_of(protocol, dataset.classes)
     loader = _loader(
-        _Fallible(_Augmented(dataset, config.augment, batches.seed)),
+        _Fallible(_Augmented(dataset, config.augment, batches.seed, padding)),
         config.workers,
         batch_sampler=batches,
         collate_fn=_collate_crops,

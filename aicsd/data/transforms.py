@@ -9,11 +9,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from aicsd.data.base import Sample, UInt8Array
+from aicsd.data.base import Classes, Sample, UInt8Array
 from aicsd.errors import UserError
-from aicsd.types import IGNORE_INDEX
+from aicsd.types import IGNORE_INDEX, Protocol
 
-PADDING_COLOR = (124, 116, 104)  # the ImageNet mean: 0 after normalisation
+
+class Padding(NamedTuple):
+    """What a crop holds where it reaches beyond the image."""
+
+    color: tuple[int, int, int] = (124, 116, 104)  # the ImageNet mean: 0 after normalisation
+    class_id: int = IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class AugmentConfig:
 
     Args:
         crop: side in pixels of the square crop that the network sees.
+        short_side: pixels that the image's shorter side has at scale 1; 0 leaves the image as it
+            is. 513 in the published code.
         scale_min: smallest random scale of the image, above 0.
         scale_max: largest random scale of the image.
         flip: probability of mirroring left and right, 0 to 1.
@@ -30,6 +37,7 @@ class AugmentConfig:
     """
 
     crop: int = 512
+    short_side: int = 0
     scale_min: float = 0.5
     scale_max: float = 2.0
     flip: float = 0.5
@@ -39,6 +47,8 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         if self.crop < 16:
             raise UserError(f"data.augment.crop is {self.crop}; it must be 16 or more")
+        if self.short_side < 0:
+            raise UserError(f"data.augment.short_side is {self.short_side}; it is 0 or more")
         if not 0 < self.scale_min <= self.scale_max:
             raise UserError(
                 f"data.augment.scale_min {self.scale_min} and scale_max {self.scale_max} must "
@@ -47,6 +57,14 @@ class AugmentConfig:
         for name in ("flip", "blur", "jitter"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"data.augment.{name} is {getattr(self, name)}; it is 0 to 1")
+
+
+def padding_of(protocol: Protocol, classes: Classes) -> Padding:
+    """Ignored pixels, or, as the published code has it, black ones labelled background."""
+    if protocol == "standard":
+        return Padding()
+    has_background = classes.names[0] == "background"
+    return Padding((0, 0, 0), 0 if has_background else IGNORE_INDEX)
 
 
 class Crop(NamedTuple):
@@ -58,9 +76,11 @@ class Crop(NamedTuple):
     """False where the crop reaches beyond the image."""
 
 
-def augment(sample: Sample, rng: np.random.Generator, config: AugmentConfig) -> Crop:
+def augment(
+    sample: Sample, rng: np.random.Generator, config: AugmentConfig, padding: Padding | None = None
+) -> Crop:
     """Random scale, crop, flip, blur and colour of one sample, all drawn from ``rng``."""
-    crop = _scaled_crop(sample, rng, config)
+    crop = _scaled_crop(sample, rng, config, padding or Padding())
     # drawn whether used or not, so that switching one off leaves the others as they were
     flip, blur, sigma = rng.random(3)
     jitter = rng.uniform(-1.0, 1.0, 4)
@@ -74,10 +94,14 @@ def augment(sample: Sample, rng: np.random.Generator, config: AugmentConfig) -> 
     return crop._replace(image=image)
 
 
-def _scaled_crop(sample: Sample, rng: np.random.Generator, config: AugmentConfig) -> Crop:
+def _scaled_crop(
+    sample: Sample, rng: np.random.Generator, config: AugmentConfig, padding: Padding
+) -> Crop:
     height, width = sample.mask.shape
     side = config.crop
     scale = rng.uniform(config.scale_min, config.scale_max)
+    if config.short_side:
+        scale *= config.short_side / min(height, width)
     rows, content_rows = _window(height, side, scale)
     columns, content_columns = _window(width, side, scale)
     top = int(rng.integers(0, height - rows + 1))
@@ -86,8 +110,8 @@ def _scaled_crop(sample: Sample, rng: np.random.Generator, config: AugmentConfig
     size = (content_columns, content_rows)
     shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     image = np.empty((side, side, 3), np.uint8)
-    image[:] = PADDING_COLOR
-    mask = np.full((side, side), IGNORE_INDEX, np.uint8)
+    image[:] = padding.color
+    mask = np.full((side, side), padding.class_id, np.uint8)
     inside = np.zeros((side, side), np.bool_)
     content = np.s_[:content_rows, :content_columns]
     image[content] = cv2.resize(sample.image[window], size, interpolation=shrink)

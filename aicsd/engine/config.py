@@ -8,13 +8,14 @@ from typing import Literal
 from aicsd.data.loaders import DataConfig
 from aicsd.errors import UserError
 from aicsd.models import ModelConfig
+from aicsd.types import Protocol
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Optimizer with two groups (backbone, head) and the poly schedule lr (1 - progress)^power.
+    """Optimizer with two groups (backbone, head) and a schedule of the learning rate.
 
     Args:
         name: sgd, as published, or adamw, for short runs and random weights.
@@ -23,6 +24,7 @@ class OptimizerConfig:
         weight_decay: on all parameters, as published.
         momentum: of sgd.
         nesterov: for sgd, the Nesterov form of momentum.
+        schedule: poly, lr (1 - progress)^power, or cosine, half a cosine from lr to 0.
         power: of the poly schedule; 0 keeps the learning rate constant.
         clip: largest norm of the gradient; 0 does not clip.
         accumulate: batches whose gradients are summed into one step.
@@ -36,6 +38,7 @@ class OptimizerConfig:
     weight_decay: float = 5e-4
     momentum: float = 0.9
     nesterov: bool = False
+    schedule: Literal["poly", "cosine"] = "poly"
     power: float = 0.9
     clip: float = 0.0
     accumulate: int = 1
@@ -72,6 +75,7 @@ class FitConfig:
     devices: int = 1
     num_nodes: int = 1
     precision: Precision = "32-true"
+    protocol: Protocol = "standard"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "save_every", "log_every", "devices", "num_nodes"):
@@ -97,6 +101,8 @@ _COMMON = """
         devices: processes per machine, one per device.
         num_nodes: machines.
         precision: 32-true, 16-mixed or bf16-mixed.
+        protocol: standard: every pixel at its own resolution, padding ignored; released: as the
+            published AICSD code, where that decides its figures (losses, padding, evaluation).
 """
 
 

@@ -62,7 +62,7 @@ def fit(
     batches = timed(
         train_loader(
             train_data, config.data, replace(plan, start=loop.progress.step * accumulate),
-            pin_memory=fabric.device.type == "cuda",
+            pin_memory=fabric.device.type == "cuda", protocol=config.protocol,
         )
     )  # fmt: skip
     with loop.logger(fabric.is_global_zero) as logger, stop_signal() as stop:
@@ -133,7 +133,7 @@ class _Loop:
         """One optimizer step; the losses of its last batch and the learning rate."""
         settings, done = self.config.optimizer, self.progress.step / self.total
         self.model.train()
-        rate = set_learning_rate(self.optimizer, done, settings.power)
+        rate = set_learning_rate(self.optimizer, settings, done)
         torch.manual_seed(_step_seed(self.config.seed, self.progress.step, self.fabric.global_rank))
         for part in range(settings.accumulate):
             batch, waited = next(batches)

@@ -6,7 +6,7 @@ import torch
 
 from aicsd.distiller import Distiller
 from aicsd.engine.config import OptimizerConfig
-from aicsd.schedules import poly
+from aicsd.schedules import cosine, poly
 
 
 def build_optimizer(config: OptimizerConfig, distiller: Distiller) -> torch.optim.Optimizer:
@@ -34,8 +34,11 @@ def build_optimizer(config: OptimizerConfig, distiller: Distiller) -> torch.opti
     )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, progress: float, power: float) -> float:
-    """Poly schedule on every group; returns the rate of the first."""
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, config: OptimizerConfig, progress: float
+) -> float:
+    """Rate of every group at ``progress`` in [0, 1]; returns that of the first."""
+    factor = cosine(progress) if config.schedule == "cosine" else poly(progress, config.power)
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * poly(progress, power)
+        group["lr"] = group["base_lr"] * factor
     return float(optimizer.param_groups[0]["lr"])

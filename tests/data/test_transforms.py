@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aicsd.data.base import Sample
-from aicsd.data.transforms import PADDING_COLOR, AugmentConfig, Crop, augment
+from aicsd.data.transforms import AugmentConfig, Crop, Padding, augment
 from aicsd.errors import UserError
 from aicsd.types import IGNORE_INDEX
 
@@ -70,7 +70,7 @@ def test_form(size: tuple[int, int], config: AugmentConfig, seed: int) -> None:
     assert rows[: rows.sum()].all()
     assert columns[: columns.sum()].all() or (config.flip and columns[-columns.sum() :].all())
     if not config.blur and not config.jitter:
-        assert (crop.image[~crop.inside] == PADDING_COLOR).all()
+        assert (crop.image[~crop.inside] == Padding().color).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -155,7 +155,7 @@ def test_a_small_image_is_kept_whole_and_padded() -> None:
     assert np.array_equal(crop.image[:20, :25], sample.image)
     assert np.array_equal(crop.mask[:20, :25], sample.mask)
     assert crop.inside.sum() == 20 * 25
-    assert (crop.image[~crop.inside] == PADDING_COLOR).all()
+    assert (crop.image[~crop.inside] == Padding().color).all()
 
 
 def test_unlabelled_pixels_are_inside() -> None:

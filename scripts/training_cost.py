@@ -1,0 +1,88 @@
+"""What a training costs, by calculation: no data, no GPU, nothing is computed on real tensors.
+
+    python scripts/training_cost.py --config configs/pascal/student.yaml --images 1464
+
+Counts the floating-point operations of a step and the bytes that it keeps for the backward pass,
+on tensors without storage. Memory: weights, gradients and momentum of the student, weights of the
+teacher, and kept activations; what the allocator and the convolution algorithms add is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from aicsd.config import build_config
+from aicsd.data import DATASETS
+from aicsd.engine.config import DistillConfig
+from aicsd.models import ModelConfig, build_model
+
+GIB = 2**30
+
+
+def kept_bytes_and_flops(
+    config: ModelConfig, classes: object, batch: int, side: int, trains: bool
+) -> tuple[int, int, int]:
+    """Bytes kept for the backward pass, floating-point operations, bytes of the weights."""
+    with torch.device("meta"):
+        model = build_model(replace(config, weights="none"), classes)  # type: ignore[arg-type]
+        image = torch.zeros(batch, 3, side, side, dtype=torch.uint8)
+    model.train(trains).requires_grad_(trains)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
+        alive.append(tensor)
+        return tensor
+
+    alive: list[torch.Tensor] = []
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.set_grad_enabled(trains),
+    ):
+        logits = model(image).logits
+        if trains:
+            logits.sum().backward()
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return sum(kept.values()), counter.get_total_flops(), weights
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True, help="config of aicsd distill")
+    parser.add_argument("--backbone", help="of the student, instead of the config's")
+    parser.add_argument("--teacher", default="resnet101", help="backbone of the teacher")
+    parser.add_argument("--images", type=int, required=True, help="training images")
+    parser.add_argument(
+        "--tflops", type=float, default=10.0, help="sustained rate of the GPU, in 10^12 a second"
+    )
+    options = parser.parse_args()
+    values = yaml.safe_load(options.config.read_text())
+    config = build_config(DistillConfig, {**values, "run": "unused"})
+    student = replace(config.student, backbone=options.backbone or config.student.backbone)
+    teacher = replace(student, backbone=options.teacher)
+    classes = DATASETS[config.data.name].classes
+    batch, side = config.data.batch_size, config.data.augment.crop
+    kept, flops, weights = kept_bytes_and_flops(student, classes, batch, side, trains=True)
+    _, extra_flops, extra_weights = kept_bytes_and_flops(teacher, classes, batch, side, False)
+    steps = config.epochs * (options.images // batch)
+    print("| part | 10^12 operations a step | GiB | hours |")
+    print("| --- | --- | --- | --- |")
+    for name, operations, size in (
+        (f"{student.backbone} alone", flops, kept + 3 * weights),
+        (f"with teacher {teacher.backbone}", flops + extra_flops, kept + 3 * weights
+         + extra_weights),
+    ):  # fmt: skip
+        hours = operations * steps / (options.tflops * 1e12) / 3600
+        print(f"| {name} | {operations / 1e12:.2f} | {size / GIB:.1f} | {hours:.1f} |")
+    print(f"{steps} steps of {batch} images, {side}x{side}; {options.tflops:g} x 10^12 a second")
+
+
+if __name__ == "__main__":
+    main()
