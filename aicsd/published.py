@@ -196,7 +196,7 @@ def _common(flags: argparse.Namespace, model: str) -> Iterator[str]:
         raise UserError(f"--batch-size {batch} cannot be shared by {devices} devices")
     rate = flags.lr
     if rate is None:
-        rate = DEFAULT_RATES[flags.dataset] / (IMAGES_PER_DEVICE * devices) * batch
+        rate = DEFAULT_RATES[flags.dataset] * (batch / (IMAGES_PER_DEVICE * devices))
     validate = 0 if flags.no_val else flags.eval_interval
     settings: dict[str, object] = {
         "protocol": "released",
