@@ -56,22 +56,37 @@ class Pair(NamedTuple):
     mask: Path
 
 
+class MasksWithheldError(UserError):
+    """The owners of a benchmark keep the masks of this split; only its images can be used."""
+
+
 class FileDataset:
     """Images and single-channel id masks in files of equal size.
 
     Args:
-        pairs: the files of every sample.
+        pairs: the files of every sample; they need not be there until they are read.
         classes: names and colours.
-        ids: class id -> id stored in the mask files, where they differ; every other stored id is
-            ignored. Without it the stored ids are the class ids, 255 is ignored, and any other id
-            is an error.
+        stored_ids: id stored in the mask files -> class id, where they differ; every other stored
+            id is ignored. Without it the stored ids are the class ids, 255 is ignored, and any
+            other id is an error.
+        official_count: samples that the owners of the dataset count in this split, if known.
+        notes: what is odd about the split, though every sample of it can be used; one line each.
     """
 
     def __init__(
-        self, pairs: Iterable[Pair], classes: Classes, stored_ids: dict[int, int] | None = None
+        self,
+        pairs: Iterable[Pair],
+        classes: Classes,
+        stored_ids: dict[int, int] | None = None,
+        *,
+        official_count: int | None = None,
+        notes: Iterable[str] = (),
     ) -> None:
         self.pairs = list(pairs)
         self.classes = classes
+        self.notes = list(notes)
+        if official_count is not None:
+            self.notes += count_note(len(self.pairs), official_count)
         self.names = [pair.image.stem for pair in self.pairs]
         self._lookup = None
         if stored_ids is not None:
@@ -106,6 +121,15 @@ class FileDataset:
             )
         return mask
 
+    def require_files(self) -> None:
+        """Refuse a split of which files are missing, naming the first."""
+        missing = [path for pair in self.pairs for path in pair if not path.is_file()]
+        if missing:
+            raise UserError(
+                f"no file {missing[0]}{_and_more(len(missing) - 1, 'files')}, though the split "
+                "needs it (aicsd data check lists every such file)"
+            )
+
     def check_pair(self, index: int) -> None:
         """Refuse a mask with wrong ids or of another size than its image, without decoding that."""
         pair = self.pairs[index]
@@ -120,6 +144,11 @@ class FileDataset:
         mask = self.read_mask(index)
         if mask.shape != (height, width):
             raise size_mismatch(pair, (height, width), mask.shape)
+
+
+def count_note(count: int, official: int) -> list[str]:
+    """A line for a split that is not complete; nothing for a complete one."""
+    return [] if count == official else [f"{count} images; the official split has {official}"]
 
 
 def size_mismatch(pair: Pair, image: tuple[int, ...], mask: tuple[int, ...]) -> UserError:
@@ -142,7 +171,9 @@ def read_image(path: Path) -> UInt8Array:
 
 
 def read_mask(path: Path) -> UInt8Array:
-    """(H, W) uint8 ids of a grey or palette image file."""
+    """(H, W) uint8 ids of a grey or palette image file, or of a ``.mat`` file of SBD."""
+    if path.suffix == ".mat":
+        return _read_mat(path)
     # PIL, because OpenCV turns the ids of a palette PNG into colours
     try:
         with PILImage.open(path) as file:
@@ -156,6 +187,30 @@ def read_mask(path: Path) -> UInt8Array:
         raise _unreadable(path, error) from error
     if mask.dtype != np.uint8 and mask.max(initial=0) > IGNORE_INDEX:
         raise UserError(f"{path}: class id {mask.max()} is out of range; ids are 0 to 255")
+    return np.ascontiguousarray(mask, dtype=np.uint8)
+
+
+def _read_mat(path: Path) -> UInt8Array:
+    """(H, W) uint8 ids of ``GTcls.Segmentation``, the struct of SBD (Hariharan et al., 2011)."""
+    from scipy.io import loadmat
+
+    if not path.is_file():
+        raise UserError(f"no file at {path}")
+    try:
+        mask = np.asarray(loadmat(path, variable_names=["GTcls"])["GTcls"][0, 0]["Segmentation"])
+    except Exception as error:  # a damaged file makes the reader raise nearly anything
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise UserError(
+            f"{path} is not a readable SBD mask (empty, truncated or without GTcls.Segmentation): "
+            f"{reason}"
+        ) from error
+    if mask.ndim != 2 or mask.dtype.kind not in "iu":
+        raise UserError(
+            f"{path}: GTcls.Segmentation is {mask.dtype} of shape {mask.shape}; it must be whole "
+            "numbers of shape (H, W)"
+        )
+    if mask.min(initial=0) < 0 or mask.max(initial=0) > IGNORE_INDEX:
+        raise UserError(f"{path}: class ids {mask.min()} to {mask.max()}; ids are 0 to 255")
     return np.ascontiguousarray(mask, dtype=np.uint8)
 
 
@@ -173,17 +228,32 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
+def require_folder(folder: Path) -> Path:
+    """``folder``, if it is one."""
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}")
+    return folder
+
+
+def require_images(folder: Path) -> list[Path]:
+    """Image files directly in ``folder``, sorted by name; none is an error."""
+    found = list_images(require_folder(folder))
+    if not found:
+        raise UserError(f"no images in {folder} (looked for {' '.join(IMAGE_SUFFIXES)})")
+    return found
+
+
 def match_masks(images: Path, masks: Path) -> list[Pair]:
     """Pair every image with the mask of the same stem; refuse missing folders and missing masks."""
-    for folder in (images, masks):
-        if not folder.is_dir():
-            raise UserError(f"no folder {folder}")
-    found = list_images(images)
-    if not found:
-        raise UserError(f"no images in {images} (looked for {' '.join(IMAGE_SUFFIXES)})")
+    found = require_images(images)
+    require_folder(masks)
     by_stem = {path.stem: path for path in list_images(masks)}
     missing = [path for path in found if path.stem not in by_stem]
     if missing:
-        more = f" and {len(missing) - 1} more images" if len(missing) > 1 else ""
+        more = _and_more(len(missing) - 1, "images")
         raise UserError(f"no mask for {missing[0]}{more} in {masks}; a mask has its image's name")
     return [Pair(path, by_stem[path.stem]) for path in found]
+
+
+def _and_more(count: int, what: str) -> str:
+    return f" and {count} more {what}" if count else ""

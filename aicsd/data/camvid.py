@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aicsd.data.base import Classes, FileDataset, match_masks
+from aicsd.data.base import Classes, FileDataset, match_masks, require_images
 
 CLASSES = Classes(
     names=(
@@ -20,10 +20,18 @@ CLASSES = Classes(
         (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
     ),
 )  # fmt: skip
+COUNTS = {"train": 367, "val": 101, "test": 233}
+"""Images of the splits."""
 LAYOUT = "ROOT/{train,val,test}/*.png and ROOT/{train,val,test}annot/*.png"
 
 
 def open_camvid(root: Path, split: str) -> FileDataset:
     """One split below ``root``; masks hold 0 to 10 and 11 = unlabelled."""
     stored_ids = {class_id: class_id for class_id in range(len(CLASSES.names))}
-    return FileDataset(match_masks(root / split, root / f"{split}annot"), CLASSES, stored_ids)
+    pairs = match_masks(root / split, root / f"{split}annot")
+    return FileDataset(pairs, CLASSES, stored_ids, official_count=COUNTS.get(split))
+
+
+def camvid_images(root: Path, split: str) -> list[Path]:
+    """Images of one split, which needs no masks."""
+    return require_images(root / split)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 from pathlib import Path
 
-from aicsd.data.base import Classes, Color, FileDataset, match_masks
+from aicsd.data.base import Classes, Color, FileDataset, match_masks, require_images
 from aicsd.errors import UserError
 from aicsd.types import IGNORE_INDEX
 
@@ -21,6 +21,11 @@ def open_folder(root: Path, split: str) -> FileDataset:
     """One split below ``root``."""
     classes = read_classes(root / "classes.txt")
     return FileDataset(match_masks(root / "images" / split, root / "masks" / split), classes)
+
+
+def folder_images(root: Path, split: str) -> list[Path]:
+    """Images of one split, which needs no masks."""
+    return require_images(root / "images" / split)
 
 
 def read_classes(path: Path) -> Classes:

@@ -33,7 +33,7 @@ class DataConfig:
     """Which images, and how they are fed.
 
     Args:
-        name: dataset: digits (built in), camvid or folder (your own).
+        name: dataset: digits (built in), voc, cityscapes, camvid or folder (your own).
         root: folder that holds the dataset; not needed for digits.
         train_split: split to train on.
         val_split: split to validate on during training.
@@ -41,7 +41,8 @@ class DataConfig:
         workers: processes that load images; 0 loads in the training process. The result is the
             same for any number.
         check: before training, make sure that every mask has valid ids and its image's size.
-        options: further options of the dataset, for example {size: 96} for digits.
+        options: further options of the dataset, for example {size: 96} for digits, or
+            {sbd: FOLDER} for the split trainaug of voc.
         augment: random changes of the training images.
     """
 
