@@ -19,7 +19,7 @@ TRAIN_HELP = "train a network on labels alone: a teacher, or a student without o
 DISTILL_HELP = "distil a teacher into a student"
 EVALUATE_HELP = "metrics of a trained model on a split of a dataset"
 PREDICT_HELP = "class-id PNGs and coloured overlays of images"
-DATA_HELP = "look at a dataset: aicsd data check"
+DATA_HELP = "check a dataset, or fetch one: aicsd data check, aicsd data prepare"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -58,11 +58,15 @@ def build_parser() -> ConfigParser:
     commands.add_subcommand("data", data, help=DATA_HELP)
     actions = data.add_subcommands(title="actions", metavar="ACTION")
     actions.add_subcommand("check", _check_parser(), help="find files that cannot be used")
+    actions.add_subcommand("prepare", _prepare_parser(), help="download, unpack and check")
     return parser
 
 
 def _data_arguments(parser: ConfigParser, splits: str, split: str = "val") -> None:
-    parser.add_argument("--data.name", type=str, default="digits", help="digits, camvid or folder")
+    parser.add_argument(
+        "--data.name", type=str, default="digits",
+        help="digits, voc, cityscapes, camvid or folder",
+    )  # fmt: skip
     parser.add_argument("--data.root", type=str | None, help="folder that holds the dataset")
     parser.add_argument("--data.split", type=str, default=split, help=splits)
     parser.add_argument(
@@ -100,6 +104,15 @@ def _check_parser() -> ConfigParser:
     return parser
 
 
+def _prepare_parser() -> ConfigParser:
+    parser = ConfigParser(
+        description="Download a dataset where its owners allow it, unpack it and check it."
+    )
+    parser.add_argument("dataset", type=str, help="voc, sbd, cityscapes or camvid")
+    parser.add_argument("--root", type=str, required=True, help="folder that gets the dataset")
+    return parser
+
+
 def _run(arguments: list[str]) -> int:
     warnings.filterwarnings("ignore", module="jsonargparse")
     # a broken image is one line of ours; OpenCV would add its own to it
@@ -114,6 +127,8 @@ def _run(arguments: list[str]) -> int:
         return _evaluate(options)
     if command == "predict":
         return _predict(options)
+    if options.subcommand == "prepare":
+        return _prepare(options.prepare)
     return _check(options.check)
 
 
@@ -194,18 +209,37 @@ def _predict(options: Any) -> int:
 
 
 def _check(options: Any) -> int:
-    from aicsd.data import check_dataset, open_dataset
+    from aicsd.data import survey
 
     data = options.data
-    problems = 0
+    unusable = 0
     for split in (name.strip() for name in data.split.split(",")):
-        dataset = open_dataset(data.name, data.root, split, data.options)
-        found = list(check_dataset(dataset, decode_images=True))
-        for line in found:
+        images, problems, notes = survey(data.name, data.root, split, data.options)
+        for line in problems:
             print(f"aicsd: error: {line}", file=sys.stderr)
-        print(f"{split}: {len(dataset)} images, {len(found)} cannot be used")
-        problems += len(found)
-    return 2 if problems else 0
+        print(f"{split}: {images} images, {len(problems)} cannot be used")
+        for line in notes:
+            print(f"{split}: note: {line}")
+        unusable += len(problems)
+    return 2 if unusable else 0
+
+
+def _prepare(options: Any) -> int:
+    from aicsd.data.prepare import prepare
+    from aicsd.engine.logging import progress_bar
+
+    with progress_bar() as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(f"{what} (MB)", note="")
+            size = None if total is None else total // 10**6
+            bar.update(tasks[what], completed=done // 10**6, total=size)
+
+        text = prepare(options.dataset, Path(options.root), show)
+    print(text)
+    return 0
 
 
 def pick_device(name: str) -> str:
