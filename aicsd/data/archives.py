@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import posixpath
 import re
 import shutil
@@ -54,7 +55,8 @@ def unpack(archive: Path, inside: str, place: Path, progress: Progress | None = 
             raise UserError(f"{archive} holds no folder {inside}; remove it and run again")
         temporary.replace(place)
     except (
-        tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError,
+        tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError,
+        ValueError,
     ) as error:  # fmt: skip
         if isinstance(error, UserError):
             raise
@@ -101,6 +103,8 @@ def _tar_members(archive: Path, file: IO[bytes]) -> Iterator[Member]:
             elif not entry.isreg():
                 raise UserError(f"{archive} holds {entry.name}, which is no file; do not use it")
             yield Member(entry.name, partial(_extract, opened, entry), link)
+        while opened.fileobj is not None and opened.fileobj.read(1 << 20):
+            pass  # gzip compares its checksum at the end, which lies behind that of the tar file
 
 
 def _extract(opened: tarfile.TarFile, entry: tarfile.TarInfo) -> IO[bytes]:
