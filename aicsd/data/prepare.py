@@ -164,7 +164,10 @@ def prepare(
     problems = plan.check(root)
     if problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-        raise UserError(f"{name} in {root} is not complete: {problems[0]}{more}")
+        raise UserError(
+            f"{name} in {root} is not complete: {problems[0]}{more}; remove its folder to fetch it "
+            "anew"
+        )
     for source in unpacked:
         if source.url is not None:
             (root / source.archive).unlink(missing_ok=True)

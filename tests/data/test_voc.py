@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
+from tiny_runs import FIT_FLAGS, model_flags
 
 from aicsd.data import check_dataset, open_dataset, open_images, survey
 from aicsd.data.voc import CLASSES, COUNTS, open_sbd, voc_color
@@ -268,6 +269,22 @@ def test_a_list_that_shares_images_with_val_is_noted(devkit: Path) -> None:
 
 def test_sbd_is_no_hindrance_to_the_other_splits(devkit: Path, sbd: Path) -> None:
     assert open_dataset("voc", root_of(devkit), "val", {"sbd": str(sbd)}).names == VAL
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_on_trainaug(
+    devkit: Path, sbd: Path, tmp_path: Path, run_cli: RunCli, workers: int
+) -> None:
+    code, output, error = run_cli(
+        "train", "--data.name", "voc", "--data.root", root_of(devkit),
+        "--data.train_split", "trainaug", "--data.options.sbd", sbd, "--data.batch_size", "4",
+        "--epochs", "1", *FIT_FLAGS, *model_flags("model"), "--run", tmp_path / "run",
+        "--data.workers", workers,
+    )  # fmt: skip
+    assert code == 0, error
+    assert "val mIoU" in output
+    saved = (tmp_path / "run" / "metrics.json").read_text()
+    assert all(f'"{name}"' in saved for name in CLASSES.names)
 
 
 def test_all_of_sbd(sbd: Path) -> None:
