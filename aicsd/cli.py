@@ -20,6 +20,7 @@ DISTILL_HELP = "distil a teacher into a student"
 EVALUATE_HELP = "metrics of a trained model on a split of a dataset"
 PREDICT_HELP = "class-id PNGs and coloured overlays of images"
 DATA_HELP = "check a dataset, or fetch one: aicsd data check, aicsd data prepare"
+IMPORT_HELP = "turn a checkpoint of the published AICSD code into a model file"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -54,6 +55,7 @@ def build_parser() -> ConfigParser:
     commands.add_subcommand("distill", config_parser(DistillConfig), help=DISTILL_HELP)
     commands.add_subcommand("evaluate", _evaluate_parser(), help=EVALUATE_HELP)
     commands.add_subcommand("predict", _predict_parser(), help=PREDICT_HELP)
+    commands.add_subcommand("import", _import_parser(), help=IMPORT_HELP)
     data = ConfigParser(description=DATA_HELP)
     commands.add_subcommand("data", data, help=DATA_HELP)
     actions = data.add_subcommands(title="actions", metavar="ACTION")
@@ -96,6 +98,21 @@ def _predict_parser() -> ConfigParser:
     return parser
 
 
+def _import_parser() -> ConfigParser:
+    parser = ConfigParser(description=IMPORT_HELP)
+    parser.add_argument("checkpoint", type=str, help="NAME.pth.tar, .pth or .pt")
+    parser.add_argument("-o", "--out", type=str, required=True, help="safetensors file to write")
+    parser.add_argument(
+        "--output_stride", type=int, default=16,
+        help="that the network was trained at: 8 or 16; the weights do not tell",
+    )  # fmt: skip
+    parser.add_argument(
+        "--classes", type=str | None,
+        help="file with a class name a line; without it VOC for 21 and Cityscapes for 19 classes",
+    )  # fmt: skip
+    return parser
+
+
 def _check_parser() -> ConfigParser:
     parser = ConfigParser(
         description="Decode every image and mask; name those that cannot be used."
@@ -127,6 +144,8 @@ def _run(arguments: list[str]) -> int:
         return _evaluate(options)
     if command == "predict":
         return _predict(options)
+    if command == "import":
+        return _import(options)
     if options.subcommand == "prepare":
         return _prepare(options.prepare)
     return _check(options.check)
@@ -205,6 +224,31 @@ def _predict(options: Any) -> int:
         for _ in predict_files(model, images, Path(options.out), options.opacity):
             bar.advance(task)
     print(f"{len(images)} images: class ids and overlays in {options.out}")
+    return 0
+
+
+def _import(options: Any) -> int:
+    from aicsd.data.folder import read_classes
+    from aicsd.models import import_checkpoint, save_model
+
+    source, out = Path(options.checkpoint), Path(options.out)
+    if out.suffix != ".safetensors":
+        raise UserError(f"out: {out} must end in .safetensors")
+    if out.exists():
+        raise UserError(f"out: {out} exists; choose another file or remove it")
+    classes = read_classes(Path(options.classes)) if options.classes is not None else None
+    model, info = import_checkpoint(source, options.output_stride, classes)
+    save_model(model, out, info)
+    assert model.architecture is not None
+    told = [f"{key} {info[key]:.6g}" for key in ("epoch", "best_pred") if info[key] is not None]
+    print(
+        f"{out}: {model.architecture['backbone']}, {len(model.classes.names)} classes "
+        f"({model.classes.names[0]} to {model.classes.names[-1]}), "
+        f"{', '.join([f'{model.num_parameters() / 1e6:.2f} M parameters', *told])}"
+    )
+    if info["left_out"]:
+        print(f"{source}: left out, as no logit depends on them: {', '.join(info['left_out'])}",
+              file=sys.stderr)  # fmt: skip
     return 0
 
 

@@ -1,7 +1,13 @@
 """Networks: any timm backbone with feature maps under a DeepLabV3+ head."""
 
 from aicsd.models.backbone import Backbone
-from aicsd.models.build import MODEL_FILE, ModelConfig, build_model, load_model
+from aicsd.models.build import (
+    MODEL_FILE,
+    ModelConfig,
+    build_model,
+    import_checkpoint,
+    load_model,
+)
 from aicsd.models.deeplabv3plus import DeepLabV3Plus, resize
 from aicsd.models.segmenter import Segmenter, as_output, save_model
 
@@ -13,6 +19,7 @@ __all__ = [
     "Segmenter",
     "as_output",
     "build_model",
+    "import_checkpoint",
     "load_model",
     "resize",
     "save_model",

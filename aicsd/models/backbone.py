@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import timm
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models._efficientnet_blocks import InvertedResidual
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
@@ -33,17 +34,29 @@ class Backbone(nn.Module):
         output_stride: input size divided by the size of the deepest map: 8, 16 or 32.
         weights: ``none`` (random), ``imagenet`` (downloaded by timm) or the path of a
             safetensors file with timm's names.
+        pad_expansion: of a MobileNetV2: pad before the 1x1 expansions of the inverted residual
+            blocks, as the published code does, instead of before their depthwise convolutions, as
+            timm (and its ImageNet weights) do. It changes what the network sees at the border:
+            there the depthwise convolution meets ``ReLU6(BN(0))`` instead of 0.
 
-    ``low`` declares the stride-4 map and ``high`` the deepest one. ResNets are dilated as in the
-    published code: every 3x3 convolution of a dilated stage takes the stage's rate, and the last
-    stage of a bottleneck ResNet multiplies it by the multi-grid 1, 2, 4.
+    ``low`` declares the stride-4 map and ``high`` the deepest one. ResNets and MobileNetV2 are
+    dilated as in the published code. ResNets: every 3x3 convolution of a dilated stage takes the
+    stage's rate, and the last stage of a bottleneck ResNet multiplies it by the multi-grid 1, 2, 4.
+    MobileNetV2: a stage that gives up its stride keeps the rate so far, and only the stages behind
+    it are dilated further.
 
     Raises:
-        UserError: unknown name, no feature maps, unsupported output stride, or weights that do
-            not fit.
+        UserError: unknown name, no feature maps, unsupported output stride, weights that do not
+            fit, or ``pad_expansion`` of another family.
     """
 
-    def __init__(self, name: str, output_stride: int = 16, weights: str = "none") -> None:
+    def __init__(
+        self,
+        name: str,
+        output_stride: int = 16,
+        weights: str = "none",
+        pad_expansion: bool = False,
+    ) -> None:
         super().__init__()
         if output_stride not in OUTPUT_STRIDES:
             raise UserError(f"output_stride is {output_stride}; allowed are {OUTPUT_STRIDES}")
@@ -66,6 +79,10 @@ class Backbone(nn.Module):
         self._low_index = strides.index(4)
         self.low, self.high = info[self._low_index], info[-1]
         _dilate_resnet(self.body, output_stride)
+        if name.startswith("mobilenetv2_"):
+            _lay_out_mobilenetv2(self.body, pad_expansion)
+        elif pad_expansion:
+            raise UserError(f"pad_expansion is for the backbones mobilenetv2_*, not for {name!r}")
         self.dropped_weights: list[str] = []
         if weights not in ("none", "imagenet"):
             self.dropped_weights = _load_weights(self.body, Path(weights), name)
@@ -119,6 +136,17 @@ def _dilate_resnet(body: nn.Module, output_stride: int) -> None:
                     module.padding = (rate, rate)
 
 
+def _lay_out_mobilenetv2(body: nn.Module, pad_expansion: bool) -> None:
+    """Set the dilations (timm dilates a stage behind its first block) and where to pad."""
+    for stage in cast(Any, body).blocks:
+        rate = stage[0].conv_dw.dilation
+        for block in stage:
+            block.conv_dw.dilation = block.conv_dw.padding = rate
+            if pad_expansion and isinstance(block, InvertedResidual):
+                # the expansion has no bias, so its padding puts zeros before the batch norm
+                block.conv_pw.padding, block.conv_dw.padding = rate, (0, 0)
+
+
 def _load_weights(body: nn.Module, path: Path, name: str) -> list[str]:
     """Load ``path`` into ``body``; return the keys of the file that belong to a dropped head."""
     if not path.is_file():
@@ -138,13 +166,14 @@ def _load_weights(body: nn.Module, path: Path, name: str) -> list[str]:
         if key in stored and stored[key].shape != value.shape
     ]
     if missing or wrong:
-        problems = [f"{len(missing)} keys missing: {_shorten(missing)}"] if missing else []
-        problems += [f"{len(wrong)} of another shape: {_shorten(wrong)}"] if wrong else []
+        problems = [f"{len(missing)} keys missing: {shorten(missing)}"] if missing else []
+        problems += [f"{len(wrong)} of another shape: {shorten(wrong)}"] if wrong else []
         raise UserError(f"{path} does not fit backbone {name!r}: {'; '.join(problems)}")
     body.load_state_dict({k: v for k, v in stored.items() if k in expected}, strict=False)
     return sorted(set(stored) - set(expected))
 
 
-def _shorten(keys: list[str], count: int = 5) -> str:
+def shorten(keys: list[str], count: int = 5) -> str:
+    """The first of ``keys``, and how many more there are."""
     more = f", and {len(keys) - count} more" if len(keys) > count else ""
     return ", ".join(keys[:count]) + more

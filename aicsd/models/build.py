@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
 from aicsd.models.deeplabv3plus import DeepLabV3Plus
+from aicsd.models.released import is_checkpoint, read_checkpoint
 from aicsd.models.segmenter import Segmenter, is_model_file, read_model_file
 
 MODEL_FILE = "student.safetensors"
@@ -27,6 +31,8 @@ class ModelConfig:
         weights: where the backbone starts: none (random), imagenet (timm downloads them), a
             safetensors file with timm's names, or a run or model file of aicsd with the same
             architecture to start the whole network from.
+        pad_expansion: of a MobileNetV2: pad before the 1x1 expansions, as the published code does;
+            checkpoints of that code need it, ImageNet weights of timm are made for padding behind.
     """
 
     backbone: str = "mobilenetv2_050"
@@ -36,6 +42,7 @@ class ModelConfig:
     low_level_channels: int = 48
     dropout: float = 0.5
     weights: str = "none"
+    pad_expansion: bool = False
 
     def __post_init__(self) -> None:
         for name in ("aspp_channels", "decoder_channels", "low_level_channels"):
@@ -58,6 +65,7 @@ def build_model(config: ModelConfig, classes: Classes) -> Segmenter:
         low_level_channels=config.low_level_channels,
         dropout=config.dropout,
         weights="none" if trained else config.weights,
+        pad_expansion=config.pad_expansion,
     )
     if trained:
         _start_from(net, start)
@@ -82,17 +90,41 @@ def _start_from(net: DeepLabV3Plus, path: Path) -> None:
 
 
 def load_model(path: str | Path) -> Segmenter:
-    """A trained model in evaluation mode, from a run folder or a safetensors file of aicsd.
+    """A trained model in evaluation mode.
+
+    Args:
+        path: run folder, safetensors file of aicsd, or a checkpoint (``.pth.tar``, ``.pth``,
+            ``.pt``) of the published AICSD code, which is taken to have output stride 16: see
+            :func:`import_checkpoint`.
 
     Raises:
-        UserError: nothing there, not written by aicsd, or broken.
+        UserError: nothing there, not written by aicsd or the published code, or broken.
     """
     path = Path(path)
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():
         hint = f"; the run has not finished: no {MODEL_FILE} in it" if path.is_dir() else ""
         raise UserError(f"no model at {path}{hint}")
-    header, state = read_model_file(file)
+    if is_checkpoint(file) and not is_model_file(file):
+        return import_checkpoint(file)[0]
+    return _assemble(file, *read_model_file(file))
+
+
+def import_checkpoint(
+    path: Path, output_stride: int = 16, classes: Classes | None = None
+) -> tuple[Segmenter, dict[str, Any]]:
+    """A network of the published code in evaluation mode, and what its file tells.
+
+    Args: as of :func:`aicsd.models.released.read_checkpoint`, which also names the errors.
+
+    Returns:
+        The network, and ``imported_from``, ``epoch``, ``best_pred`` and ``left_out``.
+    """
+    header, state = read_checkpoint(path, output_stride, classes)
+    return _assemble(path, header, state), header["info"]
+
+
+def _assemble(file: Path, header: dict[str, Any], state: dict[str, Tensor]) -> Segmenter:
     try:
         # whatever the header says, loading a file must not download another
         config = ModelConfig(**{**header["architecture"], "weights": "none"})

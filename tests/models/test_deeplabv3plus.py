@@ -72,6 +72,26 @@ def test_dilations_are_the_published_ones(
         assert {rate for block in dilations(net, stage) for rate in block} == {1}
 
 
+@pytest.mark.parametrize("pad_expansion", [False, True])
+@pytest.mark.parametrize("backbone", ["mobilenetv2_100", "mobilenetv2_050"])
+@pytest.mark.parametrize(
+    ("output_stride", "rates"),
+    [(8, (1, 1, 1, 1, 2, 2, 4)), (16, (1, 1, 1, 1, 1, 1, 2)), (32, (1,) * 7)],
+)
+def test_dilations_of_mobilenetv2_are_the_published_ones(
+    backbone: str, output_stride: int, rates: tuple[int, ...], pad_expansion: bool
+) -> None:
+    with torch.device("meta"):
+        body = Backbone(backbone, output_stride, pad_expansion=pad_expansion).body
+    assert [len(stage) for stage in body.blocks] == [1, 2, 3, 4, 3, 3, 1]
+    for number, (stage, rate) in enumerate(zip(body.blocks, rates, strict=True)):
+        for block in stage:
+            assert block.conv_dw.dilation == (rate, rate)
+            moved = pad_expansion and number > 0
+            assert block.conv_dw.padding == ((0, 0) if moved else (rate, rate))
+            assert block.conv_pw.padding == ((rate, rate) if moved else (0, 0))
+
+
 @pytest.mark.parametrize(
     ("output_stride", "rates"), [(8, [12, 24, 36]), (16, [6, 12, 18]), (32, [3, 6, 9])]
 )
