@@ -70,9 +70,9 @@ def distill(
     """Distil a teacher into a student.
 
     Args:
-        teacher: run folder or model file; or a network. A plain ``nn.Module`` takes images
-            normalised by the ImageNet mean and std, returns logits (B, C, h, w), and knows the
-            classes of the data in their order.
+        teacher: run folder, model file or checkpoint of the published code; or a network. A plain
+            ``nn.Module`` takes images normalised by the ImageNet mean and std, returns logits
+            (B, C, h, w), and knows the classes of the data in their order.
         student: timm backbone, or the keys of ``ModelConfig``.
         data: as in :func:`train`.
         method: ``none``, ``kd``, ``icsd``, ``aicsd``, or the path of a recipe.

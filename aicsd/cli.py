@@ -79,7 +79,7 @@ def _data_arguments(parser: ConfigParser, splits: str, split: str = "val") -> No
 
 def _evaluate_parser() -> ConfigParser:
     parser = ConfigParser(description=EVALUATE_HELP)
-    parser.add_argument("model", type=str, help="run folder or safetensors file")
+    parser.add_argument("model", type=str, help="run folder, safetensors file or checkpoint")
     _data_arguments(parser, "split to evaluate on")
     parser.add_argument("--json", type=str | None, help="file that gets the metrics as JSON")
     parser.add_argument("--batch_size", type=int, default=4, help="images per forward pass")
@@ -90,7 +90,7 @@ def _evaluate_parser() -> ConfigParser:
 
 def _predict_parser() -> ConfigParser:
     parser = ConfigParser(description=PREDICT_HELP)
-    parser.add_argument("model", type=str, help="run folder or safetensors file")
+    parser.add_argument("model", type=str, help="run folder, safetensors file or checkpoint")
     parser.add_argument("images", type=str, nargs="+", help="image files or folders of images")
     parser.add_argument("--out", type=str, required=True, help="folder for the results")
     parser.add_argument("--opacity", type=float, default=0.5, help="of the overlay, 0 to 1")

@@ -121,7 +121,8 @@ class DistillConfig(FitConfig):  # noqa: D101
     __doc__ = f"""Distil a teacher into a student.
 
     Args:
-        teacher: run folder or model file of the trained teacher.
+        teacher: run folder or model file of the trained teacher, or a checkpoint of the published
+            AICSD code.
         student: the network to train.
         method: none, kd, icsd, aicsd, or a YAML file with a recipe.
         terms: changes to the recipe by term and key, for example --terms.icsd.weight

@@ -401,9 +401,11 @@ class Attack:
         return self.function, self.arguments
 
 
+@pytest.mark.parametrize(
+    ("function", "place"),
+    [(os.system, "best_pred"), (builtins.exec, "state_dict"), (Path.touch, "optimizer")],
+)
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("place", ["best_pred", "state_dict", "optimizer"])
-@pytest.mark.parametrize("function", [os.system, builtins.exec, Path.touch])
 def test_an_attack_is_refused_and_not_run(
     tmp_path: Path, run_cli: RunCli, function: Callable[..., Any], place: str, zipped: bool
 ) -> None:
