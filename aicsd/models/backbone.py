@@ -34,20 +34,19 @@ class Backbone(nn.Module):
         output_stride: input size divided by the size of the deepest map: 8, 16 or 32.
         weights: ``none`` (random), ``imagenet`` (downloaded by timm) or the path of a
             safetensors file with timm's names.
-        pad_expansion: of a MobileNetV2: pad before the 1x1 expansions of the inverted residual
-            blocks, as the published code does, instead of before their depthwise convolutions, as
-            timm (and its ImageNet weights) do. It changes what the network sees at the border:
-            there the depthwise convolution meets ``ReLU6(BN(0))`` instead of 0.
+        published_layout: of a MobileNetV2: dilate and pad as the published code does instead of as
+            timm (and its ImageNet weights) do. A stage that gives up its stride keeps the rate so
+            far, where timm dilates all its blocks but the first. Padding comes before the 1x1
+            expansions instead of before the depthwise convolutions, which at the border then meet
+            ``ReLU6(BN(0))`` instead of 0.
 
-    ``low`` declares the stride-4 map and ``high`` the deepest one. ResNets and MobileNetV2 are
-    dilated as in the published code. ResNets: every 3x3 convolution of a dilated stage takes the
-    stage's rate, and the last stage of a bottleneck ResNet multiplies it by the multi-grid 1, 2, 4.
-    MobileNetV2: a stage that gives up its stride keeps the rate so far, and only the stages behind
-    it are dilated further.
+    ``low`` declares the stride-4 map and ``high`` the deepest one. ResNets are dilated as in the
+    published code: every 3x3 convolution of a dilated stage takes the stage's rate, and the last
+    stage of a bottleneck ResNet multiplies it by the multi-grid 1, 2, 4.
 
     Raises:
         UserError: unknown name, no feature maps, unsupported output stride, weights that do not
-            fit, or ``pad_expansion`` of another family.
+            fit, or ``published_layout`` of another family.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class Backbone(nn.Module):
         name: str,
         output_stride: int = 16,
         weights: str = "none",
-        pad_expansion: bool = False,
+        published_layout: bool = False,
     ) -> None:
         super().__init__()
         if output_stride not in OUTPUT_STRIDES:
@@ -79,10 +78,12 @@ class Backbone(nn.Module):
         self._low_index = strides.index(4)
         self.low, self.high = info[self._low_index], info[-1]
         _dilate_resnet(self.body, output_stride)
-        if name.startswith("mobilenetv2_"):
-            _lay_out_mobilenetv2(self.body, pad_expansion)
-        elif pad_expansion:
-            raise UserError(f"pad_expansion is for the backbones mobilenetv2_*, not for {name!r}")
+        if published_layout:
+            if not name.startswith("mobilenetv2_"):
+                raise UserError(
+                    f"published_layout is for the backbones mobilenetv2_*, not for {name!r}"
+                )
+            _lay_out_mobilenetv2(self.body)
         self.dropped_weights: list[str] = []
         if weights not in ("none", "imagenet"):
             self.dropped_weights = _load_weights(self.body, Path(weights), name)
@@ -136,13 +137,13 @@ def _dilate_resnet(body: nn.Module, output_stride: int) -> None:
                     module.padding = (rate, rate)
 
 
-def _lay_out_mobilenetv2(body: nn.Module, pad_expansion: bool) -> None:
-    """Set the dilations (timm dilates a stage behind its first block) and where to pad."""
+def _lay_out_mobilenetv2(body: nn.Module) -> None:
+    """Dilate all blocks of a stage as its first one, and pad before the expansions."""
     for stage in cast(Any, body).blocks:
         rate = stage[0].conv_dw.dilation
         for block in stage:
             block.conv_dw.dilation = block.conv_dw.padding = rate
-            if pad_expansion and isinstance(block, InvertedResidual):
+            if isinstance(block, InvertedResidual):
                 # the expansion has no bias, so its padding puts zeros before the batch norm
                 block.conv_pw.padding, block.conv_dw.padding = rate, (0, 0)
 

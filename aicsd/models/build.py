@@ -31,8 +31,8 @@ class ModelConfig:
         weights: where the backbone starts: none (random), imagenet (timm downloads them), a
             safetensors file with timm's names, or a run or model file of aicsd with the same
             architecture to start the whole network from.
-        pad_expansion: of a MobileNetV2: pad before the 1x1 expansions, as the published code does;
-            checkpoints of that code need it, ImageNet weights of timm are made for padding behind.
+        published_layout: of a MobileNetV2: dilate and pad as the published code does; checkpoints
+            of that code need it, ImageNet weights of timm are made for timm's own layout.
     """
 
     backbone: str = "mobilenetv2_050"
@@ -42,7 +42,7 @@ class ModelConfig:
     low_level_channels: int = 48
     dropout: float = 0.5
     weights: str = "none"
-    pad_expansion: bool = False
+    published_layout: bool = False
 
     def __post_init__(self) -> None:
         for name in ("aspp_channels", "decoder_channels", "low_level_channels"):
@@ -65,7 +65,7 @@ def build_model(config: ModelConfig, classes: Classes) -> Segmenter:
         low_level_channels=config.low_level_channels,
         dropout=config.dropout,
         weights="none" if trained else config.weights,
-        pad_expansion=config.pad_expansion,
+        published_layout=config.published_layout,
     )
     if trained:
         _start_from(net, start)

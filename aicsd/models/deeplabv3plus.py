@@ -71,7 +71,7 @@ class DeepLabV3Plus(nn.Module):
         dropout: after the pyramid and the decoder's first convolution; a fifth of it after the
             second. 0.5 in the published code; narrow networks in short runs learn faster without.
         weights: of the backbone: ``none``, ``imagenet`` or a safetensors file.
-        pad_expansion: of a MobileNetV2: see :class:`aicsd.models.Backbone`.
+        published_layout: of a MobileNetV2: see :class:`aicsd.models.Backbone`.
 
     ``forward`` takes a normalised (B, 3, H, W) image of any size and returns a ``SegOutput`` with
     logits (B, C, ceil(H/4), ceil(W/4)) and the features ``low_level`` and ``high_level``
@@ -95,11 +95,11 @@ class DeepLabV3Plus(nn.Module):
         low_level_channels: int = 48,
         dropout: float = 0.5,
         weights: str = "none",
-        pad_expansion: bool = False,
+        published_layout: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.backbone = Backbone(backbone, output_stride, weights, pad_expansion)
+        self.backbone = Backbone(backbone, output_stride, weights, published_layout)
         self.aspp = ASPP(self.backbone.high.channels, aspp_channels, ASPP_RATES[output_stride])
         self.reduce_low = conv_bn(self.backbone.low.channels, low_level_channels)
         self.fuse1 = conv_bn(aspp_channels + low_level_channels, decoder_channels, kernel=3)

@@ -82,7 +82,7 @@ def read_checkpoint(
     """Read a checkpoint of the published code into a header and weights, as of our own files.
 
     The network that header and weights make has the logits of the published one: ResNet-18, -34,
-    -50, -101 and MobileNetV2 (with ``pad_expansion``), at any size of the input.
+    -50, -101 and MobileNetV2 (with ``published_layout``), at any size of the input.
 
     Args:
         path: a dict with ``state_dict``, or a state dict alone; zip or the older format of
@@ -113,7 +113,7 @@ def read_checkpoint(
         "aspp_channels": _width(stored, "aspp.conv1.weight", 256),
         "decoder_channels": _width(stored, "decoder.last_conv.0.weight", 256),
         "low_level_channels": _width(stored, "decoder.conv1.weight", 48),
-        "pad_expansion": backbone.startswith("mobilenetv2_"),
+        "published_layout": backbone.startswith("mobilenetv2_"),
     }
     with torch.device("meta"):
         expected = DeepLabV3Plus(num_classes=count, **architecture).state_dict()

@@ -72,24 +72,34 @@ def test_dilations_are_the_published_ones(
         assert {rate for block in dilations(net, stage) for rate in block} == {1}
 
 
-@pytest.mark.parametrize("pad_expansion", [False, True])
 @pytest.mark.parametrize("backbone", ["mobilenetv2_100", "mobilenetv2_050"])
 @pytest.mark.parametrize(
     ("output_stride", "rates"),
     [(8, (1, 1, 1, 1, 2, 2, 4)), (16, (1, 1, 1, 1, 1, 1, 2)), (32, (1,) * 7)],
 )
-def test_dilations_of_mobilenetv2_are_the_published_ones(
-    backbone: str, output_stride: int, rates: tuple[int, ...], pad_expansion: bool
+def test_mobilenetv2_in_the_published_layout(
+    backbone: str, output_stride: int, rates: tuple[int, ...]
 ) -> None:
     with torch.device("meta"):
-        body = Backbone(backbone, output_stride, pad_expansion=pad_expansion).body
+        body = Backbone(backbone, output_stride, published_layout=True).body
     assert [len(stage) for stage in body.blocks] == [1, 2, 3, 4, 3, 3, 1]
     for number, (stage, rate) in enumerate(zip(body.blocks, rates, strict=True)):
         for block in stage:
             assert block.conv_dw.dilation == (rate, rate)
-            moved = pad_expansion and number > 0
+            moved = number > 0
             assert block.conv_dw.padding == ((0, 0) if moved else (rate, rate))
             assert block.conv_pw.padding == ((rate, rate) if moved else (0, 0))
+
+
+def test_mobilenetv2_in_the_layout_of_its_imagenet_weights() -> None:
+    with torch.device("meta"):
+        body = Backbone("mobilenetv2_100", 16).body
+    rates = [[block.conv_dw.dilation[0] for block in stage] for stage in body.blocks]
+    assert rates == [[1], [1, 1], [1, 1, 1], [1, 1, 1, 1], [1, 1, 1], [1, 2, 2], [2]]
+    for stage in body.blocks:
+        for block in stage:
+            assert block.conv_pw.padding == (0, 0)
+            assert block.conv_dw.padding == block.conv_dw.dilation
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_padding_before_the_expansion_matters_at_the_border_alone() -> None:
         expected, _ = published(image)
     maps = {}
     for pad in (True, False):
-        net = DeepLabV3Plus("mobilenetv2_100", pad_expansion=pad).eval()
+        net = DeepLabV3Plus("mobilenetv2_100", published_layout=pad).eval()
         places = dict(zip(net.backbone.state_dict(), published.features.state_dict(), strict=True))
         stored = published.features.state_dict()
         net.backbone.load_state_dict({key: stored[place] for key, place in places.items()})
@@ -168,8 +168,8 @@ def test_padding_before_the_expansion_matters_at_the_border_alone() -> None:
 
 
 def test_padding_is_of_one_family() -> None:
-    with pytest.raises(UserError, match="pad_expansion is for the backbones mobilenetv2"):
-        Backbone("resnet10t", pad_expansion=True)
+    with pytest.raises(UserError, match="published_layout is for the backbones mobilenetv2"):
+        Backbone("resnet10t", published_layout=True)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
