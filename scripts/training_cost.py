@@ -18,7 +18,7 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
 from aicsd.config import build_config
-from aicsd.data import DATASETS
+from aicsd.data import cityscapes, voc
 from aicsd.engine.config import DistillConfig
 from aicsd.models import ModelConfig, build_model
 
@@ -36,7 +36,8 @@ def kept_bytes_and_flops(
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[id(tensor.untyped_storage())] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
         alive.append(tensor)
         return tensor
 
@@ -67,7 +68,7 @@ def main() -> None:
     config = build_config(DistillConfig, {**values, "run": "unused"})
     student = replace(config.student, backbone=options.backbone or config.student.backbone)
     teacher = replace(student, backbone=options.teacher)
-    classes = DATASETS[config.data.name].classes
+    classes = {"voc": voc, "cityscapes": cityscapes}[config.data.name].CLASSES
     batch, side = config.data.batch_size, config.data.augment.crop
     kept, flops, weights = kept_bytes_and_flops(student, classes, batch, side, trains=True)
     _, extra_flops, extra_weights = kept_bytes_and_flops(teacher, classes, batch, side, False)
