@@ -23,6 +23,7 @@ from aicsd.engine.checkpoint import LAST
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model
+from aicsd.types import Batch
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def distill(
             (B, C, h, w), and knows the classes of the data in their order.
         student: timm backbone, or the keys of ``ModelConfig``.
         data: as in :func:`train`.
-        method: ``none``, ``kd``, ``icsd``, ``aicsd``, or the path of a recipe.
+        method: ``none``, ``kd``, ``icsd``, ``aicsd``, ``ad``, ``sp``, ``ickd``, or the path of a
+            recipe.
         run: folder that gets everything.
         **options: any other key of ``aicsd distill``, such as ``terms={"icsd": {"weight": 50}}``.
 
@@ -146,10 +148,24 @@ def _run(
             network = Segmenter(network, train_data.classes)
         teacher = Teacher(network, train_data.classes)
     distiller = Distiller(student, recipe, teacher)
+    if teacher is not None:
+        _try_out(distiller, data.augment.crop, fabric.device)
     if fabric.is_global_zero:
         save_config(config, path)
     metrics = fit(config, distiller, train_data, val_data, fabric)
     return Run(path, metrics, load_model(path))
+
+
+@torch.no_grad()
+def _try_out(distiller: Distiller, crop: int, device: torch.device) -> None:
+    """All terms on an empty image: networks that a term cannot compare are refused before a run."""
+    distiller.to(device).eval()
+    if distiller.teacher is not None:
+        distiller.teacher.to(device)
+    image = torch.zeros(1, 3, crop, crop, dtype=torch.uint8)
+    mask = torch.zeros(1, crop, crop, dtype=torch.int64)
+    distiller(Batch(image, mask, inside=mask == 0).to(device), 0.0)
+    distiller.train()
 
 
 def _open_fabric(config: FitConfig) -> Fabric:

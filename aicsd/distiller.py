@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
 from aicsd.methods import Recipe
-from aicsd.models import Segmenter, as_output, resize
+from aicsd.models import Segmenter, as_output, map_named, resize
 from aicsd.types import Batch, SegOutput
 
 
@@ -107,24 +107,31 @@ class Distiller(nn.Module):
         student = self.student(batch.image)
         teacher = self.teacher(batch.image) if self.teacher is not None else None
         values = {
-            name: self._term(name, loss, student.logits, teacher, batch)
+            name: self._term(name, loss, student, teacher, batch)
             for name, loss in self.terms.items()
         }
         total = weighted_sum(values, self.recipe.weights(progress))
         return {"loss": total, **{name: value.detach() for name, value in values.items()}}
 
     def _term(
-        self, name: str, loss: nn.Module, logits: Tensor, teacher: SegOutput | None, batch: Batch
+        self,
+        name: str,
+        loss: nn.Module,
+        student: SegOutput,
+        teacher: SegOutput | None,
+        batch: Batch,
     ) -> Tensor:
-        at_input = self.recipe.terms[name].resolution == "input"
-        height, width = batch.mask.shape[-2:] if at_input else logits.shape[-2:]
+        term = self.recipe.terms[name]
+        maps = map_named(student, term.at, f"term {name!r}: the student")
+        height, width = (batch.mask if term.resolution == "input" else maps).shape[-2:]
         size = (height, width)
-        logits = resize(logits, size)
+        maps = resize(maps, size)
         if loss.target == "labels":
-            value: Tensor = loss(logits, batch.mask)
+            value: Tensor = loss(maps, batch.mask)
         else:
             assert teacher is not None
-            value = loss(logits, resize(teacher.logits, size), inside=batch.inside)
+            target = map_named(teacher, term.at, f"term {name!r}: the teacher")
+            value = loss(maps, resize(target, size), inside=batch.inside)
         return value
 
 

@@ -124,7 +124,7 @@ class DistillConfig(FitConfig):  # noqa: D101
         teacher: run folder or model file of the trained teacher, or a checkpoint of the published
             AICSD code.
         student: the network to train.
-        method: none, kd, icsd, aicsd, or a YAML file with a recipe.
+        method: none, kd, icsd, aicsd, ad, sp, ickd, or a YAML file with a recipe.
         terms: changes to the recipe by term and key, for example --terms.icsd.weight
             50.{_COMMON}"""
 

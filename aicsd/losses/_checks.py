@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aicsd.errors import UserError
+
+Numerics = Literal["described", "released"]
+"""What a term computes: the mathematics of its paper, or the published AICSD code bug for bug."""
 
 
 def check_temperature(temperature: float) -> None:
@@ -14,16 +19,40 @@ def check_temperature(temperature: float) -> None:
         raise UserError(f"temperature is {temperature}; it must be above 0")
 
 
-def prepare_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+def check_numerics(numerics: str, **fixed: tuple[object, object]) -> None:
+    """Refuse unknown numerics, and what the published code cannot do.
+
+    Args:
+        numerics: as given.
+        **fixed: options by name, as (given, the only value with numerics released).
+    """
+    if numerics not in get_args(Numerics):
+        raise UserError(f"numerics is {numerics!r}; allowed are {', '.join(get_args(Numerics))}")
+    for name, (given, only) in fixed.items():
+        if numerics == "released" and given != only:
+            raise UserError(
+                f"{name} is {given!r}, but numerics released, the published code, has "
+                f"{only!r} only: leave {name} out, or choose numerics described"
+            )
+
+
+def prepare_pair(
+    student: Tensor, teacher: Tensor, *, same_channels: bool = True
+) -> tuple[Tensor, Tensor]:
     """Refuse what cannot be compared; detach the teacher; bring both to one safe precision."""
-    if student.dim() != 4 or teacher.dim() != 4 or student.shape != teacher.shape:
-        hint = ""
-        if student.dim() == teacher.dim() == 4 and student.shape[:2] == teacher.shape[:2]:
-            hint = ": resize one of them with torch.nn.functional.interpolate"
-        raise UserError(
-            f"student logits {tuple(student.shape)} and teacher logits {tuple(teacher.shape)} "
-            f"must have one shape (B, C, H, W){hint}"
+    maps = student.dim() == teacher.dim() == 4
+    fits = maps and student.shape[0] == teacher.shape[0]
+    if same_channels:
+        fits = fits and student.shape[1] == teacher.shape[1]
+    if not fits or student.shape[2:] != teacher.shape[2:]:
+        shapes = f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}"
+        wanted = (
+            "must have one shape (B, C, H, W)"
+            if same_channels
+            else "must be maps (B, D, H, W) with the same B, H and W"
         )
+        hint = ": resize one of them with torch.nn.functional.interpolate" if fits else ""
+        raise UserError(f"{shapes} {wanted}{hint}")
     student, teacher = to_safe_precision(student), to_safe_precision(teacher.detach())
     return student, teacher.to(student.dtype)
 
@@ -34,7 +63,7 @@ def to_safe_precision(logits: Tensor) -> Tensor:
 
 
 def match_inside(inside: Tensor | None, logits: Tensor) -> Tensor | None:
-    """(B, H', W') bool -> (B, H, W) bool at the size of ``logits`` (nearest pixel)."""
+    """(B, H', W') bool -> (B, H, W) bool at the size of ``logits``, or a map (nearest pixel)."""
     if inside is None:
         return None
     if inside.dim() != 3 or inside.shape[0] != logits.shape[0]:

@@ -6,11 +6,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import to_safe_precision
+from aicsd.losses._checks import Numerics, check_numerics, to_safe_precision
 from aicsd.types import IGNORE_INDEX
 
 
-def cross_entropy_loss(logits: Tensor, mask: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
+def cross_entropy_loss(
+    logits: Tensor,
+    mask: Tensor,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    numerics: Numerics = "described",
+) -> Tensor:
     """-log softmax(z)[label], mean over the pixels whose label is not ``ignore_index``.
 
     Args:
@@ -18,13 +24,16 @@ def cross_entropy_loss(logits: Tensor, mask: Tensor, *, ignore_index: int = IGNO
         mask: (B, H', W') integer class ids in [0, C) or ``ignore_index``. At another size it is
             taken to (H, W) by nearest pixel: that is the term at native resolution.
         ignore_index: id of unlabelled pixels; padding carries it too.
+        numerics: ``released`` divides the mean once more by B, as the published code does: every
+            published weight of another term is relative to that.
 
     Returns:
         Unweighted scalar >= 0; 0 (with zero gradient) if no pixel is labelled.
 
     Raises:
-        UserError: shapes that do not belong together.
+        UserError: shapes that do not belong together, or unknown numerics.
     """
+    check_numerics(numerics)
     if logits.dim() != 4 or mask.dim() != 3 or logits.shape[0] != mask.shape[0]:
         raise UserError(
             f"logits {tuple(logits.shape)} must be (B, C, H, W) and mask {tuple(mask.shape)} "
@@ -36,7 +45,8 @@ def cross_entropy_loss(logits: Tensor, mask: Tensor, *, ignore_index: int = IGNO
     summed = F.cross_entropy(
         to_safe_precision(logits), mask, ignore_index=ignore_index, reduction="sum"
     )
-    return summed / (mask != ignore_index).sum().clamp_min(1)
+    mean = summed / (mask != ignore_index).sum().clamp_min(1)
+    return mean / logits.shape[0] if numerics == "released" else mean
 
 
 class CrossEntropyLoss(nn.Module):
@@ -44,10 +54,16 @@ class CrossEntropyLoss(nn.Module):
 
     target = "labels"
 
-    def __init__(self, ignore_index: int = IGNORE_INDEX) -> None:
+    at = "logits"
+
+    def __init__(self, ignore_index: int = IGNORE_INDEX, numerics: Numerics = "described") -> None:
         super().__init__()
+        check_numerics(numerics)
         self.ignore_index = ignore_index
+        self.numerics: Numerics = numerics
 
     def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
         """(B, C, H, W) logits and (B, H, W) labels -> scalar."""
-        return cross_entropy_loss(logits, mask, ignore_index=self.ignore_index)
+        return cross_entropy_loss(
+            logits, mask, ignore_index=self.ignore_index, numerics=self.numerics
+        )

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import check_temperature, match_inside, prepare_pair, to_safe_precision
+from aicsd.losses._checks import (
+    Numerics,
+    check_numerics,
+    check_temperature,
+    match_inside,
+    prepare_pair,
+    to_safe_precision,
+)
 
 ROW_NORM_FLOOR = 1e-6
 
@@ -78,6 +86,7 @@ def icsd_loss(
     temperature: float = 1.0,
     normalize_rows: bool = True,
     per_image: bool = False,
+    numerics: Numerics = "described",
     inside: Tensor | None = None,
 ) -> Tensor:
     """Mean squared difference of the two ICS matrices: L_ICS = mean_ij (K^T_ij - K^S_ij)^2.
@@ -92,6 +101,9 @@ def icsd_loss(
         per_image: compare the matrix of each image instead of their mean over the batch. Off by
             default, as in the published code: in one image most classes are absent, and the mean
             over the batch is less noisy.
+        numerics: ``released`` is the published code instead: mean_ij (K^T_ij - K^S_ij)^2 / B of
+            :func:`released_ics_matrix`. Its temperature is 1, its rows are normalised, the batch
+            has one matrix, and ``inside`` is not looked at, since that code never masks padding.
         inside: (B, H', W') bool; False at padding, which then takes no part. Unlabelled pixels of
             the image do take part.
 
@@ -100,13 +112,59 @@ def icsd_loss(
         4 / C.
 
     Raises:
-        UserError: shapes that differ, or a temperature that is not positive.
+        UserError: shapes that differ, a temperature that is not positive, or an option that the
+            published code does not have.
     """
+    _check_options(temperature, normalize_rows, per_image, numerics)
     student, teacher = prepare_pair(student, teacher)
+    if numerics == "released":
+        difference = released_ics_matrix(teacher) - released_ics_matrix(student)
+        return difference.square().mean() / student.shape[0]
     with torch.no_grad():
         target = _reduce(ics_matrix(teacher, temperature, inside), normalize_rows, per_image)
     matrix = _reduce(ics_matrix(student, temperature, inside), normalize_rows, per_image)
     return (target - matrix).square().mean()
+
+
+def released_ics_matrix(logits: Tensor) -> Tensor:
+    """The matrix that the published code compares; it measures hardly any similarity.
+
+    q = softmax of the logits over the *rows* y of each column x (not over all pixels), and, with
+    probabilities where a divergence has their logs,
+    K[i, j] = 1/B sum over b, y, x of q_j (log q_j - q_i) for j >= i; K[j, i] = K[i, j].
+    Then each row is divided by its L2 norm. The first part, minus the entropy of class max(i, j),
+    is hundreds of times the second, the only one that compares two classes.
+
+    Where a q falls below the smallest float, the published code has NaN gradients; here they are 0.
+
+    Args:
+        logits: (B, C, H, W).
+
+    Returns:
+        (C, C), one matrix for the batch. float64 if ``logits`` is, else float32.
+    """
+    log_q = to_safe_precision(logits).log_softmax(dim=2)
+    q = log_q.exp()
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    larger = torch.maximum(classes[:, None], classes[None, :])
+    negative_entropy = (q * log_q).sum(dim=(0, 2, 3))  # (C,)
+    with torch.autocast(q.device.type, enabled=False):  # it would round the product to 16 bits
+        flat = q.flatten(2)
+        products = (flat @ flat.transpose(1, 2)).sum(dim=0)  # (C, C): sum of q_i q_j
+    matrix = (negative_entropy[larger] - products) / logits.shape[0]
+    return F.normalize(matrix, dim=1)
+
+
+def _check_options(
+    temperature: float, normalize_rows: bool, per_image: bool, numerics: Numerics
+) -> None:
+    check_temperature(temperature)
+    check_numerics(
+        numerics,
+        temperature=(temperature, 1.0),
+        normalize_rows=(normalize_rows, True),
+        per_image=(per_image, False),
+    )
 
 
 def _reduce(matrices: Tensor, normalize_rows: bool, per_image: bool) -> Tensor:
@@ -130,15 +188,21 @@ class ICSDLoss(nn.Module):
     """
 
     target = "teacher"
+    at = "logits"
 
     def __init__(
-        self, temperature: float = 1.0, normalize_rows: bool = True, per_image: bool = False
+        self,
+        temperature: float = 1.0,
+        normalize_rows: bool = True,
+        per_image: bool = False,
+        numerics: Numerics = "described",
     ) -> None:
         super().__init__()
-        check_temperature(temperature)
+        _check_options(temperature, normalize_rows, per_image, numerics)
         self.temperature = temperature
         self.normalize_rows = normalize_rows
         self.per_image = per_image
+        self.numerics: Numerics = numerics
 
     def forward(self, student: Tensor, teacher: Tensor, inside: Tensor | None = None) -> Tensor:
         """Two (B, C, H, W) logit maps -> scalar."""
@@ -148,5 +212,6 @@ class ICSDLoss(nn.Module):
             temperature=self.temperature,
             normalize_rows=self.normalize_rows,
             per_image=self.per_image,
+            numerics=self.numerics,
             inside=inside,
         )

@@ -7,7 +7,13 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import check_temperature, match_inside, prepare_pair
+from aicsd.losses._checks import (
+    Numerics,
+    check_numerics,
+    check_temperature,
+    match_inside,
+    prepare_pair,
+)
 
 Reduction = Literal["pixel_mean", "element_mean", "image_sum"]
 
@@ -17,7 +23,8 @@ def pixel_kd_loss(
     teacher: Tensor,
     *,
     temperature: float = 1.0,
-    reduction: Reduction = "pixel_mean",
+    reduction: Reduction | None = None,
+    numerics: Numerics = "described",
     inside: Tensor | None = None,
 ) -> Tensor:
     """T^2 KL(p_T || p_S) over the classes at every pixel, p = softmax(z / T).
@@ -30,18 +37,21 @@ def pixel_kd_loss(
             change with the map's size, the batch or C); ``element_mean`` divides once more by C
             (the published AICSD code, whose weight 10 belongs to it); ``image_sum`` divides by B
             only.
+        numerics: ``released`` is the published code: ``element_mean``, and ``inside`` is not
+            looked at, since that code sums and counts padding too. (It runs T = 1.)
         inside: (B, H', W') bool; False at padding, which is then neither summed nor counted.
 
     Returns:
         Unweighted scalar >= 0; 0 where the predictions agree.
 
     Raises:
-        UserError: shapes that differ, an unknown reduction, or a temperature that is not positive.
+        UserError: shapes that differ, an unknown reduction, a temperature that is not positive,
+            or a reduction that the published code does not have.
     """
     check_temperature(temperature)
-    check_reduction(reduction)
+    reduction = resolve_reduction(reduction, numerics)
     student, teacher = prepare_pair(student, teacher)
-    inside = match_inside(inside, student)
+    inside = match_inside(inside, student) if numerics == "described" else None
     log_teacher = (teacher / temperature).log_softmax(dim=1)
     log_student = (student / temperature).log_softmax(dim=1)
     divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=1)  # B H W
@@ -55,23 +65,34 @@ def pixel_kd_loss(
     return total / pixels / (student.shape[1] if reduction == "element_mean" else 1)
 
 
-def check_reduction(reduction: str) -> None:
-    """Refuse an unknown reduction."""
+def resolve_reduction(reduction: Reduction | None, numerics: Numerics) -> Reduction:
+    """The reduction where none was asked for; one that is unknown or contradicts is refused."""
+    check_numerics(numerics)
+    if reduction is None:
+        return "element_mean" if numerics == "released" else "pixel_mean"
     if reduction not in get_args(Reduction):
         raise UserError(f"reduction is {reduction!r}; allowed are {', '.join(get_args(Reduction))}")
+    check_numerics(numerics, reduction=(reduction, "element_mean"))
+    return reduction
 
 
 class PixelKDLoss(nn.Module):
     """:func:`pixel_kd_loss` with its settings kept."""
 
     target = "teacher"
+    at = "logits"
 
-    def __init__(self, temperature: float = 1.0, reduction: Reduction = "pixel_mean") -> None:
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        reduction: Reduction | None = None,
+        numerics: Numerics = "described",
+    ) -> None:
         super().__init__()
         check_temperature(temperature)
-        check_reduction(reduction)
         self.temperature = temperature
-        self.reduction: Reduction = reduction
+        self.reduction = resolve_reduction(reduction, numerics)
+        self.numerics: Numerics = numerics
 
     def forward(self, student: Tensor, teacher: Tensor, inside: Tensor | None = None) -> Tensor:
         """Two (B, C, H, W) logit maps -> scalar."""
@@ -80,5 +101,6 @@ class PixelKDLoss(nn.Module):
             teacher,
             temperature=self.temperature,
             reduction=self.reduction,
+            numerics=self.numerics,
             inside=inside,
         )

@@ -9,7 +9,7 @@ from aicsd.models.build import (
     load_model,
 )
 from aicsd.models.deeplabv3plus import DeepLabV3Plus, resize
-from aicsd.models.segmenter import Segmenter, as_output, save_model
+from aicsd.models.segmenter import Segmenter, as_output, map_named, save_model
 
 __all__ = [
     "MODEL_FILE",
@@ -21,6 +21,7 @@ __all__ = [
     "build_model",
     "import_checkpoint",
     "load_model",
+    "map_named",
     "resize",
     "save_model",
 ]

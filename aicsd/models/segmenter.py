@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from aicsd.data.base import Classes, UInt8Array, read_image
-from aicsd.errors import UserError
+from aicsd.errors import UserError, suggest
 from aicsd.files import atomic_path
 from aicsd.models.deeplabv3plus import resize
 from aicsd.types import SegOutput
@@ -104,6 +104,14 @@ def as_output(output: Any) -> SegOutput:
         f"the network returned {type(output).__name__}; expected logits (B, C, H, W), a dict with "
         "'out', or an object with 'logits'"
     )
+
+
+def map_named(output: SegOutput, name: str, owner: str) -> Tensor:
+    """``logits``, or the feature ``name``; one that the network of ``owner`` lacks is refused."""
+    maps = {"logits": output.logits, **output.features}
+    if name not in maps:
+        raise UserError(f"{owner} has no feature {name!r}{suggest(name, maps)}")
+    return maps[name]
 
 
 def save_model(model: Segmenter, path: Path, info: Mapping[str, Any] | None = None) -> None:

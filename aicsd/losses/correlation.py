@@ -1,0 +1,71 @@
+"""Inter-channel correlation (Liu et al., ICKD, ICCV 2021, arXiv 2202.03680), on the logits."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aicsd.losses._checks import Numerics, check_numerics, match_inside, prepare_pair
+
+
+def correlation_loss(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    numerics: Numerics = "described",
+    inside: Tensor | None = None,
+) -> Tensor:
+    """Squared distance of the two correlation matrices: L_CC = 1/(B C) sum_b ||G^S_b - G^T_b||^2_F.
+
+    G_b = f f^T, (C, C), f the (C, H W) logits of image b without a softmax; then each row is
+    divided by its L2 norm. The paper compares features, the student's after a learned 1x1
+    convolution; the AICSD code, and this, the logits, whose channels are the same classes in both
+    networks. The paper's cut of the map into a grid is not in the AICSD code, and not here.
+
+    Args:
+        student: (B, C, H, W) logits; the only input that gets a gradient.
+        teacher: (B, C, H, W) logits.
+        numerics: both compute the formula above. ``released`` does not look at ``inside``, since
+            the published code never masks padding. (That code runs at the input's resolution: a
+            recipe asks for it by ``resolution: input``; and it computes the term without ever
+            adding it to the loss.)
+        inside: (B, H', W') bool; padding (False) takes no part in the sums over the pixels.
+
+    Returns:
+        Unweighted scalar >= 0; 0 where the matrices agree. At most 4.
+
+    Raises:
+        UserError: shapes that differ, or unknown numerics.
+    """
+    check_numerics(numerics)
+    student, teacher = prepare_pair(student, teacher)
+    where = match_inside(inside, student) if numerics == "described" else None
+    ours, target = (_correlations(maps, where) for maps in (student, teacher))
+    batch, channels = student.shape[:2]
+    return (ours - target).square().sum() / (batch * channels)
+
+
+def _correlations(maps: Tensor, inside: Tensor | None) -> Tensor:
+    """(B, C, H, W) -> (B, C, C), rows of length 1."""
+    if inside is not None:
+        maps = maps.masked_fill(~inside[:, None], 0.0)
+    flat = maps.flatten(2)
+    with torch.autocast(flat.device.type, enabled=False):  # it would round the product to 16 bits
+        return F.normalize(flat @ flat.transpose(1, 2), dim=2)
+
+
+class CorrelationLoss(nn.Module):
+    """:func:`correlation_loss` with its settings kept."""
+
+    target = "teacher"
+    at = "logits"
+
+    def __init__(self, numerics: Numerics = "described") -> None:
+        super().__init__()
+        check_numerics(numerics)
+        self.numerics: Numerics = numerics
+
+    def forward(self, student: Tensor, teacher: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Two (B, C, H, W) logit maps -> scalar."""
+        return correlation_loss(student, teacher, numerics=self.numerics, inside=inside)
