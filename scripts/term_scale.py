@@ -1,10 +1,11 @@
-"""How large every loss term and its gradient on the student's logits are: where weights come from.
+"""How large every loss term and its gradient are: where weights come from.
 
     python scripts/term_scale.py --teacher RUN --students RUN_OR_FILE ... --config CONFIG
 
 prints, for an untrained student and for every given one, the mean over some training batches of
-each term (unweighted), of the L2 norm of its gradient on the native logits, and of that norm
-relative to the cross entropy's. A weight of 1 / ratio makes a term pull as hard as the labels.
+each term (unweighted), of the L2 norm of its gradient on the map that it reads (native logits, or a
+feature), and of that norm relative to the cross entropy's on the same map. A weight of 1 / ratio
+makes a term pull as hard as the labels.
 """
 
 from __future__ import annotations
@@ -25,37 +26,15 @@ from aicsd.models import Segmenter, build_model, load_model, resize
 from aicsd.types import Batch
 
 
-def term_scales(
-    student: Segmenter, teacher: Teacher, batches: list[Batch]
-) -> dict[str, tuple[float, float]]:
-    """Mean value and mean gradient norm of every term over ``batches``."""
-    scales: dict[str, list[tuple[float, float]]] = {}
-    student.train()
-    for batch in batches:
-        torch.manual_seed(0)
-        with torch.no_grad():
-            logits = student(batch.image).logits
-            target = teacher(batch.image).logits
-        size = (batch.mask.shape[1], batch.mask.shape[2])
-        terms = {
-            "cross_entropy": lambda z, b=batch, s=size: CrossEntropyLoss()(resize(z, s), b.mask),
-            "icsd native": lambda z, t=target, b=batch: ICSDLoss()(z, t, b.inside),
-            "icsd input": lambda z, t=target, b=batch, s=size: ICSDLoss()(
-                resize(z, s), resize(t, s), b.inside
-            ),
-            "pixel_kd native": lambda z, t=target, b=batch: PixelKDLoss()(z, t, b.inside),
-        }
-        for name, term in terms.items():
-            leaf = logits.clone().requires_grad_()
-            value = term(leaf)
-            (gradient,) = torch.autograd.grad(value, leaf)
-            scales.setdefault(name, []).append((value.item(), gradient.norm().item()))
-    return {
-        name: (sum(v for v, _ in pairs) / len(pairs), sum(g for _, g in pairs) / len(pairs))
-        for name, pairs in scales.items()
-    }
-
-
+def term_recipes() -> dict[str, TermRecipe]:
+    """Every term where it is by default, and ICSD also at the input's resolution."""
+    recipes = {}
+    for name in TERMS:
+        (term,) = [t for key, t in load_recipe("none", {name: {}}).terms.items() if key == name]
+        label = name if name == "cross_entropy" else f"{name} {term.resolution}"
+        recipes[label] = (name, term)
+    recipes["icsd input"] = ("icsd", replace(recipes["icsd native"][1], resolution="input"))
+    return recipes
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", required=True)

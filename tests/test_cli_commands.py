@@ -47,6 +47,9 @@ METHOD_TERMS = {
     "kd": {"cross_entropy", "pixel_kd"},
     "icsd": {"cross_entropy", "icsd"},
     "aicsd": {"cross_entropy", "icsd", "pixel_kd"},
+    "ad": {"cross_entropy", "attention"},
+    "sp": {"cross_entropy", "pairwise"},
+    "ickd": {"cross_entropy", "correlation"},
 }
 MEASURES = ("miou", "pixel_accuracy", "class_accuracy", "fwiou", "per_class_iou", "images")
 LEARN = ("--optimizer.name", "adamw", "--optimizer.lr", "0.01", "--optimizer.head_lr_factor", "1")

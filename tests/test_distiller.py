@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from aicsd.data.base import Classes
 from aicsd.distiller import Distiller, Teacher, weighted_sum
 from aicsd.errors import UserError
-from aicsd.methods import load_recipe
+from aicsd.losses import attention_loss, correlation_loss, pairwise_loss
+from aicsd.methods import list_methods, load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model
 from aicsd.types import IGNORE_INDEX, Batch, SegOutput
 
@@ -172,7 +173,7 @@ def test_gradient_of_the_loss_is_the_weighted_sum_of_the_gradients() -> None:
     torch.testing.assert_close(gradient(None), expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["none", "kd", "icsd", "aicsd"])
+@pytest.mark.parametrize("method", list_methods())
 def test_a_step_leaves_the_teacher_as_it_was(method: str) -> None:
     teacher_model, student = tiny(1), tiny(2)
     before = {key: value.clone() for key, value in teacher_model.state_dict().items()}
@@ -256,7 +257,7 @@ def test_a_method_without_teacher_terms_never_runs_it() -> None:
     assert torch.equal(result["loss"].detach(), result["cross_entropy"])
 
 
-@pytest.mark.parametrize("method", ["kd", "icsd", "aicsd"])
+@pytest.mark.parametrize("method", sorted(set(list_methods()) - {"none"}))
 def test_a_method_with_a_teacher_refuses_to_go_without(method: str) -> None:
     with pytest.raises(UserError, match=f"'{method}' needs a teacher"):
         Distiller(Segmenter(Net(), CLASSES), load_recipe(method))
@@ -330,6 +331,84 @@ def test_a_teacher_with_other_channels_than_classes_is_refused() -> None:
     distiller = Distiller(Segmenter(Net(), CLASSES), load_recipe("kd"), teacher)
     with pytest.raises(UserError, match=r"\(2, 3, 8, 12\).*\(2, 5, 8, 12\)"):
         distiller(make_batch(), 0.5)
+
+
+class Maps(nn.Module):
+    """Logits of one convolution, and a named feature map of another width and stride."""
+
+    def __init__(self, channels: int, stride: int, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.logits = nn.Conv2d(3, 3, 3, stride=4, padding=1)
+        self.feature = nn.Conv2d(3, channels, 3, stride=stride, padding=1)
+
+    def forward(self, image: Tensor) -> SegOutput:
+        feature = self.feature(image)
+        return SegOutput(self.logits(image), {"decoder": feature, "aspp": feature + 1})
+
+
+@pytest.mark.parametrize("teacher_stride", [4, 8])
+@pytest.mark.parametrize("names", [CLASS_NAMES, ("bar", "disc", "ground")])
+@pytest.mark.parametrize("name", ["attention", "pairwise", "correlation"])
+def test_a_term_compares_the_maps_it_names(
+    name: str, names: tuple[str, ...], teacher_stride: int
+) -> None:
+    method = {"attention": "ad", "pairwise": "sp", "correlation": "ickd"}[name]
+    recipe = load_recipe(method)
+    student = Segmenter(Maps(5, 4, seed=1), CLASSES)
+    teacher_model = Segmenter(Maps(7, teacher_stride, seed=2), Classes(names, CLASSES.palette))
+    teacher = Teacher(teacher_model, CLASSES)  # some of its classes move, its features do not
+    batch = make_batch()
+    result = Distiller(student, recipe, teacher)(batch, 0.5)
+
+    with torch.no_grad():
+        ours, target = student(batch.image), teacher_model(batch.image)
+    order = [names.index(name) for name in CLASS_NAMES]
+    target = target._replace(logits=target.logits[:, order])
+    place = {"attention": "decoder", "pairwise": "aspp"}.get(name)
+    s, t = (o.logits if place is None else o.features[place] for o in (ours, target))
+    if t.shape[2:] != s.shape[2:]:
+        t = upsample(t, (s.shape[2], s.shape[3])).float()
+    function = {
+        "attention": attention_loss, "pairwise": pairwise_loss, "correlation": correlation_loss,
+    }[name]  # fmt: skip
+    expected = function(s, t, inside=batch.inside)
+    assert expected.item() > 1e-5
+    assert result[name].item() == pytest.approx(expected.item(), rel=1e-4)
+    weight = recipe.terms[name].weight
+    total = result["cross_entropy"] + weight * result[name]
+    assert result["loss"].item() == pytest.approx(total.item(), rel=1e-5)
+    assert set(result) == {"loss", "cross_entropy", name}
+
+
+def test_a_term_moved_to_the_logits_reads_them() -> None:
+    recipe = load_recipe("ad", {"attention": {"at": "logits", "resolution": "input"}})
+    student, teacher = (Segmenter(Maps(5, 4, seed), CLASSES) for seed in (1, 2))
+    batch = make_batch()
+    result = Distiller(student, recipe, Teacher(teacher, CLASSES))(batch, 0.5)
+    with torch.no_grad():
+        s, t = (upsample(m(batch.image).logits, (32, 48)) for m in (student, teacher))
+    expected = attention_loss(s, t, inside=batch.inside)
+    assert result["attention"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("owner", ["student", "teacher"])
+def test_a_map_that_a_network_does_not_have_is_named(owner: str) -> None:
+    networks = {"student": Maps(5, 4, 1), "teacher": Maps(7, 4, 2)}
+    recipe = load_recipe("ad", {"attention": {"at": "decodr"}})
+    networks[owner] = Net(form="output") if owner == "student" else Net(form="tensor")
+    student, teacher = (Segmenter(networks[key], CLASSES) for key in ("student", "teacher"))
+    distiller = Distiller(student, recipe, Teacher(teacher, CLASSES))
+    with pytest.raises(UserError) as caught:
+        distiller(make_batch(), 0.5)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "term 'attention': the student has no feature 'decodr'" in message
+    assert ("(allowed: logits, x)" if owner == "student" else "did you mean 'decoder'") in message
+    if owner == "teacher":
+        recipe = load_recipe("ad")
+        with pytest.raises(UserError, match=r"the teacher has no feature 'decoder'.*logits\)"):
+            Distiller(student, recipe, Teacher(teacher, CLASSES))(make_batch(), 0.5)
 
 
 def test_weighted_sum() -> None:

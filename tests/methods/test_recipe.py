@@ -13,13 +13,17 @@ from aicsd.losses import CrossEntropyLoss, ICSDLoss, PixelKDLoss
 from aicsd.methods import TERMS, list_methods, load_recipe
 from aicsd.methods.recipe import RECIPE_FOLDER
 
-METHODS = ["aicsd", "icsd", "kd", "none"]
-COMMON = {"weight", "schedule", "resolution"}
+METHODS = ["ad", "aicsd", "ickd", "icsd", "kd", "none", "sp"]
+COMMON = {"weight", "schedule", "at", "resolution", "numerics"}
 OPTIONS = {
     "cross_entropy": {"ignore_index"},
     "icsd": {"temperature", "normalize_rows", "per_image"},
     "pixel_kd": {"temperature", "reduction"},
+    "attention": set(),
+    "pairwise": {"patch"},
+    "correlation": set(),
 }
+PLACES = {"attention": "decoder", "pairwise": "aspp"}
 
 
 def write(path: Path, content: object) -> str:
@@ -61,6 +65,9 @@ def test_every_recipe_loads_and_builds(method: str) -> None:
         ("kd", {"cross_entropy", "pixel_kd"}),
         ("icsd", {"cross_entropy", "icsd"}),
         ("aicsd", {"cross_entropy", "icsd", "pixel_kd"}),
+        ("ad", {"cross_entropy", "attention"}),
+        ("sp", {"cross_entropy", "pairwise"}),
+        ("ickd", {"cross_entropy", "correlation"}),
     ],
 )
 def test_terms_of_the_methods(method: str, terms: set[str]) -> None:
@@ -86,7 +93,7 @@ def test_weights_of_aicsd_are_its_adaptive_weighting(progress: float) -> None:
     )
 
 
-@pytest.mark.parametrize("method", ["none", "kd", "icsd"])
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"aicsd"}))
 def test_the_other_methods_keep_their_weights(method: str) -> None:
     recipe = load_recipe(method)
     assert recipe.weights(0.0) == recipe.weights(0.5) == recipe.weights(1.0)
@@ -123,12 +130,82 @@ def test_defaults_of_a_term_without_keys(tmp_path: Path) -> None:
         "icsd": {
             "weight": 1.0,
             "schedule": "constant",
+            "at": "logits",
             "resolution": "native",
             "temperature": 1.0,
             "normalize_rows": True,
             "per_image": False,
+            "numerics": "described",
         }
     }
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_every_term_has_its_place(tmp_path: Path, name: str) -> None:
+    place = PLACES.get(name, "logits")
+    recipe = load_recipe(write(tmp_path / "mine.yaml", {"terms": {name: None}}))
+    assert recipe.terms[name].at == place
+    for method in METHODS:
+        shipped = yaml.safe_load((RECIPE_FOLDER / f"{method}.yaml").read_text())["terms"]
+        assert all(term["at"] == PLACES.get(key, "logits") for key, term in shipped.items())
+
+
+def test_a_term_can_read_another_map() -> None:
+    recipe = load_recipe("ad", {"attention": {"at": "aspp"}, "pairwise": {"at": "logits"}})
+    assert recipe.terms["attention"].at == "aspp"
+    assert recipe.to_dict()["attention"]["at"] == "aspp"
+    assert recipe.terms["pairwise"].at == "logits"
+
+
+@pytest.mark.parametrize("method", list_methods())
+def test_every_term_of_every_method_runs_as_released(method: str) -> None:
+    plain = load_recipe(method)
+    overrides = {name: {"numerics": "released"} for name in plain.terms}
+    recipe = load_recipe(method, overrides)
+    for loss in recipe.build_losses().values():
+        assert loss.numerics == "released"
+    assert recipe.weights(0.3) == plain.weights(0.3)
+
+
+@pytest.mark.parametrize("method", list_methods())
+def test_with_numerics(tmp_path: Path, method: str) -> None:
+    plain = load_recipe(method)
+    released = plain.with_numerics("released")
+    assert plain.to_dict() == load_recipe(method).to_dict()  # a copy
+    assert released.name == method
+    assert released.weights(0.3) == plain.weights(0.3)
+    for name, values in released.to_dict().items():
+        assert values["numerics"] == "released"
+        assert values["resolution"] == ("native" if name in PLACES else "input")
+        assert values.get("reduction", "element_mean") == "element_mean"
+        assert values.get("patch", 0) == 0
+    complete = {"terms": released.to_dict()}
+    again = load_recipe(write(tmp_path / "again.yaml", complete))
+    assert again.to_dict() == released.to_dict() == again.with_numerics("released").to_dict()
+    back = released.with_numerics("described")
+    assert all(values["numerics"] == "described" for values in back.to_dict().values())
+    assert back.to_dict().get("pixel_kd", {}).get("reduction", "pixel_mean") == "pixel_mean"
+
+
+def test_with_numerics_adapts_a_complete_recipe(tmp_path: Path) -> None:
+    terms = load_recipe("kd", {"pairwise": {"patch": 3}}).to_dict()
+    assert terms["pixel_kd"]["reduction"] == "pixel_mean"
+    recipe = load_recipe(write(tmp_path / "complete.yaml", {"terms": terms}))
+    released = recipe.with_numerics("released").build_losses()
+    assert released["pixel_kd"].reduction == "element_mean"
+    assert released["pairwise"].patch == 0
+
+
+def test_with_numerics_keeps_what_fits_and_refuses_what_does_not() -> None:
+    overrides = {"cross_entropy": {"ignore_index": 11}, "pixel_kd": {"temperature": 4.0}}
+    losses = load_recipe("kd", overrides).with_numerics("released").build_losses()
+    assert losses["cross_entropy"].ignore_index == 11
+    assert losses["pixel_kd"].temperature == 4.0
+    hot = load_recipe("icsd", {"icsd": {"temperature": 2.0}})
+    with pytest.raises(UserError, match=r"term 'icsd': temperature is 2.0, but numerics released"):
+        hot.with_numerics("released")
+    with pytest.raises(UserError, match="numerics is 'paper'"):
+        hot.with_numerics("paper")
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".yml"])
@@ -199,6 +276,23 @@ def test_to_dict_is_complete_and_round_trips(tmp_path: Path, method: str) -> Non
         ({"pixel_kd": {"reduction": 1}}, ["reduction", "1", "str"]),
         ({"cross_entropy": {"ignore_index": 1.5}}, ["ignore_index", "1.5", "int"]),
         ({"cross_entropy": {"ignore_index": False}}, ["ignore_index", "False", "int"]),
+        ({"cross_entropy": {"at": "decoder"}}, ["'cross_entropy'", "'decoder'", "logits only"]),
+        ({"attention": {"at": 3}}, ["'attention'", "at is 3", "name of a feature"]),
+        ({"attention": {"resolution": "input"}}, ["'decoder'", "set resolution to native"]),
+        ({"attention": {"patch": 2}}, ["'attention'", "unknown key 'patch'"]),
+        ({"pairwise": {"patch": -1}}, ["'pairwise'", "patch is -1"]),
+        ({"pairwise": {"patch": 1.5}}, ["'pairwise'", "patch is 1.5", "int"]),
+        ({"pairwise": {"patch": 2, "numerics": "released"}}, ["'pairwise'", "patch is 2", "0"]),
+        ({"icsd": {"numerics": "relesed"}}, ["'icsd'", "numerics is 'relesed'", "released"]),
+        ({"icsd": {"numerics": 1}}, ["'icsd'", "numerics is 1", "str"]),
+        (
+            {"icsd": {"numerics": "released", "normalize_rows": False}},
+            ["'icsd'", "normalize_rows is False", "leave normalize_rows out"],
+        ),
+        (
+            {"pixel_kd": {"numerics": "released", "reduction": "pixel_mean"}},
+            ["'pixel_kd'", "'pixel_mean'", "'element_mean' only"],
+        ),
     ],
 )
 def test_wrong_overrides_are_refused(overrides: dict[str, Any], words: list[str]) -> None:
