@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
-from aicsd.methods import Recipe
+from aicsd.methods import Recipe, TermRecipe
 from aicsd.models import Segmenter, as_output, map_named, resize
 from aicsd.types import Batch, SegOutput
 
@@ -107,32 +107,33 @@ class Distiller(nn.Module):
         student = self.student(batch.image)
         teacher = self.teacher(batch.image) if self.teacher is not None else None
         values = {
-            name: self._term(name, loss, student, teacher, batch)
+            name: term_value(name, self.recipe.terms[name], loss, student, teacher, batch)
             for name, loss in self.terms.items()
         }
         total = weighted_sum(values, self.recipe.weights(progress))
         return {"loss": total, **{name: value.detach() for name, value in values.items()}}
 
-    def _term(
-        self,
-        name: str,
-        loss: nn.Module,
-        student: SegOutput,
-        teacher: SegOutput | None,
-        batch: Batch,
-    ) -> Tensor:
-        term = self.recipe.terms[name]
-        maps = map_named(student, term.at, f"term {name!r}: the student")
-        height, width = (batch.mask if term.resolution == "input" else maps).shape[-2:]
-        size = (height, width)
-        maps = resize(maps, size)
-        if loss.target == "labels":
-            value: Tensor = loss(maps, batch.mask)
-        else:
-            assert teacher is not None
-            target = map_named(teacher, term.at, f"term {name!r}: the teacher")
-            value = loss(maps, resize(target, size), inside=batch.inside)
-        return value
+
+def term_value(
+    name: str,
+    term: TermRecipe,
+    loss: nn.Module,
+    student: SegOutput,
+    teacher: SegOutput | None,
+    batch: Batch,
+) -> Tensor:
+    """One loss, unweighted, on the maps and at the resolution that its recipe names."""
+    maps = map_named(student, term.at, f"term {name!r}: the student")
+    height, width = (batch.mask if term.resolution == "input" else maps).shape[-2:]
+    size = (height, width)
+    maps = resize(maps, size)
+    if loss.target == "labels":
+        value: Tensor = loss(maps, batch.mask)
+    else:
+        assert teacher is not None
+        target = map_named(teacher, term.at, f"term {name!r}: the teacher")
+        value = loss(maps, resize(target, size), inside=batch.inside)
+    return value
 
 
 def weighted_sum(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -11,6 +11,7 @@ makes a term pull as hard as the labels.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,34 +20,67 @@ import yaml
 from aicsd.config import build_config
 from aicsd.data import open_dataset
 from aicsd.data.loaders import TrainBatches, train_loader
-from aicsd.distiller import Teacher
+from aicsd.distiller import Teacher, term_value
 from aicsd.engine import DistillConfig
-from aicsd.losses import CrossEntropyLoss, ICSDLoss, PixelKDLoss
-from aicsd.models import Segmenter, build_model, load_model, resize
+from aicsd.methods import TERMS, TermRecipe, load_recipe
+from aicsd.models import Segmenter, build_model, load_model, map_named
 from aicsd.types import Batch
 
 
-def term_recipes() -> dict[str, TermRecipe]:
-    """Every term where it is by default, and ICSD also at the input's resolution."""
-    recipes = {}
-    for name in TERMS:
-        (term,) = [t for key, t in load_recipe("none", {name: {}}).terms.items() if key == name]
-        label = name if name == "cross_entropy" else f"{name} {term.resolution}"
-        recipes[label] = (name, term)
-    recipes["icsd input"] = ("icsd", replace(recipes["icsd native"][1], resolution="input"))
-    return recipes
+def all_terms() -> dict[str, tuple[str, TermRecipe]]:
+    """Every term as a recipe has it by default, and ICSD also at the input's resolution."""
+    recipe = load_recipe("none", {name: {} for name in TERMS})
+    terms = {}
+    for name, term in recipe.terms.items():
+        terms[name if name == "cross_entropy" else f"{name} {term.resolution}"] = (name, term)
+        if name == "icsd":
+            terms["icsd input"] = (name, replace(term, resolution="input"))
+    return terms
+
+
+def term_scales(
+    student: Segmenter, teacher: Teacher, batches: list[Batch]
+) -> dict[str, tuple[float, float, float]]:
+    """Mean over ``batches`` of every term's value, of its gradient's norm, and of this norm
+    relative to that of the cross entropy on the same map."""
+    scales: dict[str, list[tuple[float, float, float]]] = {}
+    student.train()
+    for batch in batches:
+        torch.manual_seed(0)
+        output, target = student(batch.image), teacher(batch.image)
+        values = {
+            label: term_value(name, term, TERMS[name](**term.options), output, target, batch)
+            for label, (name, term) in all_terms().items()
+        }
+        for label, (_, term) in all_terms().items():
+            maps = map_named(output, term.at, label)
+            norm, unit = (
+                torch.autograd.grad(value, maps, retain_graph=True)[0].norm().item()
+                for value in (values[label], values["cross_entropy"])
+            )
+            scales.setdefault(label, []).append((values[label].item(), norm, unit))
+    means = {}
+    for label, found in scales.items():
+        value, norm, unit = (sum(column) / len(found) for column in zip(*found, strict=True))
+        means[label] = (value, norm, norm / unit)
+    return means
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--students", nargs="*", default=[])
     parser.add_argument("--config", required=True)
-    parser.add_argument("--root", required=True)
+    parser.add_argument("--root", help="folder of the dataset, where the config does not name it")
     parser.add_argument("--batches", type=int, default=8)
     options = parser.parse_args()
     settings = yaml.safe_load(Path(options.config).read_text())
-    settings["data"]["root"] = options.root
+    if options.root is not None:
+        settings["data"]["root"] = options.root
     config = build_config(DistillConfig, {**settings, "run": "unused"})
-    dataset = open_dataset(config.data.name, options.root, config.data.train_split)
+    dataset = open_dataset(
+        config.data.name, config.data.root, config.data.train_split, config.data.options
+    )
     plan = TrainBatches(len(dataset), config.data.batch_size, 0, 0, options.batches)
     batches = list(train_loader(dataset, config.data, plan))
     teacher = Teacher(load_model(options.teacher), dataset.classes)
@@ -56,13 +90,8 @@ def main() -> None:
     print("| student | term | value | gradient norm | relative to cross entropy |")
     print("| --- | --- | --- | --- | --- |")
     for name, student in students.items():
-        scales = term_scales(student, teacher, batches)
-        unit = scales["cross_entropy"][1]
-        for term, (value, gradient) in scales.items():
-            print(
-                f"| {Path(name).name} | {term} | {value:.5f} | {gradient:.6f} "
-                f"| {gradient / unit:.5f} |"
-            )
+        for term, (value, gradient, ratio) in term_scales(student, teacher, batches).items():
+            print(f"| {Path(name).name} | {term} | {value:.5f} | {gradient:.6f} | {ratio:.5f} |")
 
 
 if __name__ == "__main__":
