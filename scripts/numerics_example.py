@@ -27,7 +27,7 @@ from aicsd.losses import (
 from aicsd.losses._checks import Numerics
 from aicsd.losses.icsd import released_ics_matrix
 
-BATCH, CLASSES, SIDE, DEEP_SIDE = 6, 21, 128, 32
+BATCH, CLASSES, SIDE, DEEP_SIDE = 6, 21, 64, 16
 STUDENT_CHANNELS, TEACHER_CHANNELS = 64, 256
 NUMERICS: tuple[Numerics, ...] = ("described", "released")
 Term = Callable[[Tensor, Numerics], Tensor]
@@ -121,9 +121,10 @@ def main() -> None:
           f"product part {products.min():.2f} to {products.max():.2f}; entropies alone leave "
           f"{rest:.1e} of its squared size")  # fmt: skip
     described = ics_matrix(logits.double()).mean(dim=0)
-    print(
-        f"described ICS matrix: {described[described > 0].min():.2f} to {described.max():.2f} nats"
-    )
+    low, high = described[described > 0].min(), described.max()
+    print(f"described ICS matrix: {low:.2f} to {high:.2f} nats")
+    parts = [f"{numerics} {100 * radial_part(numerics):.1f} %" for numerics in NUMERICS]
+    print(f"pairwise gradient that only changes the length of a node: {', '.join(parts)}")
 
 
 if __name__ == "__main__":
