@@ -20,6 +20,7 @@ DISTILL_HELP = "distil a teacher into a student"
 EVALUATE_HELP = "metrics of a trained model on a split of a dataset"
 PREDICT_HELP = "class-id PNGs and coloured overlays of images"
 DATA_HELP = "check a dataset, or fetch one: aicsd data check, aicsd data prepare"
+SUBMIT_HELP = "predictions as the archive that the VOC or Cityscapes server takes"
 IMPORT_HELP = "turn a checkpoint of the published AICSD code into a model file"
 
 
@@ -55,6 +56,7 @@ def build_parser() -> ConfigParser:
     commands.add_subcommand("distill", config_parser(DistillConfig), help=DISTILL_HELP)
     commands.add_subcommand("evaluate", _evaluate_parser(), help=EVALUATE_HELP)
     commands.add_subcommand("predict", _predict_parser(), help=PREDICT_HELP)
+    commands.add_subcommand("submit", _submit_parser(), help=SUBMIT_HELP)
     commands.add_subcommand("import", _import_parser(), help=IMPORT_HELP)
     data = ConfigParser(description=DATA_HELP)
     commands.add_subcommand("data", data, help=DATA_HELP)
@@ -94,6 +96,17 @@ def _predict_parser() -> ConfigParser:
     parser.add_argument("images", type=str, nargs="+", help="image files or folders of images")
     parser.add_argument("--out", type=str, required=True, help="folder for the results")
     parser.add_argument("--opacity", type=float, default=0.5, help="of the overlay, 0 to 1")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
+    return parser
+
+
+def _submit_parser() -> ConfigParser:
+    parser = ConfigParser(description=SUBMIT_HELP)
+    parser.add_argument("model", type=str, help="run folder or model file")
+    _data_arguments(parser, "split to predict", "test")
+    parser.add_argument(
+        "-o", "--out", type=str, required=True, help="archive: .tgz for voc, .zip for cityscapes"
+    )
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
     return parser
 
@@ -144,6 +157,8 @@ def _run(arguments: list[str]) -> int:
         return _evaluate(options)
     if command == "predict":
         return _predict(options)
+    if command == "submit":
+        return _submit(options)
     if command == "import":
         return _import(options)
     if options.subcommand == "prepare":
@@ -224,6 +239,25 @@ def _predict(options: Any) -> int:
         for _ in predict_files(model, images, Path(options.out), options.opacity):
             bar.advance(task)
     print(f"{len(images)} images: class ids and overlays in {options.out}")
+    return 0
+
+
+def _submit(options: Any) -> int:
+    from aicsd.data import open_images
+    from aicsd.engine.logging import progress_bar
+    from aicsd.evaluation.submission import check_submission, write_submission
+    from aicsd.models import load_model
+
+    data, out = options.data, Path(options.out)
+    model = load_model(options.model).to(pick_device(options.device))
+    server = check_submission(data.name, model.classes, out)
+    images = open_images(data.name, data.root, data.split, data.options)
+    with progress_bar() as bar:
+        task = bar.add_task("predicting", total=len(images), note="")
+        write_submission(
+            server, images, data.split, model.predict, out, advance=lambda: bar.advance(task)
+        )
+    print(f"{out}: {len(images)} predictions, checked")
     return 0
 
 

@@ -110,10 +110,14 @@ def _parser(script: str, distils: bool) -> _Parser:
     parser = _Parser(
         prog=script, allow_abbrev=False,
         description=(__doc__ or "").splitlines()[0],
-        epilog="Flags and defaults are those of the published code; --data-root is new.",
+        epilog=(
+            "Flags and defaults are those of the published code; --data-root and "
+            "--backbone-weights are new."
+        ),
     )  # fmt: skip
     add = parser.add_argument
     add("--backbone", default="resnet18", help=", ".join(BACKBONES))
+    add("--backbone-weights", default="imagenet", help="imagenet, none or a safetensors file")
     add("--out-stride", type=int, default=16, help="output stride: 8 or 16")
     add("--dataset", default="pascal", help=", ".join(DATASETS))
     add("--data-root", help=f"folder of the data; otherwise the variable {DATA_VARIABLE}")
@@ -201,6 +205,7 @@ def _common(flags: argparse.Namespace, model: str) -> Iterator[str]:
     settings: dict[str, object] = {
         "protocol": "released",
         f"{model}.backbone": BACKBONES[flags.backbone],
+        f"{model}.weights": flags.backbone_weights,
         f"{model}.output_stride": flags.out_stride,
         "data.root": _data_root(flags),
         "data.batch_size": batch // devices,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +41,21 @@ def overlay(
     return result
 
 
+def encode_ids(mask: UInt8Array, palette: tuple[Color, ...] | None) -> bytes:
+    """(H, W) ids as an 8-bit PNG: grey without a palette, else viewers show its colours."""
+    picture = Image.fromarray(mask)
+    if palette is not None:
+        picture.putpalette(_color_table(palette).tobytes())
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def save_ids(mask: UInt8Array, palette: tuple[Color, ...], path: Path) -> None:
     """Write class ids as an 8-bit palette PNG: the values are the ids, viewers show the colours."""
-    picture = Image.fromarray(mask)
-    picture.putpalette(_color_table(palette).tobytes())
+    content = encode_ids(mask, palette)
     with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG")
+        temporary.write_bytes(content)
 
 
 def save_image(image: UInt8Array, path: Path) -> None:

@@ -1,0 +1,178 @@
+"""Predictions as the archives that the benchmark servers of VOC and Cityscapes take."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
+
+from aicsd.data import cityscapes, voc
+from aicsd.data.base import Classes, UInt8Array, read_image
+from aicsd.errors import UserError, suggest
+from aicsd.files import atomic_path
+from aicsd.visualization.masks import encode_ids
+
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold: equal predictions, equal bytes
+
+
+class Server(NamedTuple):
+    """What a benchmark server expects."""
+
+    classes: Classes
+    stored_ids: tuple[int, ...]
+    """Class id -> the id in the files."""
+    palette: bool
+    """Whether the PNGs carry the class colours."""
+    suffixes: tuple[str, ...]
+    """Ends of the archive's name."""
+    place: Callable[[Path, str], str]
+    """Image file and split -> name of its prediction in the archive."""
+
+
+def _place_voc(image: Path, split: str) -> str:
+    # comp6: trained on any data; comp5 is for VOC's own alone
+    return f"results/VOC2012/Segmentation/comp6_{split}_cls/{image.stem}.png"
+
+
+def _place_cityscapes(image: Path, split: str) -> str:  # noqa: ARG001
+    return f"{image.name.removesuffix(cityscapes.IMAGE_END)}_pred_labelIds.png"
+
+
+SERVERS = {
+    "voc": Server(voc.CLASSES, tuple(range(21)), True, (".tgz", ".tar.gz"), _place_voc),
+    "cityscapes": Server(
+        cityscapes.CLASSES, cityscapes.LABEL_IDS, False, (".zip",), _place_cityscapes
+    ),
+}
+"""Benchmarks with a server, by the dataset's name."""
+
+
+def check_submission(name: str, classes: Classes, out: Path) -> Server:
+    """The server of dataset ``name``; refuse what it would refuse, before anything is predicted.
+
+    Raises:
+        UserError: a dataset without a server, a model of other classes, or an archive with
+            another kind of name.
+    """
+    if name not in SERVERS:
+        raise UserError(f"dataset {name!r} has no benchmark server{suggest(name, SERVERS)}")
+    server = SERVERS[name]
+    if classes.names != server.classes.names:
+        raise UserError(
+            f"the model was trained on the classes {list(classes.names)}, not on those of {name}"
+        )
+    if not out.name.endswith(server.suffixes):
+        raise UserError(f"out: {out} must end in {' or '.join(server.suffixes)} for {name}")
+    return server
+
+
+def write_submission(
+    server: Server,
+    images: Sequence[Path],
+    split: str,
+    predict: Callable[[UInt8Array], UInt8Array],
+    out: Path,
+    advance: Callable[[], None] = lambda: None,
+) -> None:
+    """Predict every image and write the archive; it is checked before it takes its place.
+
+    Args:
+        server: from :func:`check_submission`.
+        images: image files of the split, each once.
+        split: its name, which is part of VOC's paths.
+        predict: (H, W, 3) uint8 RGB -> (H, W) class ids.
+        out: the archive.
+        advance: called after every image.
+
+    Raises:
+        UserError: an image that cannot be read, or a prediction that the server would refuse.
+    """
+    table = np.array(server.stored_ids, np.uint8)
+
+    def predictions() -> Iterator[tuple[str, bytes]]:
+        for path in images:
+            stored: UInt8Array = table[predict(read_image(path))]
+            yield (
+                server.place(path, split),
+                encode_ids(stored, server.classes.palette if server.palette else None),
+            )
+            advance()
+
+    with atomic_path(out) as temporary:
+        if ".zip" in server.suffixes:
+            _write_zip(temporary, predictions())
+        else:
+            _write_tar(temporary, predictions())
+        check_archive(server, images, split, temporary)
+
+
+def _write_tar(path: Path, files: Iterator[tuple[str, bytes]]) -> None:
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
+        for name, content in files:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+def _write_zip(path: Path, files: Iterator[tuple[str, bytes]]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files:
+            archive.writestr(zipfile.ZipInfo(name, ZIP_DATE), content)
+
+
+def _read_archive(path: Path) -> Iterator[tuple[str, bytes]]:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                yield name, archive.read(name)
+        return
+    with tarfile.open(path, "r:gz") as archive:
+        for entry in archive:
+            file = archive.extractfile(entry)
+            yield entry.name, b"" if file is None else file.read()
+
+
+def check_archive(server: Server, images: Sequence[Path], split: str, path: Path) -> None:
+    """Refuse an archive that does not hold one right PNG for every image, and nothing else.
+
+    Raises:
+        UserError: the first file that is missing, twice there, of another kind or size, or with
+            ids that the server does not know.
+    """
+    waiting = {server.place(image, split): image for image in images}
+    if len(waiting) != len(images):
+        raise UserError(f"{len(images)} images, but only {len(waiting)} names in the archive")
+    allowed = np.isin(np.arange(256), server.stored_ids)
+    for name, content in _read_archive(path):
+        image = waiting.pop(name, None)
+        if image is None:
+            raise UserError(f"{path}: {name} is twice there, or belongs to no image")
+        with PILImage.open(image) as file:
+            size = file.size
+        try:
+            with PILImage.open(io.BytesIO(content)) as picture:
+                kind, found, ids = (picture.format, picture.mode), picture.size, np.array(picture)
+        except (OSError, UnidentifiedImageError) as error:
+            raise UserError(f"{path}: {name} is no readable image: {error}") from error
+        wanted = ("PNG", "P" if server.palette else "L")
+        if kind != wanted or found != size:
+            raise UserError(
+                f"{path}: {name} is {kind[0]} {kind[1]} of {found[0]}x{found[1]}; it must be "
+                f"{wanted[0]} {wanted[1]} of {size[0]}x{size[1]}"
+            )
+        if not allowed[ids].all():
+            raise UserError(f"{path}: {name} holds id {ids[~allowed[ids]].flat[0]}")
+    if waiting:
+        raise UserError(f"{path}: no prediction {min(waiting)} and {len(waiting) - 1} more")
