@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import yaml
+from PIL import Image
+from published_deeplab import random_deeplab
 
 from aicsd.cli import build_parser
 from aicsd.errors import UserError
 from aicsd.published import translate
+
+RunCli = Callable[..., tuple[int, str, str]]
 
 CHECKOUT = Path(__file__).parent.parent
 ICSD = "--backbone resnet18 --dataset pascal --pa_lambda 9500"
@@ -180,3 +190,58 @@ def test_from_the_root_of_a_checkout_an_error_is_one_line(tmp_path: Path) -> Non
     assert result.returncode == 2
     assert result.stderr.startswith("train_kd.py: error: ")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Path:
+    """VOC2012 with four images for training, two for validation, one for the test."""
+    devkit = tmp_path / "voc" / "VOCdevkit" / "VOC2012"
+    rng = np.random.default_rng(0)
+    lists = {"train": 4, "val": 2, "test": 1}
+    for split, count in lists.items():
+        names = [f"2008_{split}{number}" for number in range(count)]
+        listing = devkit / "ImageSets" / "Segmentation" / f"{split}.txt"
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        listing.write_text("\n".join(names))
+        for name in names:
+            image = rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)
+            (devkit / "JPEGImages").mkdir(exist_ok=True)
+            Image.fromarray(image).save(devkit / "JPEGImages" / f"{name}.jpg")
+            mask = rng.integers(0, 21, (50, 70), dtype=np.uint8)
+            mask[:5] = 255
+            if split != "test":
+                (devkit / "SegmentationClass").mkdir(exist_ok=True)
+                Image.fromarray(mask).save(devkit / "SegmentationClass" / f"{name}.png")
+    return tmp_path / "voc"
+
+
+def test_from_the_published_command_to_the_servers_archive(
+    voc: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    torch.save({"state_dict": random_deeplab("resnet18").state_dict()}, tmp_path / "t.pth.tar")
+    flags = (
+        f"{AICSD} --data-root {voc} --teacher_path t.pth.tar --backbone-weights none --no-cuda "
+        "--epochs 1 --batch-size 2 --crop-size 65 --base-size 65 --workers 0"
+    )
+    result = subprocess.run(
+        [sys.executable, CHECKOUT / "train_kd.py", *flags.split()],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("aicsd distill --config ")
+    run = tmp_path / "run" / "pascal" / "deeplab-resnet18" / "experiment_0"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert {name: term["numerics"] for name, term in config["terms"].items()} == {
+        "cross_entropy": "released", "icsd": "released", "pixel_kd": "released",
+    }  # fmt: skip
+    assert config["terms"]["icsd"]["weight"] == 9500
+    assert config["terms"]["pixel_kd"]["weight"] == 10
+    on_voc = ("--data.name", "voc", "--data.root", voc)
+    scores = tmp_path / "scores.json"
+    code, _, error = run_cli("evaluate", run, *on_voc, "--data.split", "val", "--json", scores)
+    assert code == 0, error
+    assert json.loads(scores.read_text())["images"] == 2
+    code, _, error = run_cli("submit", run, *on_voc, "-o", tmp_path / "results.tgz")
+    assert code == 0, error
+    with tarfile.open(tmp_path / "results.tgz") as archive:
+        assert archive.getnames() == ["results/VOC2012/Segmentation/comp6_test_cls/2008_test0.png"]

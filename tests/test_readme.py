@@ -13,8 +13,11 @@ import pytest
 import torch
 from conftest import TINY_MODEL, write_folder
 from PIL import Image
+from published_deeplab import random_deeplab
 
 import aicsd
+from aicsd.cli import build_parser
+from aicsd.published import translate
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -39,6 +42,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("readme")
     write_folder(place / "my_data")
     shutil.copytree(REPOSITORY / "configs", place / "configs")
+    (place / "pretrained").mkdir()
+    state = {"state_dict": random_deeplab("resnet18").state_dict()}
+    torch.save(state, place / "pretrained" / "NAME.pth.tar")
     Image.open(place / "my_data" / "images" / "val" / "000.png").save(place / "photo.jpg")
     return place
 
@@ -50,11 +56,12 @@ def test_commands(
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("aicsd ")]
     assert [command[0] for command in commands] == [
-        "data", "train", "distill", "evaluate", "predict",
+        "data", "train", "distill", "evaluate", "predict", "import",
     ]  # fmt: skip
     for command in commands:
         code, _, error = run_cli(*command, *QUICK_FLAGS.get(command[0], []))
         assert code == 0, (command, error)
+    assert (workplace / "teacher.safetensors").is_file()
     assert (workplace / "metrics.json").is_file()
     names = {path.name for path in (workplace / "predictions").iterdir()}
     assert names == {f"{n:03}{end}.png" for n in range(4) for end in ("", "_overlay")}
@@ -96,3 +103,16 @@ def test_python_block(workplace: Path, monkeypatch: pytest.MonkeyPatch, block: s
     if "loss" in names:
         names["loss"].backward()
         assert names["student_logits"].grad is not None
+
+
+def test_the_published_commands(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tests/test_published.py runs such a command to its end."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.setenv("AICSD_DATA", str(workplace))
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    published = [shlex.split(line) for line in lines if line.startswith("python train_kd.py")]
+    methods = []
+    for _, script, *arguments in published:
+        command, _ = translate(script, arguments, REPOSITORY)
+        methods.append(build_parser().parse_args(command).distill.method)
+    assert methods == ["icsd", "aicsd"]
