@@ -98,12 +98,12 @@ def distill(
 
 def run_training(config: TrainConfig) -> Run:
     """What ``aicsd train`` does."""
-    return _run(config, config.model, load_recipe("none"))
+    return _run(config, config.model, _of_protocol(load_recipe("none"), config))
 
 
 def run_distillation(config: DistillConfig, network: nn.Module | None = None) -> Run:
     """What ``aicsd distill`` does; ``network`` is a teacher that is in memory already."""
-    recipe = load_recipe(config.method, config.terms)
+    recipe = _of_protocol(load_recipe(config.method, config.terms), config)
     config = replace(config, terms=recipe.to_dict())
     if recipe.needs_teacher and network is None:
         if config.teacher is None:
@@ -112,6 +112,10 @@ def run_distillation(config: DistillConfig, network: nn.Module | None = None) ->
             )
         network = load_model(config.teacher)
     return _run(config, config.student, recipe, network)
+
+
+def _of_protocol(recipe: Recipe, config: FitConfig) -> Recipe:
+    return recipe.with_numerics("released") if config.protocol == "released" else recipe
 
 
 def _run(

@@ -6,9 +6,11 @@ import json
 import os
 import sys
 import warnings
+from dataclasses import fields
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 
@@ -80,9 +82,20 @@ def _data_arguments(parser: ConfigParser, splits: str, split: str = "val") -> No
 
 
 def _evaluate_parser() -> ConfigParser:
+    from aicsd.evaluation import InferenceConfig
+
     parser = ConfigParser(description=EVALUATE_HELP)
     parser.add_argument("model", type=str, help="run folder, safetensors file or checkpoint")
     _data_arguments(parser, "split to evaluate on")
+    parser.add_argument(
+        "--protocol", type=Literal["standard", "released"], default="standard",
+        help="released: image and labels resized, as the published code does",
+    )  # fmt: skip
+    parser.add_argument(
+        "--short_side", type=int, default=513, help="shorter side in pixels for released"
+    )
+    parser.add_argument("--boundary", type=bool, default=False, help="boundary IoU too")
+    parser.add_class_arguments(InferenceConfig)
     parser.add_argument("--json", type=str | None, help="file that gets the metrics as JSON")
     parser.add_argument("--batch_size", type=int, default=4, help="images per forward pass")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images")
@@ -91,22 +104,28 @@ def _evaluate_parser() -> ConfigParser:
 
 
 def _predict_parser() -> ConfigParser:
+    from aicsd.evaluation import InferenceConfig
+
     parser = ConfigParser(description=PREDICT_HELP)
     parser.add_argument("model", type=str, help="run folder, safetensors file or checkpoint")
     parser.add_argument("images", type=str, nargs="+", help="image files or folders of images")
     parser.add_argument("--out", type=str, required=True, help="folder for the results")
+    parser.add_class_arguments(InferenceConfig)
     parser.add_argument("--opacity", type=float, default=0.5, help="of the overlay, 0 to 1")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
     return parser
 
 
 def _submit_parser() -> ConfigParser:
+    from aicsd.evaluation import InferenceConfig
+
     parser = ConfigParser(description=SUBMIT_HELP)
     parser.add_argument("model", type=str, help="run folder or model file")
     _data_arguments(parser, "split to predict", "test")
     parser.add_argument(
         "-o", "--out", type=str, required=True, help="archive: .tgz for voc, .zip for cityscapes"
     )
+    parser.add_class_arguments(InferenceConfig)
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
     return parser
 
@@ -199,12 +218,20 @@ def _evaluate(options: Any) -> int:
         task = bar.add_task("evaluating", total=len(dataset), note="")
         metrics = evaluate(
             model, dataset, batch_size=options.batch_size, workers=options.workers,
+            inference=_inference(options), boundary=options.boundary,
+            short_side=options.short_side if options.protocol == "released" else 0,
             advance=lambda images: bar.advance(task, images),
         )  # fmt: skip
     if options.json is not None:
         write_text(Path(options.json), json.dumps(metrics.to_dict(), indent=1) + "\n")
     print_metrics(metrics)
     return 0
+
+
+def _inference(options: Any) -> Any:
+    from aicsd.evaluation import InferenceConfig
+
+    return InferenceConfig(**{field.name: options[field.name] for field in fields(InferenceConfig)})
 
 
 def print_metrics(metrics: Any) -> None:
@@ -215,14 +242,20 @@ def print_metrics(metrics: Any) -> None:
     def percent(value: float) -> str:
         return "-" if value != value else f"{100 * value:.2f}"
 
-    table = Table("class", "IoU %", box=None)
-    table.columns[1].justify = "right"
-    for name, iou in metrics.per_class_iou.items():
-        table.add_row(name, percent(iou))
+    columns = {"IoU %": metrics.per_class_iou, "accuracy %": metrics.per_class_accuracy}
+    if metrics.per_class_boundary_iou is not None:
+        columns["boundary IoU %"] = metrics.per_class_boundary_iou
+    table = Table("class", *columns, box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name in metrics.per_class_iou:
+        table.add_row(name, *(percent(values[name]) for values in columns.values()))
     Console().print(table)
+    boundary = metrics.boundary_iou
     print(
         f"mIoU {percent(metrics.miou)}  pixel accuracy {percent(metrics.pixel_accuracy)}  "
         f"class accuracy {percent(metrics.class_accuracy)}  FWIoU {percent(metrics.fwiou)}  "
+        f"{'' if boundary is None else f'boundary IoU {percent(boundary)}  '}"
         f"({metrics.images} images)"
     )
 
@@ -236,7 +269,9 @@ def _predict(options: Any) -> int:
     model = load_model(options.model).to(pick_device(options.device))
     with progress_bar() as bar:
         task = bar.add_task("predicting", total=len(images), note="")
-        for _ in predict_files(model, images, Path(options.out), options.opacity):
+        for _ in predict_files(
+            model, images, Path(options.out), options.opacity, _inference(options)
+        ):
             bar.advance(task)
     print(f"{len(images)} images: class ids and overlays in {options.out}")
     return 0
@@ -245,6 +280,7 @@ def _predict(options: Any) -> int:
 def _submit(options: Any) -> int:
     from aicsd.data import open_images
     from aicsd.engine.logging import progress_bar
+    from aicsd.evaluation.inference import predict_ids
     from aicsd.evaluation.submission import check_submission, write_submission
     from aicsd.models import load_model
 
@@ -255,8 +291,9 @@ def _submit(options: Any) -> int:
     with progress_bar() as bar:
         task = bar.add_task("predicting", total=len(images), note="")
         write_submission(
-            server, images, data.split, model.predict, out, advance=lambda: bar.advance(task)
-        )
+            server, images, data.split, partial(predict_ids, model, config=_inference(options)),
+            out, advance=lambda: bar.advance(task),
+        )  # fmt: skip
     print(f"{out}: {len(images)} predictions, checked")
     return 0
 

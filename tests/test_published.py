@@ -237,10 +237,17 @@ def test_from_the_published_command_to_the_servers_archive(
     assert config["terms"]["icsd"]["weight"] == 9500
     assert config["terms"]["pixel_kd"]["weight"] == 10
     on_voc = ("--data.name", "voc", "--data.root", voc)
-    scores = tmp_path / "scores.json"
-    code, _, error = run_cli("evaluate", run, *on_voc, "--data.split", "val", "--json", scores)
-    assert code == 0, error
-    assert json.loads(scores.read_text())["images"] == 2
+    scores = {}
+    for protocol in ("standard", "released"):
+        out = tmp_path / f"{protocol}.json"
+        code, _, error = run_cli(
+            "evaluate", run, *on_voc, "--protocol", protocol, "--short_side", 65, "--json", out
+        )
+        assert code == 0, error
+        scores[protocol] = json.loads(out.read_text())
+    reported = json.loads((run / "metrics.json").read_text())
+    assert reported["per_class_iou"] == pytest.approx(scores["released"]["per_class_iou"])
+    assert reported["per_class_iou"] != scores["standard"]["per_class_iou"]
     code, _, error = run_cli("submit", run, *on_voc, "-o", tmp_path / "results.tgz")
     assert code == 0, error
     with tarfile.open(tmp_path / "results.tgz") as archive:

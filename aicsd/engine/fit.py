@@ -154,9 +154,10 @@ class _Loop:
         """Metrics on the validation split, logged; the best model so far is kept."""
         logger.advance(self.progress.step, "validating")
         self._share_statistics()
-        metrics = evaluate(self.final, self.val_data, workers=self.config.data.workers)
+        metrics = self._evaluate(self.final)
         values = {key: value for key, value in metrics.to_dict().items() if key != "images"}
         per_class = values.pop("per_class_iou")
+        values.pop("per_class_accuracy")
         logger.scalars(
             self.progress.step,
             {f"val/{key}": value for key, value in values.items()}
@@ -174,9 +175,14 @@ class _Loop:
         if teacher is None or self.progress.teacher:
             return
         logger.advance(self.progress.step, "measuring the teacher")
-        metrics = evaluate(teacher.model, self.val_data, workers=self.config.data.workers)
+        metrics = self._evaluate(teacher.model)
         self.progress.teacher = metrics.to_dict()
         logger.say(f"teacher val mIoU {metrics.miou:.4f}")
+
+    def _evaluate(self, model: Segmenter) -> Metrics:
+        data = self.config.data
+        short_side = data.augment.crop if self.config.protocol == "released" else 0
+        return evaluate(model, self.val_data, workers=data.workers, short_side=short_side)
 
     def logger(self, active: bool) -> RunLogger:
         return RunLogger(self.run, self.progress.step, self.total, active)

@@ -1,6 +1,7 @@
 """How good a model is: one confusion matrix, all metrics from it."""
 
 from aicsd.evaluation.evaluate import evaluate
+from aicsd.evaluation.inference import InferenceConfig, infer
 from aicsd.evaluation.metrics import Metrics, metrics_from_confusion
 
-__all__ = ["Metrics", "evaluate", "metrics_from_confusion"]
+__all__ = ["InferenceConfig", "Metrics", "evaluate", "infer", "metrics_from_confusion"]

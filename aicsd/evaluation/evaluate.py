@@ -1,4 +1,4 @@
-"""Evaluation at the native resolution of the labels."""
+"""Evaluation at the native resolution of the labels, or as the published code does it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 import torch.distributed as dist
+from PIL import Image as PILImage
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from aicsd.data.base import Sample, SegDataset
 from aicsd.data.loaders import sample_loader
 from aicsd.errors import UserError
-from aicsd.evaluation.metrics import Metrics, metrics_from_confusion
-from aicsd.models import Segmenter, resize
+from aicsd.evaluation.boundary import boundary_counts
+from aicsd.evaluation.inference import InferenceConfig, infer
+from aicsd.evaluation.metrics import Metrics, add_boundary, metrics_from_confusion
+from aicsd.models import Segmenter
 from aicsd.types import IGNORE_INDEX
 
 
@@ -24,9 +27,12 @@ def evaluate(
     *,
     batch_size: int = 4,
     workers: int = 0,
+    inference: InferenceConfig | None = None,
+    short_side: int = 0,
+    boundary: bool = False,
     advance: Callable[[int], None] | None = None,
 ) -> Metrics:
-    """Metrics of ``model`` on ``dataset``; every image at its own size, none resized.
+    """Metrics of ``model`` on ``dataset``, every image at its own size.
 
     Args:
         model: its classes must be those of the dataset.
@@ -34,6 +40,10 @@ def evaluate(
         batch_size: images per forward pass; only images of equal size share one, so that it
             changes the speed alone.
         workers: processes that load images.
+        inference: scales, mirroring, windows; a single pass over the whole image without it.
+        short_side: resize image and labels so that the shorter side has that many pixels, as the
+            published code does; 0 leaves both as they are.
+        boundary: compute the boundary IoU too.
         advance: called with the number of images after each forward pass.
 
     In a distributed run each process takes its share and all return the metrics of the whole.
@@ -55,21 +65,50 @@ def evaluate(
     confusion = MulticlassConfusionMatrix(
         len(model.classes.names), ignore_index=IGNORE_INDEX, validate_args=False
     ).to(device)
+    borders = torch.zeros((2, len(model.classes.names)), dtype=torch.int64)
     was_training = model.training
     model.eval()
     try:
-        samples = (sample for _, sample in sample_loader(dataset, workers, rank, world))
+        samples = (
+            resize_short_side(sample, short_side) if short_side else sample
+            for _, sample in sample_loader(dataset, workers, rank, world)
+        )
         for batch in batches_of_equal_size(samples, batch_size):
             images = torch.from_numpy(np.stack([sample.image for sample in batch]))
             masks = torch.from_numpy(np.stack([sample.mask for sample in batch]))
-            logits = model(images.permute(0, 3, 1, 2).to(device)).logits
-            predicted = resize(logits, (masks.shape[1], masks.shape[2])).argmax(dim=1)
+            predicted = infer(model, images.permute(0, 3, 1, 2).to(device), inference)
             confusion.update(predicted, masks.to(device).long())
+            if boundary:
+                for ids, sample in zip(predicted.cpu().numpy(), batch, strict=True):
+                    counts = boundary_counts(ids, sample.mask, len(model.classes.names))
+                    borders += torch.from_numpy(counts)
             if advance is not None:
                 advance(len(batch))
     finally:
         model.train(was_training)
-    return metrics_from_confusion(confusion.compute().cpu(), model.classes.names, len(dataset))
+    metrics = metrics_from_confusion(confusion.compute().cpu(), model.classes.names, len(dataset))
+    if not boundary:
+        return metrics
+    borders = borders.to(device)
+    if dist.is_initialized():
+        dist.all_reduce(borders)
+    return add_boundary(metrics, borders.cpu())
+
+
+def resize_short_side(sample: Sample, short_side: int) -> Sample:
+    """Image (bilinear) and labels (nearest) with a shorter side of ``short_side`` pixels.
+
+    With Pillow, whose bilinear filter averages when it shrinks: the published code uses it.
+    """
+    height, width = sample.mask.shape
+    size = (
+        (short_side, int(height * short_side / width))
+        if width < height
+        else (int(width * short_side / height), short_side)
+    )
+    image = PILImage.fromarray(sample.image).resize(size, PILImage.Resampling.BILINEAR)
+    mask = PILImage.fromarray(sample.mask).resize(size, PILImage.Resampling.NEAREST)
+    return Sample(np.array(image), np.array(mask))
 
 
 def batches_of_equal_size(samples: Iterator[Sample], batch_size: int) -> Iterator[list[Sample]]:

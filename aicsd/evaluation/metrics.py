@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +18,10 @@ class Metrics:
         class_accuracy: mean over the labelled classes of right pixels / pixels of the class.
         fwiou: IoU weighted by the share of labelled pixels of each class.
         per_class_iou: by class name; NaN for a class in neither labels nor predictions.
+        per_class_accuracy: right pixels / pixels of the class, by class name.
         images: how many were evaluated.
+        boundary_iou: mean of the classes' boundary IoU, where it was asked for.
+        per_class_boundary_iou: by class name, likewise.
     """
 
     miou: float
@@ -26,17 +29,20 @@ class Metrics:
     class_accuracy: float
     fwiou: float
     per_class_iou: dict[str, float]
+    per_class_accuracy: dict[str, float]
     images: int
+    boundary_iou: float | None = None
+    per_class_boundary_iou: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, with None for NaN."""
+        """Plain data for JSON, with None for NaN; without what was not asked for."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, dict):
                 return {key: plain(item) for key, item in value.items()}
             return None if value != value else value
 
-        return {key: plain(value) for key, value in asdict(self).items()}
+        return {key: plain(value) for key, value in asdict(self).items() if value is not None}
 
 
 def metrics_from_confusion(matrix: Tensor, names: tuple[str, ...], images: int) -> Metrics:
@@ -59,5 +65,17 @@ def metrics_from_confusion(matrix: Tensor, names: tuple[str, ...], images: int) 
         class_accuracy=float((right / labelled).nanmean()),
         fwiou=float((frequency * iou)[present].sum()) if bool(present.any()) else float("nan"),
         per_class_iou=dict(zip(names, iou.tolist(), strict=True)),
+        per_class_accuracy=dict(zip(names, (right / labelled).tolist(), strict=True)),
         images=images,
+    )
+
+
+def add_boundary(metrics: Metrics, counts: Tensor) -> Metrics:
+    """``metrics`` with the boundary IoU of (2, C) intersections and unions."""
+    iou = counts[0].double() / counts[1].double()  # 0/0 = NaN: the class occurs nowhere
+    names = metrics.per_class_iou
+    return replace(
+        metrics,
+        boundary_iou=float(iou.nanmean()),
+        per_class_boundary_iou=dict(zip(names, iou.tolist(), strict=True)),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aicsd.data.base import IMAGE_SUFFIXES, list_images, read_image
 from aicsd.errors import UserError
+from aicsd.evaluation.inference import InferenceConfig, predict_ids
 from aicsd.models import Segmenter
 from aicsd.visualization import overlay, save_ids, save_image
 
@@ -47,7 +48,11 @@ def _result_names(image: Path) -> tuple[str, str]:
 
 
 def predict_files(
-    model: Segmenter, images: Sequence[Path], out: Path, opacity: float = 0.5
+    model: Segmenter,
+    images: Sequence[Path],
+    out: Path,
+    opacity: float = 0.5,
+    inference: InferenceConfig | None = None,
 ) -> Iterator[Path]:
     """Write ``NAME.png`` (class ids, palette PNG) and ``NAME_overlay.png`` at the image's size.
 
@@ -64,7 +69,7 @@ def predict_files(
                 raise UserError(f"{out / name} is an image; choose another folder for the results")
     for path in images:
         image = read_image(path)
-        mask = model.predict(image)
+        mask = predict_ids(model, image, inference)
         ids, picture = (out / name for name in _result_names(path))
         save_image(overlay(image, mask, model.classes.palette, opacity), picture)
         save_ids(mask, model.classes.palette, ids)

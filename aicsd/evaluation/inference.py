@@ -1,0 +1,135 @@
+"""From images to class ids: single pass, several scales, mirrored, or in windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aicsd.data.base import UInt8Array
+from aicsd.errors import UserError
+from aicsd.models import Segmenter, resize
+
+WINDOWS_PER_PASS = 4
+SMALLEST_SIDE = 32
+"""Of a scaled image or a window, in pixels: the largest output stride."""
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How an image becomes a prediction.
+
+    Args:
+        scales: sizes at which the image is looked at, relative to its own; class probabilities are
+            averaged at its own size.
+        flip: look at the mirrored image too.
+        window: side in pixels of the windows that a larger image is cut into; 0 takes it whole.
+        overlap: of neighbouring windows, as a part of their side, 0 to below 1.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window: int = 0
+    overlap: float = 1 / 3
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) <= 0:
+            raise UserError(f"scales is {list(self.scales)}; it must be numbers above 0")
+        if self.window and self.window < SMALLEST_SIDE:
+            raise UserError(f"window is {self.window}; it must be {SMALLEST_SIDE} or more, or 0")
+        if not 0 <= self.overlap < 1:
+            raise UserError(f"overlap is {self.overlap}; it is 0 or more and below 1")
+
+
+@torch.no_grad()
+def infer(model: Segmenter, images: Tensor, config: InferenceConfig | None = None) -> Tensor:
+    """Class ids of images.
+
+    Args:
+        model: in evaluation mode.
+        images: (B, 3, H, W) uint8 RGB on the model's device.
+        config: single scale, not mirrored and whole without it.
+
+    Returns:
+        (B, H, W) int64. Without averaging, the arg max of the logits resized to (H, W); else of
+        the mean of the class probabilities there.
+    """
+    config = config or InferenceConfig()
+    height, width = images.shape[-2:]
+    if config.scales == (1.0,) and not config.flip and not _is_larger(images, config.window):
+        return resize(model(images).logits, (height, width)).argmax(dim=1)
+    total: Tensor | None = None
+    for scale in config.scales:
+        view = _scaled(images, scale)
+        for mirrored in (False, True) if config.flip else (False,):
+            maps = _probabilities(model, view.flip(-1) if mirrored else view, config)
+            maps = resize(maps.flip(-1) if mirrored else maps, (height, width))
+            total = maps if total is None else total + maps
+    assert total is not None
+    return total.argmax(dim=1)
+
+
+def predict_ids(
+    model: Segmenter, image: UInt8Array, config: InferenceConfig | None = None
+) -> UInt8Array:
+    """(H, W, 3) uint8 RGB -> (H, W) uint8 class ids; puts the model into evaluation mode."""
+    batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(model.mean.device)
+    ids: UInt8Array = infer(model.eval(), batch, config)[0].to(torch.uint8).cpu().numpy()
+    return ids
+
+
+def _scaled(images: Tensor, scale: float) -> Tensor:
+    """(B, 3, H, W) -> (B, 3, H scale, W scale), rounded; uint8 as it is at scale 1, else float."""
+    if scale == 1:
+        return images
+    size = [max(SMALLEST_SIDE, round(side * scale)) for side in images.shape[-2:]]
+    return F.interpolate(images.float(), size=size, mode="bilinear", align_corners=True)
+
+
+def _is_larger(images: Tensor, window: int) -> bool:
+    return bool(window) and max(images.shape[-2:]) > window
+
+
+def _probabilities(model: Segmenter, images: Tensor, config: InferenceConfig) -> Tensor:
+    """(B, C, h, w) class probabilities at the size of ``images``."""
+    if _is_larger(images, config.window):
+        return _windowed(model, images, config)
+    size = (images.shape[-2], images.shape[-1])
+    return resize(model(images).logits, size).softmax(dim=1)
+
+
+def _windowed(model: Segmenter, images: Tensor, config: InferenceConfig) -> Tensor:
+    """Mean of the probabilities of all windows that see a pixel; a few windows at a time."""
+    height, width = images.shape[-2:]
+    rows, columns = min(height, config.window), min(width, config.window)
+    places = [
+        (number, top, left)
+        for number in range(images.shape[0])
+        for top in _starts(height, rows, config.overlap)
+        for left in _starts(width, columns, config.overlap)
+    ]
+    total = images.new_zeros((len(images), len(model.classes.names), height, width)).float()
+    count = total.new_zeros((len(images), 1, height, width))
+    for group in _groups(places, WINDOWS_PER_PASS):
+        crops = [images[n, :, top : top + rows, left : left + columns] for n, top, left in group]
+        maps = resize(model(torch.stack(crops)).logits, (rows, columns)).softmax(dim=1)
+        for (number, top, left), window in zip(group, maps, strict=True):
+            area = (number, slice(None), slice(top, top + rows), slice(left, left + columns))
+            total[area] += window
+            count[area] += 1
+    return total / count
+
+
+def _starts(length: int, window: int, overlap: float) -> list[int]:
+    """Where windows begin, so that they cover ``length``, evenly spread."""
+    step = max(1, int(window * (1 - overlap)))
+    more = -(-(length - window) // step)
+    return [round(number * (length - window) / more) for number in range(more + 1)] if more else [0]
+
+
+def _groups(places: list[tuple[int, int, int]], count: int) -> Iterator[list[tuple[int, int, int]]]:
+    for start in range(0, len(places), count):
+        yield places[start : start + count]
