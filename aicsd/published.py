@@ -100,8 +100,9 @@ def translate(script: str, arguments: list[str], checkout: Path) -> tuple[list[s
     command += ["--config", str(_config(flags, checkout, distils))]
     command += list(_common(flags, "student" if distils else "model"))
     if distils:
-        command += _method(flags)
-        if "none" not in command:
+        method = _method(flags)
+        command += method
+        if "none" not in method:
             command += ["--teacher", str(_teacher(flags))]
     return command + _run(flags), notes
 
