@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from conftest import write_folder
+from lightning_fabric.plugins.precision import Precision
 from tiny_runs import (
     aicsd,
     data_flags,
@@ -390,6 +391,20 @@ def test_best_model_so_far_is_remembered(
     code, _, error = run_cli("train", "--run", run, "--resume")
     assert code == 0, error
     assert (run / "best.safetensors").read_bytes() == b"the best"
+
+
+def test_the_scale_of_16_bit_gradients_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU there is none, so that one is made up."""
+    data, run = write_folder(tmp_path / "data"), tmp_path / "run"
+    found: list[dict[str, Any]] = []
+    monkeypatch.setattr(Precision, "state_dict", lambda _: {"scale": 1024.0})
+    monkeypatch.setattr(Precision, "load_state_dict", lambda _, state: found.append(state))
+    aicsd(*train_command(data, run, "--epochs", 1))
+    assert found == []
+    aicsd(*train_command(data, run, "--epochs", 1, "--resume"))
+    assert found == [{"scale": 1024.0}]
 
 
 def test_killed_before_the_first_checkpoint(

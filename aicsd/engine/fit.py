@@ -194,6 +194,7 @@ class _Loop:
         states: dict[str, Any] = {
             "distiller": self.distiller.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),  # the scale of 16-mixed
         }
         if self.average is not None:
             states["average"] = self.average.state_dict()
@@ -241,6 +242,7 @@ class _Loop:
         try:
             self.distiller.load_state_dict(states["distiller"])
             self.optimizer.load_state_dict(states["optimizer"])
+            self.fabric.strategy.precision.load_state_dict(states["precision"])
             if self.average is not None:
                 self.average.load_state_dict(states["average"])
         except (KeyError, RuntimeError, ValueError) as error:
