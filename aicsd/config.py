@@ -28,6 +28,9 @@ class ConfigParser(ArgumentParser):
     """A parser whose errors are one line that names the nearest right key."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
+        if 'expected "subcommand"' in message and message.endswith("was not provided."):
+            # the parser's own message stops after five of them
+            raise UserError(f"no command; give one of {', '.join(self.commands())}")
         command = re.search(r"Subcommand '(\w+)'", message)
         raise UserError(explain(message, self.known_keys(command.group(1) if command else None)))
 
@@ -56,6 +59,12 @@ class ConfigParser(ArgumentParser):
                 raise UserError(f"{section} is {held!r}; it must hold keys such as {key}")
         built: Namespace = super().instantiate(namespace, *arguments, **options)
         return built
+
+    def commands(self) -> list[str]:
+        """Names of the subcommands."""
+        return [
+            name for action in self._actions for name in getattr(action, "_name_parser_map", {})
+        ]
 
     def known_keys(self, command: str | None = None) -> list[str]:
         """Every key of this parser and of its subcommands, or of ``command`` alone."""

@@ -75,7 +75,7 @@ CASES = [
     ("option_root", f"{TRAIN} --data.options.root data", ["data.options of folder", "'root'"]),
     # names
     ("command", "traiin", ["'traiin'", "'train'"]),
-    ("no_command", "", ["train,distill,evaluate,predict,data"]),
+    ("no_command", "", ["train, distill, evaluate, predict, submit, import, data"]),
     ("action", "data chekk", ["'chekk'", "'check'"]),
     ("term", f"{DISTILL} --terms.icds.weight 3", ["unknown term 'icds'", "'icsd'"]),
     ("method", f"{DISTILL} --method aicds", ["unknown method 'aicds'", "'aicsd'"]),
