@@ -16,6 +16,7 @@ from torch import nn
 
 from aicsd.config import build_config, compare_resumed, save_config
 from aicsd.data import check_dataset, open_dataset
+from aicsd.data.base import Subset
 from aicsd.data.loaders import plan_batches
 from aicsd.distiller import Distiller, Teacher
 from aicsd.engine import DistillConfig, FitConfig, TrainConfig, fit
@@ -130,6 +131,8 @@ def _run(
         for dataset in (train_data, val_data):
             for problem in check_dataset(dataset):
                 raise UserError(f"{problem} (aicsd data check lists every such file)")
+    if data.train_images:
+        train_data = Subset(train_data, data.train_images)
     fabric = _open_fabric(config)
     fabric.launch()
     # refuses what makes no batch; here, so that no run folder is left behind

@@ -31,7 +31,8 @@ def settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
     if options.epochs:
         values["epochs"] = options.epochs
     if options.scenes:
-        values["data"]["options"] |= {"scenes": options.scenes, "train_scenes": 0}
+        values["data"]["options"]["scenes"] = options.scenes
+        values["data"]["train_images"] = 0
     return values
 
 

@@ -49,6 +49,30 @@ class SegDataset(Protocol):
     def read(self, index: int) -> Sample: ...
 
 
+class Subset:
+    """``count`` samples of a dataset, spread evenly over it.
+
+    Raises:
+        UserError: more samples than there are.
+    """
+
+    def __init__(self, dataset: SegDataset, count: int) -> None:
+        if count > len(dataset):
+            raise UserError(
+                f"data.train_images is {count}, but the split has {len(dataset)} images"
+            )
+        self.dataset = dataset
+        self.indices = [index * len(dataset) // count for index in range(count)]
+        self.classes = dataset.classes
+        self.names = [dataset.names[index] for index in self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int) -> Sample:
+        return self.dataset.read(self.indices[index])
+
+
 class Pair(NamedTuple):
     """The files of one sample."""
 

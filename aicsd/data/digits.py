@@ -74,7 +74,6 @@ class Digits:
         split: "train" or "val".
         size: height and width of a scene in pixels, at least 32.
         scenes: how many scenes; 0 = 400 for train, 100 for val.
-        train_scenes: how many scenes of train, leaving those of val; 0 = as ``scenes`` says.
         seed: another seed gives other scenes from the same digits and photos.
 
     Raises:
@@ -84,19 +83,11 @@ class Digits:
     classes = CLASSES
 
     def __init__(
-        self,
-        split: str = "train",
-        size: int = 128,
-        scenes: int = 0,
-        train_scenes: int = 0,
-        seed: int = 0,
+        self, split: str = "train", size: int = 128, scenes: int = 0, seed: int = 0
     ) -> None:
         if split not in SCENES:
             raise UserError(f"dataset 'digits' has no split {split!r}{suggest(split, SCENES)}")
-        for key, value, least in (
-            ("size", size, 32), ("scenes", scenes, 0), ("train_scenes", train_scenes, 0),
-            ("seed", seed, 0),
-        ):  # fmt: skip
+        for key, value, least in (("size", size, 32), ("scenes", scenes, 0), ("seed", seed, 0)):
             if not isinstance(value, int) or value < least:
                 raise UserError(
                     f"dataset 'digits': {key} is {value!r}; it must be a whole number >= {least}"
@@ -104,8 +95,7 @@ class Digits:
         # here, so that a missing package shows at once and forked workers inherit the data
         material(split)
         self.split, self.size, self.seed = split, size, seed
-        count = (train_scenes if split == "train" else 0) or scenes or SCENES[split]
-        self.names = [f"{split}_{index:04d}" for index in range(count)]
+        self.names = [f"{split}_{index:04d}" for index in range(scenes or SCENES[split])]
         self._scenes: dict[int, Sample] = {}
 
     def __len__(self) -> int:

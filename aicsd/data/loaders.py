@@ -36,6 +36,8 @@ class DataConfig:
         name: dataset: digits (built in), voc, cityscapes, camvid or folder (your own).
         root: folder that holds the dataset; not needed for digits.
         train_split: split to train on.
+        train_images: how many of its images to train on, spread evenly over the split; 0 takes
+            all. Shows what few labels are worth.
         val_split: split to validate on during training.
         batch_size: images per step and process; 2 or more.
         workers: processes that load images; 0 loads in the training process. The result is the
@@ -49,6 +51,7 @@ class DataConfig:
     name: str = "digits"
     root: str | None = None
     train_split: str = "train"
+    train_images: int = 0
     val_split: str = "val"
     batch_size: int = 8
     workers: int = 2
@@ -62,6 +65,8 @@ class DataConfig:
                 f"data.batch_size is {self.batch_size}; it must be 2 or more, since the "
                 "image-level pooling of DeepLabV3+ normalises over the batch"
             )
+        if self.train_images < 0:
+            raise UserError(f"data.train_images is {self.train_images}; it must be 0 or more")
         if self.workers < 0:
             raise UserError(f"data.workers is {self.workers}; it must be 0 or more")
 

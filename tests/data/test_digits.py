@@ -46,9 +46,6 @@ def test_samples_have_the_promised_form(split: str, size: int) -> None:
 def test_names_and_lengths() -> None:
     train, val = Digits(), Digits("val")
     assert (len(train), len(val), len(Digits("val", scenes=7))) == (400, 100, 7)
-    assert len(Digits("train", scenes=9, train_scenes=7)) == 7
-    assert len(Digits("val", scenes=9, train_scenes=7)) == 9
-    assert len(Digits("val", train_scenes=7)) == 100
     assert (train.names[7], val.names[-1]) == ("train_0007", "val_0099")
     assert len(set(train.names)) == 400
 
@@ -208,7 +205,6 @@ def test_scenes_hold_three_to_six_digits_that_stay_visible(
         ({"size": 31}, r"size is 31; .*>= 32"),
         ({"size": "128"}, r"size is '128'"),
         ({"scenes": -1}, r"scenes is -1"),
-        ({"train_scenes": -1}, r"train_scenes is -1"),
         ({"seed": -1}, r"seed is -1"),
     ],
 )
