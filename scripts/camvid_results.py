@@ -28,19 +28,25 @@ BEGIN, END = "<!-- table: scripts/camvid_results.py -->", "<!-- end of table -->
 
 
 class Student(NamedTuple):
-    """A student of the table, and how many seeds and epochs it gets."""
+    """A student of the table: how many seeds, epochs and training images it gets."""
 
     backbone: str
     seeds: int
     epochs: int
+    images: int = 367
 
 
-STUDENTS = (Student("mobilenetv2_050", 3, 16), Student("resnet18", 1, 6))
+STUDENTS = (
+    Student("mobilenetv2_050", 3, 16),
+    Student("mobilenetv2_050", 3, 40, images=92),
+    Student("resnet18", 1, 6),
+)
 METHODS = ("none", "aicsd")
 
 
 def student_run(runs: Path, student: Student, method: str, seed: int) -> Path:
-    return runs / f"{student.backbone}-{method}-{seed}"
+    part = "" if student.images == 367 else f"-{student.images}"
+    return runs / f"{student.backbone}{part}-{method}-{seed}"
 
 
 def aicsd_command(*arguments: object) -> None:
@@ -61,7 +67,8 @@ def train_all(options: argparse.Namespace) -> None:
                 command = [
                     "distill", "--config", config / "aicsd.yaml", *common, "--method", method,
                     "--student.backbone", student.backbone, "--epochs", student.epochs,
-                    "--seed", seed, "--run", student_run(runs, student, method, seed),
+                    "--data.train_images", student.images, "--seed", seed,
+                    "--run", student_run(runs, student, method, seed),
                 ]  # fmt: skip
                 if method == "none":
                     alone.append(command)
@@ -83,17 +90,18 @@ def percent(values: list[float]) -> str:
 
 def table(runs: Path) -> str:
     lines = [
-        "| network | method | seeds | epochs | val mIoU % | class acc. % | parameters | minutes |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| network | images | method | seeds | epochs | val mIoU % | class acc. % | parameters "
+        "| minutes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    rows = [("mobilenetv2_100 (teacher)", "none", [runs / "teacher"])]
+    rows = [("mobilenetv2_100 (teacher)", 367, "none", [runs / "teacher"])]
     rows += [
-        (student.backbone, method,
+        (student.backbone, student.images, method,
          [student_run(runs, student, method, seed) for seed in range(student.seeds)])
         for student in STUDENTS
         for method in METHODS
     ]  # fmt: skip
-    for network, method, folders in rows:
+    for network, images, method, folders in rows:
         finished = [folder for folder in folders if (folder / "metrics.json").is_file()]
         if not finished:
             continue
@@ -103,7 +111,7 @@ def table(runs: Path) -> str:
         accuracy = percent([result["class_accuracy"] for result in found])
         minutes = statistics.mean(result["seconds"] for result in found) / 60
         lines.append(
-            f"| {network} | {method} | {len(found)} | {epochs} | {miou} | {accuracy} "
+            f"| {network} | {images} | {method} | {len(found)} | {epochs} | {miou} | {accuracy} "
             f"| {found[0]['parameters'] / 1e6:.2f} M | {minutes:.0f} |"
         )
     return "\n".join(lines)
