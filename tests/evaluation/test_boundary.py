@@ -15,14 +15,15 @@ from aicsd.evaluation.boundary import boundary_counts, boundary_region
 from aicsd.models import Segmenter
 
 
-def slow_region(area: np.ndarray, distance: int) -> np.ndarray:
-    """Pixels of ``area`` with a pixel outside, or beyond the image, within ``distance`` steps."""
+def slow_region(area: np.ndarray, unlabelled: np.ndarray, distance: int) -> np.ndarray:
+    """Labelled pixels of ``area`` near a labelled pixel outside of it, or near the border."""
     region = np.zeros_like(area)
     height, width = area.shape
-    for row, column in np.argwhere(area):
+    for row, column in np.argwhere(area & ~unlabelled):
         for y in range(row - distance, row + distance + 1):
             for x in range(column - distance, column + distance + 1):
-                if not (0 <= y < height and 0 <= x < width) or not area[y, x]:
+                beyond = not (0 <= y < height and 0 <= x < width)
+                if beyond or not (area[y, x] or unlabelled[y, x]):
                     region[row, column] = True
     return region
 
@@ -37,21 +38,48 @@ def blobs(seed: int, height: int = 24, width: int = 31) -> np.ndarray:
 @pytest.mark.parametrize("distance", [1, 2, 5])
 def test_region_against_brute_force(distance: int) -> None:
     for seed in range(3):
-        area = blobs(seed) == 1
-        assert np.array_equal(boundary_region(area, distance), slow_region(area, distance))
+        area, unlabelled = blobs(seed) == 1, blobs(seed + 9) == 2
+        found = boundary_region(area, unlabelled, distance)
+        assert np.array_equal(found, slow_region(area, unlabelled, distance))
+        nowhere = np.zeros_like(area)
+        found = boundary_region(area, nowhere, distance)
+        assert np.array_equal(found, slow_region(area, nowhere, distance))
 
 
 def test_counts_against_brute_force_with_unlabelled_pixels() -> None:
     predicted, mask = blobs(1, 60, 70), blobs(2, 60, 70)
     mask[3:7, 5:12] = 255
     distance = max(1, round(0.02 * math.hypot(*mask.shape)))
-    seen = predicted.copy()
-    seen[mask == 255] = 255
+    unlabelled = mask == 255
     for class_id, (common, either) in enumerate(boundary_counts(predicted, mask, 4).T):
-        ours = slow_region(seen == class_id, distance)
-        theirs = slow_region(mask == class_id, distance)
+        ours = slow_region(predicted == class_id, unlabelled, distance)
+        theirs = slow_region(mask == class_id, unlabelled, distance)
         assert common == (ours & theirs).sum()
         assert either == (ours | theirs).sum()
+    assert not boundary_counts(predicted, np.full_like(mask, 255), 4).any()
+
+
+def test_what_is_predicted_where_nothing_is_labelled_does_not_matter() -> None:
+    mask = blobs(2, 60, 70)
+    mask[20:31, 10:40] = 255
+    for seed in range(3):
+        predicted = np.where(mask == 255, blobs(seed, 60, 70), mask)
+        common, either = boundary_counts(predicted, mask, 3)
+        assert np.array_equal(common, either)
+        assert (common > 0).all()
+
+
+def test_a_band_of_unlabelled_pixels_does_not_hide_a_wrong_contour() -> None:
+    """As VOC has it along its objects: too large by 15 pixels is wrong with and without it."""
+    rows, columns = np.mgrid[:375, :500]
+    radius = np.hypot(rows - 187, columns - 250)
+    mask = (radius < 100).astype(np.uint8)
+    banded = np.where(abs(radius - 100) < 2.5, 255, mask).astype(np.uint8)
+    for truth in (mask, banded):
+        for grow, least, most in ((0, 1.0, 1.0), (15, 0.0, 0.05)):
+            predicted = (radius < 100 + grow).astype(np.uint8)
+            common, either = boundary_counts(predicted, truth, 2)
+            assert least <= common[1] / either[1] <= most
 
 
 def test_in_the_metrics() -> None:
