@@ -14,7 +14,13 @@ from typing import Any, Literal
 
 import cv2
 
-from aicsd.config import CONFIG_FILE, ConfigParser, config_from_namespace, config_parser
+from aicsd.config import (
+    CONFIG_FILE,
+    ConfigParser,
+    bracket_scales,
+    config_from_namespace,
+    config_parser,
+)
 from aicsd.errors import UserError
 
 TRAIN_HELP = "train a network on labels alone: a teacher, or a student without one"
@@ -92,8 +98,9 @@ def _evaluate_parser() -> ConfigParser:
         help="released: image and labels resized, as the published code does",
     )  # fmt: skip
     parser.add_argument(
-        "--short_side", type=int, default=513, help="shorter side in pixels for released"
-    )
+        "--short_side", type=int | None,
+        help="resize image and labels to this shorter side in pixels; released alone means 513",
+    )  # fmt: skip
     parser.add_argument("--boundary", type=bool, default=False, help="boundary IoU too")
     parser.add_class_arguments(InferenceConfig)
     parser.add_argument("--json", type=str | None, help="file that gets the metrics as JSON")
@@ -167,7 +174,7 @@ def _run(arguments: list[str]) -> int:
     # a broken image is one line of ours; OpenCV would add its own to it
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     parser = build_parser()
-    values = parser.instantiate(parser.parse_args(_expand_resume(arguments)))
+    values = parser.instantiate(parser.parse_args(bracket_scales(_expand_resume(arguments))))
     command = values.subcommand
     options = values[command]
     if command in ("train", "distill"):
@@ -207,7 +214,7 @@ def _expand_resume(arguments: list[str]) -> list[str]:
 def _evaluate(options: Any) -> int:
     from aicsd.data import open_dataset
     from aicsd.engine.logging import progress_bar
-    from aicsd.evaluation import evaluate
+    from aicsd.evaluation import evaluate, short_side_of
     from aicsd.files import write_text
     from aicsd.models import load_model
 
@@ -219,7 +226,7 @@ def _evaluate(options: Any) -> int:
         metrics = evaluate(
             model, dataset, batch_size=options.batch_size, workers=options.workers,
             inference=_inference(options), boundary=options.boundary,
-            short_side=options.short_side if options.protocol == "released" else 0,
+            short_side=short_side_of(options.protocol, options.short_side),
             advance=lambda images: bar.advance(task, images),
         )  # fmt: skip
     if options.json is not None:

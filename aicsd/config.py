@@ -149,6 +149,24 @@ def _parse_value(text: str) -> Any:
         return text
 
 
+def bracket_scales(arguments: list[str]) -> list[str]:
+    """``--scales 0.75,1.0`` means ``--scales [0.75,1.0]``."""
+    arguments = list(arguments)
+    for place, argument in enumerate(arguments):
+        flag, _, value = argument.partition("=")
+        if flag != "--scales":
+            continue
+        if value:
+            arguments[place] = f"{flag}={_bracketed(value)}"
+        elif place + 1 < len(arguments):
+            arguments[place + 1] = _bracketed(arguments[place + 1])
+    return arguments
+
+
+def _bracketed(value: str) -> str:
+    return value if value.startswith(("[", "-")) else f"[{value}]"
+
+
 def build_config(config_class: type[F], keys: dict[str, Any]) -> F:
     """A checked config from plain (nested) keys.
 

@@ -1,7 +1,14 @@
 """How good a model is: one confusion matrix, all metrics from it."""
 
-from aicsd.evaluation.evaluate import evaluate
+from aicsd.evaluation.evaluate import evaluate, short_side_of
 from aicsd.evaluation.inference import InferenceConfig, infer
 from aicsd.evaluation.metrics import Metrics, metrics_from_confusion
 
-__all__ = ["InferenceConfig", "Metrics", "evaluate", "infer", "metrics_from_confusion"]
+__all__ = [
+    "InferenceConfig",
+    "Metrics",
+    "evaluate",
+    "infer",
+    "metrics_from_confusion",
+    "short_side_of",
+]

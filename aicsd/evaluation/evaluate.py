@@ -17,7 +17,10 @@ from aicsd.evaluation.boundary import boundary_counts
 from aicsd.evaluation.inference import InferenceConfig, infer
 from aicsd.evaluation.metrics import Metrics, add_boundary, metrics_from_confusion
 from aicsd.models import Segmenter
-from aicsd.types import IGNORE_INDEX
+from aicsd.types import IGNORE_INDEX, Protocol
+
+RELEASED_SHORT_SIDE = 513
+"""Shorter side in pixels at which the published code scores."""
 
 
 @torch.no_grad()
@@ -55,6 +58,8 @@ def evaluate(
         raise UserError(
             f"batch_size is {batch_size} and workers is {workers}; they must be at least 1 and 0"
         )
+    if short_side < 0:
+        raise UserError(f"short_side is {short_side}; it must be 0 or more")
     if model.classes.names != dataset.classes.names:
         raise UserError(
             f"the model was trained on the classes {list(model.classes.names)} but the dataset has "
@@ -93,6 +98,19 @@ def evaluate(
     if dist.is_initialized():
         dist.all_reduce(borders)
     return add_boundary(metrics, borders.cpu())
+
+
+def short_side_of(protocol: Protocol, asked: int | None) -> int:
+    """Shorter side in pixels to evaluate at: ``asked``, else what ``protocol`` means; 0 = native.
+
+    Raises:
+        UserError: fewer than 1 pixel.
+    """
+    if asked is None:
+        return RELEASED_SHORT_SIDE if protocol == "released" else 0
+    if asked < 1:
+        raise UserError(f"short_side is {asked}; it must be 1 or more")
+    return asked
 
 
 def resize_short_side(sample: Sample, short_side: int) -> Sample:

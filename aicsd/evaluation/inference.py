@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +15,8 @@ from aicsd.models import Segmenter, resize
 WINDOWS_PER_PASS = 4
 SMALLEST_SIDE = 32
 """Of a scaled image or a window, in pixels: the largest output stride."""
+LARGEST_SCALE = 10
+"""A scale of 75 is meant as percent, and would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,11 @@ class InferenceConfig:
     overlap: float = 1 / 3
 
     def __post_init__(self) -> None:
-        if not self.scales or min(self.scales) <= 0:
-            raise UserError(f"scales is {list(self.scales)}; it must be numbers above 0")
+        if not self.scales or not all(0 < scale <= LARGEST_SCALE for scale in self.scales):
+            raise UserError(
+                f"scales is {list(self.scales)}; it must be numbers above 0, at most "
+                f"{LARGEST_SCALE}, such as 0.75,1.0,1.25"
+            )
         if self.window and self.window < SMALLEST_SIDE:
             raise UserError(f"window is {self.window}; it must be {SMALLEST_SIDE} or more, or 0")
         if not 0 <= self.overlap < 1:
@@ -55,10 +59,13 @@ def infer(model: Segmenter, images: Tensor, config: InferenceConfig | None = Non
 
     Returns:
         (B, H, W) int64. Without averaging, the arg max of the logits resized to (H, W); else of
-        the mean of the class probabilities there.
+        the mean of the class probabilities there. Images that are cut into windows are taken one
+        by one, so that neither memory nor result depends on B.
     """
     config = config or InferenceConfig()
     height, width = images.shape[-2:]
+    if len(images) > 1 and _is_larger(images, config.window / max(config.scales)):
+        return torch.cat([infer(model, image[None], config) for image in images])
     if config.scales == (1.0,) and not config.flip and not _is_larger(images, config.window):
         return resize(model(images).logits, (height, width)).argmax(dim=1)
     total: Tensor | None = None
@@ -75,9 +82,14 @@ def infer(model: Segmenter, images: Tensor, config: InferenceConfig | None = Non
 def predict_ids(
     model: Segmenter, image: UInt8Array, config: InferenceConfig | None = None
 ) -> UInt8Array:
-    """(H, W, 3) uint8 RGB -> (H, W) uint8 class ids; puts the model into evaluation mode."""
+    """(H, W, 3) uint8 RGB -> (H, W) uint8 class ids."""
     batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(model.mean.device)
-    ids: UInt8Array = infer(model.eval(), batch, config)[0].to(torch.uint8).cpu().numpy()
+    was_training = model.training
+    model.eval()
+    try:
+        ids: UInt8Array = infer(model, batch, config)[0].to(torch.uint8).cpu().numpy()
+    finally:
+        model.train(was_training)
     return ids
 
 
@@ -89,7 +101,7 @@ def _scaled(images: Tensor, scale: float) -> Tensor:
     return F.interpolate(images.float(), size=size, mode="bilinear", align_corners=True)
 
 
-def _is_larger(images: Tensor, window: int) -> bool:
+def _is_larger(images: Tensor, window: float) -> bool:
     return bool(window) and max(images.shape[-2:]) > window
 
 
@@ -102,25 +114,27 @@ def _probabilities(model: Segmenter, images: Tensor, config: InferenceConfig) ->
 
 
 def _windowed(model: Segmenter, images: Tensor, config: InferenceConfig) -> Tensor:
-    """Mean of the probabilities of all windows that see a pixel; a few windows at a time."""
+    """Mean of the probabilities of all windows that see a pixel; a few windows at a time.
+
+    ``images`` and the result are (1, D, h, w).
+    """
     height, width = images.shape[-2:]
     rows, columns = min(height, config.window), min(width, config.window)
-    places = [
-        (number, top, left)
-        for number in range(images.shape[0])
+    areas = [
+        (..., slice(top, top + rows), slice(left, left + columns))
         for top in _starts(height, rows, config.overlap)
         for left in _starts(width, columns, config.overlap)
     ]
-    total = images.new_zeros((len(images), len(model.classes.names), height, width)).float()
-    count = total.new_zeros((len(images), 1, height, width))
-    for group in _groups(places, WINDOWS_PER_PASS):
-        crops = [images[n, :, top : top + rows, left : left + columns] for n, top, left in group]
-        maps = resize(model(torch.stack(crops)).logits, (rows, columns)).softmax(dim=1)
-        for (number, top, left), window in zip(group, maps, strict=True):
-            area = (number, slice(None), slice(top, top + rows), slice(left, left + columns))
+    total = torch.zeros((1, len(model.classes.names), height, width), device=images.device)
+    count = total.new_zeros((height, width))
+    for start in range(0, len(areas), WINDOWS_PER_PASS):
+        group = areas[start : start + WINDOWS_PER_PASS]
+        crops = torch.cat([images[area] for area in group])
+        maps = resize(model(crops).logits, (rows, columns)).softmax(dim=1)
+        for area, window in zip(group, maps, strict=True):
             total[area] += window
             count[area] += 1
-    return total / count
+    return total.div_(count)
 
 
 def _starts(length: int, window: int, overlap: float) -> list[int]:
@@ -128,8 +142,3 @@ def _starts(length: int, window: int, overlap: float) -> list[int]:
     step = max(1, int(window * (1 - overlap)))
     more = -(-(length - window) // step)
     return [round(number * (length - window) / more) for number in range(more + 1)] if more else [0]
-
-
-def _groups(places: list[tuple[int, int, int]], count: int) -> Iterator[list[tuple[int, int, int]]]:
-    for start in range(0, len(places), count):
-        yield places[start : start + count]

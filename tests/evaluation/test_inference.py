@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from aicsd.data import Sample
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
-from aicsd.evaluation import InferenceConfig, evaluate, infer
+from aicsd.evaluation import InferenceConfig, evaluate, infer, short_side_of
 from aicsd.evaluation.evaluate import resize_short_side
 from aicsd.evaluation.inference import _starts, predict_ids
 from aicsd.models import Segmenter
@@ -108,6 +108,51 @@ def test_windows_are_averaged_as_probabilities() -> None:
     assert (found == (total / count).argmax(dim=1)).float().mean() > 0.999
 
 
+def test_released_protocol_means_513_pixels() -> None:
+    assert short_side_of("standard", None) == 0
+    assert short_side_of("released", None) == 513
+    assert short_side_of("released", 40) == short_side_of("standard", 40) == 40
+    for asked in (0, -3):
+        with pytest.raises(UserError, match="1 or more"):
+            short_side_of("released", asked)
+    with pytest.raises(UserError, match="0 or more"):
+        evaluate(looking_around(), Scenes(), short_side=-1)
+
+
+def test_windows_of_one_image_know_nothing_of_the_batch() -> None:
+    """Bit for bit, for the network sees the same tensors however many images come together."""
+    model, batch = looking_around(), images(70, 100, count=3)
+    seen: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    config = InferenceConfig(scales=(0.4, 1.0), window=40)
+    together, passes = infer(model, batch, config), list(seen)
+    assert max(shape[0] for shape in passes) == 4
+    assert {shape[2:] for shape in passes} == {(32, 40), (40, 40)}
+    seen.clear()
+    alone = torch.cat([infer(model, batch[n : n + 1], config) for n in range(3)])
+    assert torch.equal(together, alone)
+    assert seen == passes
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 32}, {"scales": (0.75, 1.0), "flip": True}])
+def test_batch_size_and_workers_do_not_change_the_result(options: dict[str, object]) -> None:
+    class Mixed(Scenes):
+        sizes = ((40, 60), (50, 50), (40, 60))
+
+    settings = {"inference": InferenceConfig(**options), "boundary": True}
+    expected = evaluate(looking_around(), Mixed(), batch_size=1, **settings)
+    for batch_size, workers in ((2, 0), (100, 0), (3, 2)):
+        numbers = {"batch_size": batch_size, "workers": workers}
+        assert evaluate(looking_around(), Mixed(), **numbers, **settings) == expected
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_prediction_leaves_the_mode_as_it_was(training: bool) -> None:
+    model = looking_around().train(training)
+    predict_ids(model, images()[0].permute(1, 2, 0).numpy())
+    assert model.training is training
+
+
 def test_every_image_by_itself_gives_what_the_batch_gives() -> None:
     config = InferenceConfig(scales=(0.75, 1.0), flip=True, window=40)
     model, batch = looking_around(), images(50, 70, count=3)
@@ -135,6 +180,9 @@ def test_windows_cover_everything_and_stay_inside(length: int, window: int, over
     [
         ({"scales": ()}, "scales"),
         ({"scales": (1.0, 0.0)}, "above 0"),
+        ({"scales": (75.0, 100.0)}, "at most 10"),
+        ({"scales": (float("inf"),)}, "at most 10"),
+        ({"scales": (1.0, float("nan"))}, "above 0"),
         ({"window": 20}, "32 or more"),
         ({"window": -1}, "32 or more"),
         ({"overlap": 1.0}, "below 1"),
@@ -203,6 +251,10 @@ def test_options_of_the_command_line(tiny_folder: Path, tmp_path: Path, run_cli:
         (),
         ("--scales", "[0.75,1.0,1.25]", "--flip", "true", "--window", 32, "--boundary", "true"),
         ("--protocol", "released", "--short_side", 40),
+        # other spellings of the last two
+        ("--scales", "0.75,1.0,1.25", "--flip", "true", "--window", 32, "--boundary", "true"),
+        ("--scales=0.75,1.0,1.25", "--flip", "true", "--window", 32, "--boundary", "true"),
+        ("--short_side", 40),
     ):
         out = tmp_path / f"{len(results)}.json"
         code, printed, error = run_cli("evaluate", run, *on_data, "--json", out, *options)
@@ -213,10 +265,20 @@ def test_options_of_the_command_line(tiny_folder: Path, tmp_path: Path, run_cli:
     assert results[1]["boundary_iou"] == pytest.approx(
         np.nanmean([v for v in results[1]["per_class_boundary_iou"].values() if v is not None])
     )
-    assert len({result["pixel_accuracy"] for result in results}) == 3
-    code, _, error = run_cli("evaluate", run, *on_data, "--scales", "[0]")
-    assert code == 2
-    assert "above 0" in error
+    assert len({result["pixel_accuracy"] for result in results[:3]}) == 3
+    assert results[3] == results[4] == results[1]
+    assert results[5] == results[2]
+    for options, words in (
+        (("--scales", "[0]"), "above 0"),
+        (("--scales", "75,100"), "at most 10"),
+        (("--scales", "1.0,big"), "scales is 'big'; it must be a number"),
+        (("--protocol", "released", "--short_side", 0), "short_side is 0; it must be 1 or more"),
+        (("--short_side", -3), "short_side is -3; it must be 1 or more"),
+    ):
+        code, _, error = run_cli("evaluate", run, *on_data, *options)
+        assert code == 2
+        assert words in error
+        assert error.count("\n") == 1
     photo = next((tiny_folder / "images" / "val").iterdir())
     code, _, error = run_cli("predict", run, photo, "--out", tmp_path / "p", "--flip", "true")
     assert code == 0, error
