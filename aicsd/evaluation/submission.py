@@ -93,8 +93,17 @@ def write_submission(
         advance: called after every image.
 
     Raises:
-        UserError: an image that cannot be read, or a prediction that the server would refuse.
+        UserError: two images whose predictions would have one name, an image that cannot be read,
+            or a prediction that the server would refuse.
     """
+    by_name: dict[str, Path] = {}
+    for path in images:
+        other = by_name.setdefault(server.place(path, split), path)
+        if other is not path:
+            raise UserError(
+                f"{other} and {path} would both become {server.place(path, split)}; the images "
+                "of a split need different names"
+            )
     table = np.array(server.stored_ids, np.uint8)
 
     def predictions() -> Iterator[tuple[str, bytes]]:
@@ -132,12 +141,13 @@ def _write_zip(path: Path, files: Iterator[tuple[str, bytes]]) -> None:
             archive.writestr(zipfile.ZipInfo(name, ZIP_DATE), content)
 
 
-def _read_archive(path: Path) -> Iterator[tuple[str, bytes]]:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                yield name, archive.read(name)
-        return
+def _read_zip(path: Path) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            yield name, archive.read(name)
+
+
+def _read_tar(path: Path) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(path, "r:gz") as archive:
         for entry in archive:
             file = archive.extractfile(entry)
@@ -152,10 +162,9 @@ def check_archive(server: Server, images: Sequence[Path], split: str, path: Path
             ids that the server does not know.
     """
     waiting = {server.place(image, split): image for image in images}
-    if len(waiting) != len(images):
-        raise UserError(f"{len(images)} images, but only {len(waiting)} names in the archive")
     allowed = np.isin(np.arange(256), server.stored_ids)
-    for name, content in _read_archive(path):
+    read = _read_zip if ".zip" in server.suffixes else _read_tar
+    for name, content in read(path):
         image = waiting.pop(name, None)
         if image is None:
             raise UserError(f"{path}: {name} is twice there, or belongs to no image")

@@ -155,6 +155,38 @@ def test_a_broken_image_leaves_no_archive(voc_root: Path, tmp_path: Path, run_cl
     assert list(out.parent.iterdir()) == []
 
 
+def test_two_images_of_one_name_are_refused_before_anything_is_predicted(tmp_path: Path) -> None:
+    images = [write_image(tmp_path / place / "x_leftImg8bit.png", (4, 3)) for place in "ab"]
+
+    def predict(image: UInt8Array) -> UInt8Array:
+        raise AssertionError("a prediction")
+
+    with pytest.raises(UserError, match="would both become x_pred_labelIds"):
+        write_submission(SERVERS["cityscapes"], images, "test", predict, tmp_path / "r.zip")
+    assert not (tmp_path / "r.zip").exists()
+
+
+def test_inference_options_reach_the_archive(
+    voc_root: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    model = save_random(voc.CLASSES, tmp_path / "m.safetensors")
+    options = ("--scales", "0.75,1.0", "--flip", "true", "--window", 32)
+    on_data = ("--data.name", "voc", "--data.root", voc_root)
+    out = tmp_path / "r.tgz"
+    assert run_cli("submit", model, *on_data, "-o", out, *options)[0] == 0
+    images = voc_root / "VOCdevkit" / "VOC2012" / "JPEGImages"
+    assert run_cli("predict", model, images, "--out", tmp_path / "p", *options)[0] == 0
+    assert run_cli("predict", model, images, "--out", tmp_path / "plain")[0] == 0
+    differs = False
+    with tarfile.open(out) as archive:
+        for member in archive:
+            name = Path(member.name).name
+            found = np.array(Image.open(archive.extractfile(member)))
+            assert np.array_equal(found, np.array(Image.open(tmp_path / "p" / name)))
+            differs |= not np.array_equal(found, np.array(Image.open(tmp_path / "plain" / name)))
+    assert differs
+
+
 def png(ids: np.ndarray, mode: str = "P") -> bytes:
     picture = Image.fromarray(ids.astype(np.uint8))
     if mode == "P":
