@@ -2,8 +2,10 @@
 
     python scripts/camvid_results.py --root CAMVID --weights MOBILENETV2_SAFETENSORS
 
-Interrupted, it goes on where it was when called again. ``--table`` only writes the table of the
-runs that are there.
+The metrics of every finished run are kept in docs/results/camvid/, one file a run; a run that has
+its file is not repeated, unless the file is deleted. Interrupted, it goes on where it was when
+called again. ``--table`` trains nothing: it keeps the metrics of the runs that have finished, and
+writes the table.
 """
 
 from __future__ import annotations
@@ -14,73 +16,95 @@ import os
 import statistics
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
 from aicsd.files import write_text
 
 REPOSITORY = Path(__file__).parent.parent
-RESULT = REPOSITORY / "docs" / "results" / "camvid.md"
+PAGE = REPOSITORY / "docs" / "results" / "camvid.md"
 BEGIN, END = "<!-- table: scripts/camvid_results.py -->", "<!-- end of table -->"
+TEACHER = "teacher"
+ALL_IMAGES = 367
+RIVALS = ("kd", "ad", "sp", "ickd", "icsd")
 
 
 class Student(NamedTuple):
-    """A student of the table: how many seeds, epochs and training images it gets."""
+    """Rows of the table: a student, how long it trains, and by which methods."""
 
     backbone: str
     seeds: int
     epochs: int
-    images: int = 367
+    methods: tuple[str, ...]
+    images: int = ALL_IMAGES
+
+    def run(self, method: str, seed: int) -> str:
+        part = "" if self.images == ALL_IMAGES else f"-{self.images}"
+        return f"{self.backbone}{part}-{method}-{seed}"
 
 
 STUDENTS = (
-    Student("mobilenetv2_050", 3, 16),
-    Student("mobilenetv2_050", 3, 40, images=92),
-    Student("resnet18", 1, 6),
+    Student("mobilenetv2_050", 3, 16, ("none", *RIVALS, "aicsd")),
+    Student("mobilenetv2_050", 3, 40, ("none", "aicsd"), images=92),
+    Student("resnet18", 1, 6, ("none", "aicsd")),
 )
-METHODS = ("none", "aicsd")
-
-
-def student_run(runs: Path, student: Student, method: str, seed: int) -> Path:
-    part = "" if student.images == 367 else f"-{student.images}"
-    return runs / f"{student.backbone}{part}-{method}-{seed}"
-
-
-def aicsd_command(*arguments: object) -> None:
-    command = [sys.executable, "-m", "aicsd", *map(str, arguments), "--resume"]
-    print(" ".join(command), file=sys.stderr, flush=True)
-    subprocess.run(command, check=True)
 
 
 def train_all(options: argparse.Namespace) -> None:
-    config, runs = REPOSITORY / "configs" / "camvid", options.runs
+    """Train what has no metrics yet, ``options.jobs`` runs side by side."""
+    config, runs, results = REPOSITORY / "configs" / "camvid", options.runs, options.results
     common = ["--data.root", options.root, "--data.workers", 1]
-    teacher = ("train", "--config", config / "teacher.yaml", "--model.weights", options.weights,
-               *common, "--run", runs / "teacher")  # fmt: skip
-    alone, distilled = [], []
+    teacher = ["train", "--config", config / "teacher.yaml", "--model.weights", options.weights]
+    alone, distilled = {}, {}
     for student in STUDENTS:
         for seed in range(student.seeds):
-            for method in METHODS:
+            for method in student.methods:
+                name = student.run(method, seed)
+                if (results / f"{name}.json").is_file():
+                    continue
                 command = [
-                    "distill", "--config", config / "aicsd.yaml", *common, "--method", method,
+                    "distill", "--config", config / "aicsd.yaml", "--method", method,
                     "--student.backbone", student.backbone, "--epochs", student.epochs,
                     "--data.train_images", student.images, "--seed", seed,
-                    "--run", student_run(runs, student, method, seed),
                 ]  # fmt: skip
                 if method == "none":
-                    alone.append(command)
+                    alone[name] = command
                 else:
-                    distilled.append([*command, "--teacher", runs / "teacher"])
+                    distilled[name] = [*command, "--teacher", runs / TEACHER]
+
+    def train(name: str, command: list[Any]) -> None:
+        arguments = [*command, *common, "--run", runs / name, "--resume"]
+        line = [sys.executable, "-m", "aicsd", *map(str, arguments)]
+        print(" ".join(line), file=sys.stderr, flush=True)
+        subprocess.run(line, check=True)
+        keep(runs / name, results)
+
     with ThreadPoolExecutor(options.jobs) as pool:
-        first = pool.submit(aicsd_command, *teacher)
-        others = [pool.submit(aicsd_command, *command) for command in alone]
-        first.result()
-        others += [pool.submit(aicsd_command, *command) for command in distilled]
-        for job in others:
+        jobs: list[Future[None]] = []
+        first = None
+        if distilled or not (results / f"{TEACHER}.json").is_file():
+            first = pool.submit(train, TEACHER, teacher)
+        jobs += [pool.submit(train, *job) for job in alone.items()]
+        if first is not None:
+            first.result()
+        jobs += [pool.submit(train, *job) for job in distilled.items()]
+        for job in jobs:
             job.result()
+
+
+def keep(run: Path, results: Path) -> None:
+    """Copy the metrics of a finished run, with the epochs that it had."""
+    if not (run / "metrics.json").is_file():
+        return
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    # the same for all: measured before every distillation
+    metrics.pop("teacher", None)
+    kept = {"epochs": config["epochs"], **metrics}
+    write_text(results / f"{run.name}.json", json.dumps(kept, indent=1) + "\n")
 
 
 def percent(values: list[float]) -> str:
@@ -88,52 +112,59 @@ def percent(values: list[float]) -> str:
     return mean + (f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
-def table(runs: Path) -> str:
+def table(results: Path) -> str:
+    """The rows of all runs whose metrics are in ``results``."""
     lines = [
         "| network | images | method | seeds | epochs | val mIoU % | class acc. % | parameters "
         "| minutes |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    rows = [("mobilenetv2_100 (teacher)", 367, "none", [runs / "teacher"])]
+    rows = [("mobilenetv2_100 (teacher)", ALL_IMAGES, "none", [TEACHER])]
     rows += [
         (student.backbone, student.images, method,
-         [student_run(runs, student, method, seed) for seed in range(student.seeds)])
+         [student.run(method, seed) for seed in range(student.seeds)])
         for student in STUDENTS
-        for method in METHODS
+        for method in student.methods
     ]  # fmt: skip
-    for network, images, method, folders in rows:
-        finished = [folder for folder in folders if (folder / "metrics.json").is_file()]
-        if not finished:
+    for network, images, method, names in rows:
+        files = [results / f"{name}.json" for name in names]
+        found = [json.loads(file.read_text()) for file in files if file.is_file()]
+        if not found:
             continue
-        found = [json.loads((folder / "metrics.json").read_text()) for folder in finished]
-        epochs = yaml.safe_load((finished[0] / "config.yaml").read_text())["epochs"]
         miou = percent([result["miou"] for result in found])
         accuracy = percent([result["class_accuracy"] for result in found])
         minutes = statistics.mean(result["seconds"] for result in found) / 60
         lines.append(
-            f"| {network} | {images} | {method} | {len(found)} | {epochs} | {miou} | {accuracy} "
-            f"| {found[0]['parameters'] / 1e6:.2f} M | {minutes:.0f} |"
+            f"| {network} | {images} | {method} | {len(found)} | {found[0]['epochs']} | {miou} "
+            f"| {accuracy} | {found[0]['parameters'] / 1e6:.2f} M | {minutes:.0f} |"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", help="CamVid in the SegNet layout")
     parser.add_argument("--weights", help="ImageNet weights of mobilenetv2_100, safetensors")
     parser.add_argument("--runs", type=Path, default=Path("runs/camvid"))
+    parser.add_argument(
+        "--results", type=Path, default=PAGE.parent / "camvid", help="kept metrics of the runs"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, a core each")
     parser.add_argument("--table", action="store_true", help="train nothing, write the table")
     options = parser.parse_args()
-    if not options.table:
+    if options.table:
+        names = [s.run(m, seed) for s in STUDENTS for m in s.methods for seed in range(s.seeds)]
+        for name in (TEACHER, *names):
+            keep(options.runs / name, options.results)
+    else:
         if options.root is None or options.weights is None:
             parser.error("give --root and --weights, or --table")
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.jobs))
         train_all(options)
-    text = RESULT.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write_text(RESULT, f"{before}{BEGIN}\n\n{table(options.runs)}\n\n{END}{after}")
-    print(table(options.runs))
+    write_text(PAGE, f"{before}{BEGIN}\n\n{table(options.results)}\n\n{END}{after}")
+    print(table(options.results))
 
 
 if __name__ == "__main__":

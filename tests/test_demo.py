@@ -33,14 +33,28 @@ def test_camvid_table_from_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import camvid_results as script
 
+    runs, results = tmp_path / "runs", tmp_path / "results"
     for name, miou in (("teacher", 0.6), ("mobilenetv2_050-none-0", 0.3),
                        ("mobilenetv2_050-none-1", 0.4)):  # fmt: skip
-        (tmp_path / name).mkdir()
-        values = {"miou": miou, "class_accuracy": 0.5, "seconds": 60.0, "parameters": 1_000_000}
-        (tmp_path / name / "metrics.json").write_text(json.dumps(values))
-        (tmp_path / name / "config.yaml").write_text("epochs: 7\n")
-    rows = script.table(tmp_path).splitlines()
+        (runs / name).mkdir(parents=True)
+        values = {"miou": miou, "class_accuracy": 0.5, "seconds": 60.0, "parameters": 1_000_000,
+                  "teacher": None}  # fmt: skip
+        (runs / name / "metrics.json").write_text(json.dumps(values))
+        (runs / name / "config.yaml").write_text("epochs: 7\n")
+        script.keep(runs / name, results)
+    script.keep(runs / "mobilenetv2_050-none-2", results)  # has not finished
+    assert len(list(results.iterdir())) == 3
+    rows = script.table(results).splitlines()
     assert len(rows) == 4
     assert "| 7 | 60.00 |" in rows[2]
     assert "| none | 2 |" in rows[3]
     assert "35.00 ± 7.07" in rows[3]
+
+
+def test_the_camvid_page_shows_the_kept_metrics() -> None:
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        import camvid_results as script
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    assert script.table(script.PAGE.parent / "camvid") in script.PAGE.read_text(encoding="utf-8")
