@@ -28,9 +28,13 @@ class ConfigParser(ArgumentParser):
     """A parser whose errors are one line that names the nearest right key."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
-        if 'expected "subcommand"' in message and message.endswith("was not provided."):
-            # the parser's own message stops after five of them
-            raise UserError(f"no command; give one of {', '.join(self.commands())}")
+        missing = re.search(r'expected "([\w.]*)subcommand" .* was not provided', message)
+        if missing is not None:  # the parser's own message stops after five of them
+            above = missing.group(1).split(".")[:-1]
+            known = ", ".join(self.commands(above))
+            raise UserError(
+                f"no command{' after ' if above else ''}{' '.join(above)}; give {known}"
+            )
         command = re.search(r"Subcommand '(\w+)'", message)
         raise UserError(explain(message, self.known_keys(command.group(1) if command else None)))
 
@@ -60,11 +64,12 @@ class ConfigParser(ArgumentParser):
         built: Namespace = super().instantiate(namespace, *arguments, **options)
         return built
 
-    def commands(self) -> list[str]:
-        """Names of the subcommands."""
-        return [
-            name for action in self._actions for name in getattr(action, "_name_parser_map", {})
-        ]
+    def commands(self, above: list[str]) -> list[str]:
+        """Names of the subcommands, of this parser or of the subcommand ``above``."""
+        found: dict[str, ConfigParser] = {}
+        for action in self._actions:
+            found |= getattr(action, "_name_parser_map", {})
+        return found[above[0]].commands(above[1:]) if above else list(found)
 
     def known_keys(self, command: str | None = None) -> list[str]:
         """Every key of this parser and of its subcommands, or of ``command`` alone."""

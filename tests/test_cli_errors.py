@@ -76,6 +76,7 @@ CASES = [
     # names
     ("command", "traiin", ["'traiin'", "'train'"]),
     ("no_command", "", ["train, distill, evaluate, predict, submit, import, data"]),
+    ("no_action", "data", ["no command after data; give check, prepare"]),
     ("action", "data chekk", ["'chekk'", "'check'"]),
     ("term", f"{DISTILL} --terms.icds.weight 3", ["unknown term 'icds'", "'icsd'"]),
     ("method", f"{DISTILL} --method aicds", ["unknown method 'aicds'", "'aicsd'"]),
