@@ -48,7 +48,7 @@ class Student(NamedTuple):
 
 STUDENTS = (
     Student("mobilenetv2_050", 3, 16, ("none", *RIVALS, "aicsd")),
-    Student("mobilenetv2_050", 3, 80, ("none", "aicsd"), images=46),
+    Student("mobilenetv2_050", 1, 80, ("none", "aicsd"), images=46),
     Student("resnet18", 1, 6, ("none", "aicsd")),
 )
 
