@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import CLASS_NAMES, TINY_MODEL
+from torch import nn
 
 from aicsd.data.base import Classes
 from aicsd.distiller import Distiller, Teacher
@@ -67,3 +69,50 @@ def test_the_documented_numerics_table_is_what_the_script_prints(
                 assert float(now.strip(" |")) == pytest.approx(wanted, rel=0.03, abs=0.003)
             else:
                 assert shown == now
+
+
+def test_operations_of_a_forward_pass_are_those_of_its_convolutions() -> None:
+    from training_cost import kept_bytes_and_flops
+
+    config = ModelConfig("test_resnet", aspp_channels=8, decoder_channels=8, low_level_channels=8)
+    classes = Classes(("a", "b"), ((0, 0, 0), (1, 1, 1)))
+    with torch.device("meta"):
+        model = build_model(config, classes).eval()
+    counted = []
+
+    def count(module: nn.Module, _: object, output: torch.Tensor) -> None:
+        kernel = module.weight[0].numel()  # multiplications for one value of the output
+        counted.append(2 * kernel * output.numel())
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        model(torch.zeros(2, 3, 65, 65, dtype=torch.uint8, device="meta"))
+    kept, operations, weights = kept_bytes_and_flops(config, classes, 2, 65, trains=False)
+    assert operations == sum(counted)
+    assert kept == 0
+    assert weights == 4 * model.num_parameters()
+    kept, trained, _ = kept_bytes_and_flops(config, classes, 2, 65, trains=True)
+    # backward: once for the inputs (not for the image's), once for the weights
+    assert 2.5 * operations < trained < 3 * operations
+    assert kept > 2 * 3 * 65 * 65 * 4
+
+
+def test_the_table_of_costs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import training_cost
+
+    config = REPOSITORY / "configs" / "pascal" / "student.yaml"
+    monkeypatch.setattr(
+        sys, "argv", ["training_cost.py", "--config", str(config), "--images", "1464"]
+    )
+    training_cost.main()
+    printed = capsys.readouterr().out
+    page = (REPOSITORY / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    for name, row in (("resnet18.tv_in1k alone", "ResNet-18 alone"),
+                      ("with teacher resnet101", "ResNet-18 distilled")):  # fmt: skip
+        found = next(line for line in printed.splitlines() if line.startswith(f"| {name} |"))
+        figures = found.split("|")[2:5]
+        assert f"| {row} |{'|'.join(figures)}|" in page
