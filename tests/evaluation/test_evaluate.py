@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import CLASS_NAMES, TINY_MODEL
 from PIL import Image
 from torch import Tensor, nn
@@ -188,3 +192,19 @@ def test_batches_hold_one_size_and_every_sample_once(batch_size: int) -> None:
         assert 1 <= len(batch) <= batch_size
         assert len({sample.image.shape for sample in batch}) == 1
     assert len(batches) == {1: 7, 2: 5, 3: 4, 10: 4}[batch_size]
+
+
+def share_of_rank(rank: int, store: str) -> dict[str, Any]:
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    try:
+        return evaluate(brightest(), Scenes(), batch_size=2, boundary=True).to_dict()
+    finally:
+        dist.destroy_process_group()
+
+
+def test_two_processes_share_the_images_and_both_know_the_result(tmp_path: Path) -> None:
+    wanted = evaluate(brightest(), Scenes(), boundary=True).to_dict()
+    store = f"file://{tmp_path}/store"
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        results = list(pool.map(share_of_rank, range(2), [store] * 2))
+    assert results == [wanted, wanted]
