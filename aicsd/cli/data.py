@@ -1,0 +1,79 @@
+"""aicsd data check, aicsd data prepare."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from aicsd.cli.common import data_arguments
+from aicsd.config import ConfigParser
+
+HELP = "check a dataset, or fetch one: aicsd data check, aicsd data prepare"
+
+
+def build_parser() -> ConfigParser:
+    return ConfigParser(description=HELP)
+
+
+def add_actions(parser: ConfigParser) -> None:
+    actions = parser.add_subcommands(title="actions", metavar="ACTION")
+    actions.add_subcommand("check", _check_parser(), help="find files that cannot be used")
+    actions.add_subcommand("prepare", _prepare_parser(), help="download, unpack and check")
+
+
+def _check_parser() -> ConfigParser:
+    parser = ConfigParser(
+        description="Decode every image and mask; name those that cannot be used."
+    )
+    data_arguments(parser, "splits to check, separated by commas", "train,val")
+    return parser
+
+
+def _prepare_parser() -> ConfigParser:
+    parser = ConfigParser(
+        description="Download a dataset where its owners allow it, unpack it and check it."
+    )
+    parser.add_argument("dataset", type=str, help="voc, sbd, cityscapes or camvid")
+    parser.add_argument("--root", type=str, required=True, help="folder that gets the dataset")
+    return parser
+
+
+def run(options: Any) -> int:
+    if options.subcommand == "prepare":
+        return _prepare(options.prepare)
+    return _check(options.check)
+
+
+def _check(options: Any) -> int:
+    from aicsd.data import survey
+
+    data = options.data
+    unusable = 0
+    for split in (name.strip() for name in data.split.split(",")):
+        images, problems, notes = survey(data.name, data.root, split, data.options)
+        for line in problems:
+            print(f"aicsd: error: {line}", file=sys.stderr)
+        print(f"{split}: {images} images, {len(problems)} cannot be used")
+        for line in notes:
+            print(f"{split}: note: {line}")
+        unusable += len(problems)
+    return 2 if unusable else 0
+
+
+def _prepare(options: Any) -> int:
+    from aicsd.data.prepare import prepare
+    from aicsd.engine.logging import progress_bar
+
+    with progress_bar() as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(f"{what} (MB)", note="")
+            size = None if total is None else total // 10**6
+            bar.update(tasks[what], completed=done // 10**6, total=size)
+
+        text = prepare(options.dataset, Path(options.root), show)
+    print(text)
+    return 0
