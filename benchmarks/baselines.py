@@ -1,0 +1,1 @@
+"""What the package is measured against: plain loops and plain PyTorch, independent of it."""
