@@ -77,7 +77,8 @@ class Pair(NamedTuple):
     """The files of one sample."""
 
     image: Path
-    mask: Path
+    mask: Path | None
+    """None: the image has no labels; its mask is 255 everywhere."""
 
 
 class MasksWithheldError(UserError):
@@ -125,13 +126,15 @@ class FileDataset:
         """Decode sample ``index``; a broken or mismatched file is a UserError that names it."""
         pair = self.pairs[index]
         image = read_image(pair.image)
-        mask = self.read_mask(index)
+        if pair.mask is None:
+            return Sample(image, np.full(image.shape[:2], IGNORE_INDEX, np.uint8))
+        mask = self.read_mask(pair.mask)
         if image.shape[:2] != mask.shape:
             raise size_mismatch(pair, image.shape[:2], mask.shape)
         return Sample(image, mask)
 
-    def read_mask(self, index: int) -> UInt8Array:
-        path = self.pairs[index].mask
+    def read_mask(self, path: Path) -> UInt8Array:
+        """(H, W) class ids of a mask file; an id that no class has is a UserError."""
         mask = read_mask(path)
         if self._lookup is not None:
             mapped: UInt8Array = self._lookup[mask]
@@ -147,7 +150,7 @@ class FileDataset:
 
     def require_files(self) -> None:
         """Refuse a split of which files are missing, naming the first."""
-        missing = [path for pair in self.pairs for path in pair if not path.is_file()]
+        missing = [path for pair in self.pairs for path in pair if path and not path.is_file()]
         if missing:
             raise UserError(
                 f"no file {missing[0]}{_and_more(len(missing) - 1, 'files')}, though the split "
@@ -165,7 +168,9 @@ class FileDataset:
             raise _unreadable(pair.image, error) from error
         if exif.get(ORIENTATION_TAG, 1) >= 5:  # decoding turns the photo upright
             width, height = height, width
-        mask = self.read_mask(index)
+        if pair.mask is None:
+            return
+        mask = self.read_mask(pair.mask)
         if mask.shape != (height, width):
             raise size_mismatch(pair, (height, width), mask.shape)
 

@@ -2,7 +2,7 @@
 
 Masks are 8-bit grey or palette PNGs with the image's name, holding class ids in the order of
 ``classes.txt`` (one name a line, optionally followed by a colour: ``road 128 64 128``); 255 is
-ignored.
+ignored. The split ``unlabelled`` has images only; ``train+unlabelled`` is both splits.
 """
 
 from __future__ import annotations
@@ -10,22 +10,33 @@ from __future__ import annotations
 import colorsys
 from pathlib import Path
 
-from aicsd.data.base import Classes, Color, FileDataset, match_masks, require_images
+from aicsd.data.base import Classes, Color, FileDataset, Pair, match_masks, require_images
 from aicsd.errors import UserError
 from aicsd.types import IGNORE_INDEX
 
+UNLABELLED = "unlabelled"
 LAYOUT = "ROOT/images/<split>/*, ROOT/masks/<split>/*.png and ROOT/classes.txt (one name a line)"
 
 
 def open_folder(root: Path, split: str) -> FileDataset:
-    """One split below ``root``."""
+    """One split below ``root``, or several joined by ``+``; ``unlabelled`` needs no masks."""
     classes = read_classes(root / "classes.txt")
-    return FileDataset(match_masks(root / "images" / split, root / "masks" / split), classes)
+    parts = {part: _pairs(root, part) for part in split.split("+")}
+    dataset = FileDataset([pair for pairs in parts.values() for pair in pairs], classes)
+    if len(parts) > 1:  # files of two splits may have one name
+        dataset.names = [f"{part}/{pair.image.stem}" for part in parts for pair in parts[part]]
+    return dataset
+
+
+def _pairs(root: Path, split: str) -> list[Pair]:
+    if split == UNLABELLED:
+        return [Pair(image, None) for image in require_images(root / "images" / split)]
+    return match_masks(root / "images" / split, root / "masks" / split)
 
 
 def folder_images(root: Path, split: str) -> list[Path]:
-    """Images of one split, which needs no masks."""
-    return require_images(root / "images" / split)
+    """Images of one split, or of several joined by ``+``, which need no masks."""
+    return [path for part in split.split("+") for path in require_images(root / "images" / part)]
 
 
 def read_classes(path: Path) -> Classes:

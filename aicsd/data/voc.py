@@ -99,7 +99,7 @@ def open_voc(root: Path, split: str, sbd: str | None = None) -> FileDataset:
             notes.append(f"{len(shared)} images are of the split val too, such as {min(shared)}")
     else:
         pairs = [Pair(devkit.image(name), devkit.mask(name)) for name in devkit.ids(split)]
-        if split == "test" and not any(pair.mask.is_file() for pair in pairs):
+        if split == "test" and not any(pair.mask and pair.mask.is_file() for pair in pairs):
             raise MasksWithheldError(
                 "the masks of VOC test are not public: use train or val, or send predictions to "
                 "the VOC server"
