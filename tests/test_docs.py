@@ -1,0 +1,92 @@
+"""The pages below docs/: every command is one that the command line takes; the guide is run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import write_folder
+from tiny_runs import lines, train_command
+
+from aicsd.cli import build_parser
+from aicsd.config import bracket_scales
+
+REPOSITORY = Path(__file__).parent.parent
+PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))
+
+
+def shell_commands(page: Path) -> list[list[str]]:
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    joined = "\n".join(blocks).replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in joined.splitlines() if line.strip()]
+
+
+COMMANDS = [
+    pytest.param(command, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, command in enumerate(shell_commands(page))
+    if command
+]
+
+
+def after_aicsd(command: list[str]) -> list[str] | None:
+    """What ``aicsd`` gets: called by its name, or as a module by a launcher."""
+    if command[0] == "aicsd":
+        return command[1:]
+    if command[0] == "torchrun":
+        assert command[command.index("--") - 1 :][:3] == ["-m", "--", "aicsd"], command
+        return command[command.index("--") + 2 :]
+    return None
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_pages_exists(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    arguments = after_aicsd(command)
+    if arguments is not None:
+        if "|" in arguments:
+            arguments = arguments[: arguments.index("|")]
+        arguments = [word for word in arguments if word != "..."]
+        build_parser().parse_args(bracket_scales(arguments))
+        return
+    if command[0] == "python" and command[1] == "-m":
+        module = command[2].replace(".", "/")
+        assert (REPOSITORY / f"{module}.py").is_file(), command
+    elif command[0] == "python":
+        source = (REPOSITORY / command[1]).read_text(encoding="utf-8")
+        if command[1].startswith("scripts/"):
+            for flag in (word for word in command[2:] if word.startswith("--")):
+                assert f'"{flag}"' in source, flag
+    else:
+        assert command[0] in ("pip", "make", "tensorboard"), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
+    data, run = write_folder(tmp_path / "data"), tmp_path / "run"
+    command = train_command(data, run, "--devices", 2, "--epochs", 1)
+    command[command.index("--data.batch_size") + 1] = "2"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+                "--master-addr", "127.0.0.1", "--master-port", str(port)]  # fmt: skip
+    done = subprocess.run(
+        [*launcher, "-m", "--", "aicsd", *command], capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (run / "metrics.json").is_file()
+    # 8 images, 2 processes with 2 each: 2 steps
+    assert max(line["step"] for line in lines(run)) == 2
