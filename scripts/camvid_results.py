@@ -25,8 +25,9 @@ import yaml
 from aicsd.files import write_text
 
 REPOSITORY = Path(__file__).parent.parent
+CONFIGS = REPOSITORY / "configs" / "camvid"
 PAGE = REPOSITORY / "docs" / "results" / "camvid.md"
-BEGIN, END = "<!-- table: scripts/camvid_results.py -->", "<!-- end of table -->"
+END = "<!-- end of table -->"
 TEACHER = "teacher"
 ALL_IMAGES = 367
 RIVALS = ("kd", "ad", "sp", "ickd", "icsd")
@@ -46,34 +47,63 @@ class Student(NamedTuple):
         return f"{self.backbone}{part}-{method}-{seed}"
 
 
+class Trial(NamedTuple):
+    """A weight that was tried, beside that of the recipe, on seed 0 of the first student."""
+
+    method: str
+    weights: dict[str, float]
+
+    @property
+    def run(self) -> str:
+        tried = "-".join(f"{term}{weight:g}" for term, weight in self.weights.items())
+        return f"{STUDENTS[0].run(self.method, 0)}-{tried}"
+
+
 STUDENTS = (
     Student("mobilenetv2_050", 3, 16, ("none", *RIVALS, "aicsd")),
     Student("mobilenetv2_050", 1, 80, ("none", "aicsd"), images=46),
     Student("resnet18", 1, 6, ("none", "aicsd")),
 )
+TRIALS = (
+    Trial("kd", {"pixel_kd": 5.0}),
+    Trial("ad", {"attention": 1.0}),
+    Trial("sp", {"pairwise": 0.5}),
+    Trial("ickd", {"correlation": 1.0}),
+    Trial("icsd", {"icsd": 100.0}),
+    Trial("aicsd", {"icsd": 100.0, "pixel_kd": 3.0}),
+)
+
+
+def student_command(student: Student, method: str, seed: int) -> list[Any]:
+    return [
+        "distill", "--config", CONFIGS / "aicsd.yaml", "--method", method,
+        "--student.backbone", student.backbone, "--epochs", student.epochs,
+        "--data.train_images", student.images, "--seed", seed,
+    ]  # fmt: skip
 
 
 def train_all(options: argparse.Namespace) -> None:
     """Train what has no metrics yet, ``options.jobs`` runs side by side."""
-    config, runs, results = REPOSITORY / "configs" / "camvid", options.runs, options.results
+    runs, results = options.runs, options.results
     common = ["--data.root", options.root, "--data.workers", 1]
-    teacher = ["train", "--config", config / "teacher.yaml", "--model.weights", options.weights]
-    alone, distilled = {}, {}
-    for student in STUDENTS:
-        for seed in range(student.seeds):
-            for method in student.methods:
-                name = student.run(method, seed)
-                if (results / f"{name}.json").is_file():
-                    continue
-                command = [
-                    "distill", "--config", config / "aicsd.yaml", "--method", method,
-                    "--student.backbone", student.backbone, "--epochs", student.epochs,
-                    "--data.train_images", student.images, "--seed", seed,
-                ]  # fmt: skip
-                if method == "none":
-                    alone[name] = command
-                else:
-                    distilled[name] = [*command, "--teacher", runs / TEACHER]
+    teacher = ["train", "--config", CONFIGS / "teacher.yaml", "--model.weights", options.weights]
+    commands = {
+        student.run(method, seed): student_command(student, method, seed)
+        for student in STUDENTS
+        for seed in range(student.seeds)
+        for method in student.methods
+    }
+    for trial in TRIALS:
+        flags = [(f"--terms.{term}.weight", weight) for term, weight in trial.weights.items()]
+        command = student_command(STUDENTS[0], trial.method, 0)
+        commands[trial.run] = [*command, *(word for flag in flags for word in flag)]
+    missing = {n: c for n, c in commands.items() if not (results / f"{n}.json").is_file()}
+    alone = {name: command for name, command in missing.items() if "none" in command}
+    distilled = {
+        name: [*command, "--teacher", runs / TEACHER]
+        for name, command in missing.items()
+        if name not in alone
+    }
 
     def train(name: str, command: list[Any]) -> None:
         arguments = [*command, *common, "--run", runs / name, "--resume"]
@@ -96,14 +126,15 @@ def train_all(options: argparse.Namespace) -> None:
 
 
 def keep(run: Path, results: Path) -> None:
-    """Copy the metrics of a finished run, with the epochs that it had."""
+    """Copy the metrics of a finished run, with its epochs and the weights of its terms."""
     if not (run / "metrics.json").is_file():
         return
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     # the same for all: measured before every distillation
     metrics.pop("teacher", None)
-    kept = {"epochs": config["epochs"], **metrics}
+    weights = {name: float(term["weight"]) for name, term in config.get("terms", {}).items()}
+    kept = {"epochs": config["epochs"], "weights": weights, **metrics}
     write_text(results / f"{run.name}.json", json.dumps(kept, indent=1) + "\n")
 
 
@@ -141,6 +172,29 @@ def table(results: Path) -> str:
     return "\n".join(lines)
 
 
+def trials(results: Path) -> str:
+    """What each method had on seed 0 with the weights of its recipe, and with the others tried."""
+    lines = ["| method | weights of the recipe | val mIoU % | other weights tried | val mIoU % |"]
+    lines += ["| --- | --- | --- | --- | --- |"]
+    for trial in TRIALS:
+        files = [results / f"{name}.json" for name in (STUDENTS[0].run(trial.method, 0), trial.run)]
+        if all(file.is_file() for file in files):
+            cells = [trial.method]
+            for run in (json.loads(file.read_text()) for file in files):
+                weights = [f"{term} {run['weights'][term]:g}" for term in trial.weights]
+                cells += [", ".join(weights), percent([run["miou"]])]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def put(text: str, place: str, lines: str) -> str:
+    """``lines`` between the marks of ``place`` in a page."""
+    begin = f"<!-- {place}: scripts/camvid_results.py -->"
+    before, rest = text.split(begin)
+    after = rest.split(END, maxsplit=1)[1]
+    return f"{before}{begin}\n\n{lines}\n\n{END}{after}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", help="CamVid in the SegNet layout")
@@ -154,7 +208,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.table:
         names = [s.run(m, seed) for s in STUDENTS for m in s.methods for seed in range(s.seeds)]
-        for name in (TEACHER, *names):
+        for name in (TEACHER, *names, *(trial.run for trial in TRIALS)):
             keep(options.runs / name, options.results)
     else:
         if options.root is None or options.weights is None:
@@ -162,9 +216,10 @@ def main() -> None:
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.jobs))
         train_all(options)
     text = PAGE.read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    write_text(PAGE, f"{before}{BEGIN}\n\n{table(options.results)}\n\n{END}{after}")
-    print(table(options.results))
+    for place, lines in (("table", table(options.results)), ("trials", trials(options.results))):
+        text = put(text, place, lines)
+        print(lines)
+    write_text(PAGE, text)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from aicsd.methods import load_recipe
+
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
@@ -42,13 +44,25 @@ def test_camvid_table_from_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (runs / name / "metrics.json").write_text(json.dumps(values))
         (runs / name / "config.yaml").write_text("epochs: 7\n")
         script.keep(runs / name, results)
+    trial = script.TRIALS[0]
+    for name, weight, miou in ((script.STUDENTS[0].run(trial.method, 0), 1.0, 0.25),
+                               (trial.run, 5.0, 0.125)):  # fmt: skip
+        (runs / name).mkdir(parents=True)
+        (runs / name / "metrics.json").write_text(json.dumps({**values, "miou": miou}))
+        (runs / name / "config.yaml").write_text(
+            f"epochs: 7\nterms: {{pixel_kd: {{weight: {weight}}}}}\n"
+        )
+        script.keep(runs / name, results)
     script.keep(runs / "mobilenetv2_050-none-2", results)  # has not finished
-    assert len(list(results.iterdir())) == 3
+    assert len(list(results.iterdir())) == 5
     rows = script.table(results).splitlines()
-    assert len(rows) == 4
+    assert len(rows) == 5
     assert "| 7 | 60.00 |" in rows[2]
     assert "| none | 2 |" in rows[3]
     assert "35.00 ± 7.07" in rows[3]
+    assert (
+        script.trials(results).splitlines()[2] == "| kd | pixel_kd 1 | 25.00 | pixel_kd 5 | 12.50 |"
+    )
 
 
 def test_the_camvid_page_shows_the_kept_metrics() -> None:
@@ -57,4 +71,14 @@ def test_the_camvid_page_shows_the_kept_metrics() -> None:
         import camvid_results as script
     finally:
         sys.path.remove(str(SCRIPTS))
-    assert script.table(script.PAGE.parent / "camvid") in script.PAGE.read_text(encoding="utf-8")
+    page = script.PAGE.read_text(encoding="utf-8")
+    results = script.PAGE.parent / "camvid"
+    assert script.put(page, "table", script.table(results)) == page
+    assert script.put(page, "trials", script.trials(results)) == page
+    for trial in script.TRIALS:
+        recipe = load_recipe(trial.method).terms
+        for seed in range(3):
+            kept = results / f"{script.STUDENTS[0].run(trial.method, seed)}.json"
+            if kept.is_file():
+                weights = json.loads(kept.read_text())["weights"]
+                assert weights == {name: term.weight for name, term in recipe.items()}, kept
