@@ -23,7 +23,9 @@ from aicsd.engine import DistillConfig, FitConfig, TrainConfig, fit
 from aicsd.engine.checkpoint import LAST
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, load_recipe
+from aicsd.methods.recipe import LOGITS
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model
+from aicsd.models.runtime import Runtime
 from aicsd.types import Batch
 
 
@@ -112,7 +114,18 @@ def run_distillation(config: DistillConfig, network: nn.Module | None = None) ->
                 f"method {recipe.name!r} needs a teacher: give --teacher RUN_OR_SAFETENSORS"
             )
         network = load_model(config.teacher)
-    return _run(config, config.student, recipe, network)
+    if config.teacher_runtime == "openvino":
+        _refuse_features(recipe)
+    return _run(config, config.student, recipe, network, config.teacher_runtime)
+
+
+def _refuse_features(recipe: Recipe) -> None:
+    for name, term in recipe.terms.items():
+        if term.at != LOGITS:
+            raise UserError(
+                f"teacher_runtime openvino gives logits alone, and term {name!r} compares the "
+                f"feature {term.at!r}: use eager or compiled"
+            )
 
 
 def _of_protocol(recipe: Recipe, config: FitConfig) -> Recipe:
@@ -120,7 +133,11 @@ def _of_protocol(recipe: Recipe, config: FitConfig) -> Recipe:
 
 
 def _run(
-    config: FitConfig, model: ModelConfig, recipe: Recipe, network: nn.Module | None = None
+    config: FitConfig,
+    model: ModelConfig,
+    recipe: Recipe,
+    network: nn.Module | None = None,
+    runtime: Runtime = "eager",
 ) -> Run:
     path = Path(config.run)
     _claim(config, path)
@@ -157,6 +174,7 @@ def _run(
     distiller = Distiller(student, recipe, teacher)
     if teacher is not None:
         _try_out(distiller, data.augment.crop, fabric.device)
+        teacher.speed_up(runtime, data.augment.crop)
     if fabric.is_global_zero:
         save_config(config, path)
     metrics = fit(config, distiller, train_data, val_data, fabric)

@@ -8,6 +8,7 @@ from typing import Literal
 from aicsd.data.loaders import DataConfig
 from aicsd.errors import UserError
 from aicsd.models import ModelConfig
+from aicsd.models.runtime import Runtime
 from aicsd.types import Protocol
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
@@ -123,12 +124,15 @@ class DistillConfig(FitConfig):  # noqa: D101
     Args:
         teacher: run folder or model file of the trained teacher, or a checkpoint of the published
             AICSD code.
+        teacher_runtime: eager, compiled (torch.compile: some time at the start, less at each
+            step), or openvino (on a CPU; for methods that compare logits).
         student: the network to train.
         method: none, kd, icsd, aicsd, ad, sp, ickd, or a YAML file with a recipe.
         terms: changes to the recipe by term and key, for example --terms.icsd.weight
             50.{_COMMON}"""
 
     teacher: str | None = None
+    teacher_runtime: Runtime = "eager"
     student: ModelConfig = field(default_factory=ModelConfig)
     method: str = "aicsd"
     terms: dict[str, dict[str, int | float | str | bool]] = field(default_factory=dict)

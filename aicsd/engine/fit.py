@@ -111,6 +111,7 @@ class _Loop:
         self.distiller = distiller
         if distiller.teacher is not None:
             distiller.teacher.to(fabric.device)
+        distiller.student.to(memory_format=torch.channels_last)  # the layout of the images
         optimizer = build_optimizer(config.optimizer, distiller)
         self.model: Any
         self.optimizer: Any

@@ -1,0 +1,94 @@
+"""How a frozen teacher is run: as it is, compiled, or by OpenVINO."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from aicsd.errors import UserError
+from aicsd.models.segmenter import Segmenter
+from aicsd.types import SegOutput
+
+Runtime = Literal["eager", "compiled", "openvino"]
+Look = Callable[[Tensor], SegOutput]
+"""(B, 3, H, W) uint8 -> logits, and features if the runtime has them."""
+
+
+def start_runtime(model: Segmenter, runtime: Runtime) -> Look:
+    """A frozen model as a function of its images.
+
+    Args:
+        model: in evaluation mode.
+        runtime: ``eager``: as it is. ``compiled``: by ``torch.compile``, which takes its time at
+            the first batch. ``openvino``: logits alone, on a CPU.
+
+    Raises:
+        UserError: OpenVINO is not installed, the model is on another device than a CPU, or OpenVINO
+            cannot convert it.
+    """
+    if runtime == "compiled":
+        options: dict[str, Any] = {"freezing": True} if model.mean.device.type == "cpu" else {}
+        compiled: Look = torch.compile(model, options=options)
+        return compiled
+    return _OpenVINO(model) if runtime == "openvino" else model
+
+
+class _LogitsOf(nn.Module):
+    def __init__(self, model: Segmenter) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> Tensor:
+        output: SegOutput = self.model(image)
+        return output.logits
+
+
+class _OpenVINO:
+    """A model converted once for every shape of its input."""
+
+    def __init__(self, model: Segmenter) -> None:
+        try:
+            self.openvino: Any = importlib.import_module("openvino")
+        except ImportError as error:
+            raise UserError(
+                "teacher_runtime openvino needs OpenVINO: pip install 'aicsd[export]'"
+            ) from error
+        if model.mean.device.type != "cpu":
+            raise UserError(
+                f"teacher_runtime openvino runs on a CPU, and the model is on "
+                f"{model.mean.device.type}: use eager or compiled"
+            )
+        self.model = _LogitsOf(model)
+        self.compiled: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, image: Tensor) -> SegOutput:
+        shape = tuple(image.shape)
+        if shape not in self.compiled:
+            self.compiled[shape] = self._compile(image.contiguous())
+        (logits,) = self.compiled[shape](image.contiguous().numpy()).values()
+        # copied: the next call writes into the same memory
+        return SegOutput(torch.from_numpy(logits.copy()), {})
+
+    def _compile(self, image: Tensor) -> Any:
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",  # it would take bfloat16 where the processor can
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        try:
+            with warnings.catch_warnings():  # of tracing; the shape is fixed, as they want it
+                warnings.simplefilter("ignore")
+                converted = self.openvino.convert_model(
+                    self.model, example_input=image, input=list(image.shape)
+                )
+            return self.openvino.compile_model(converted, "CPU", settings)
+        except Exception as error:  # whatever its converter meets in a network of somebody's own
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"OpenVINO cannot convert this teacher ({reason}): use teacher_runtime eager"
+            ) from error

@@ -1,0 +1,138 @@
+"""A teacher made fast says what it said before."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aicsd.data.base import Classes
+from aicsd.errors import UserError
+from aicsd.models import ModelConfig, Segmenter, build_model
+from aicsd.models.folding import fold_batch_norm
+from aicsd.models.runtime import Runtime, start_runtime
+from aicsd.types import SegOutput
+
+CLASSES = Classes(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (90, 0, 0)))
+
+
+def with_statistics(net: nn.Module) -> nn.Module:
+    """Batch norms as after a training: not the identity."""
+    random = torch.Generator().manual_seed(3)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (module.running_mean, -0.3, 0.3), (module.running_var, 0.5, 1.5),
+                (module.weight.data, 0.5, 1.5), (module.bias.data, -0.3, 0.3),
+            ):  # fmt: skip
+                assert tensor is not None
+                tensor.uniform_(low, high, generator=random)
+    return net.eval().requires_grad_(False)
+
+
+def model(backbone: str, published_layout: bool = False) -> Segmenter:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        backbone, aspp_channels=16, decoder_channels=16, low_level_channels=8,
+        published_layout=published_layout,
+    )  # fmt: skip
+    built = build_model(config, CLASSES)
+    with_statistics(built)
+    return built
+
+
+def images(count: int, height: int, width: int) -> Tensor:
+    random = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, 3, height, width), generator=random, dtype=torch.uint8)
+
+
+def differ(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "published_layout"),
+    [("resnet18", False), ("mobilenetv2_050", False), ("mobilenetv2_050", True),
+     ("efficientnet_b0", False)],
+)  # fmt: skip
+def test_folding_keeps_every_map_and_leaves_no_batch_norm(
+    backbone: str, published_layout: bool
+) -> None:
+    net = model(backbone, published_layout).net
+    example = torch.rand(1, 3, 64, 64)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    folded = fold_batch_norm(net, example)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    with torch.no_grad():
+        for size in ((97, 65), (64, 96)):
+            x = torch.randn(2, 3, *size)
+            ours, theirs = folded(x), net(x)
+            assert differ(ours.logits, theirs.logits) < 5e-5
+            for name, maps in theirs.features.items():
+                assert differ(ours.features[name], maps) < 5e-5, name
+
+
+class _UsesConvolutionTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        maps = self.conv(image)
+        return F.relu(self.norm(maps)) + maps
+
+
+class _SharesConvolution(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.first, self.second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.second(self.conv(F.relu(self.first(self.conv(image)))))
+
+
+@pytest.mark.parametrize("kind", [_UsesConvolutionTwice, _SharesConvolution])
+def test_what_cannot_be_folded_stays_as_it_is(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    net = with_statistics(kind())
+    x = torch.rand(1, 3, 16, 16)
+    assert torch.equal(fold_batch_norm(net, x)(x), net(x))
+
+
+def test_openvino_gives_the_logits_for_any_shape() -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    torch.set_num_threads(torch.get_num_threads())
+    segmenter = model("mobilenetv2_050")
+    look = start_runtime(segmenter, "openvino")
+    results: list[SegOutput] = []
+    with torch.no_grad():
+        for shape in ((2, 64, 64), (1, 81, 48), (2, 64, 64)):
+            x = images(*shape).contiguous(memory_format=torch.channels_last)
+            results.append(look(x))
+            assert differ(results[-1].logits, segmenter(x).logits) < 1e-3
+    assert torch.equal(results[0].logits, results[2].logits)
+    assert not results[0].features
+
+
+def test_compiled_gives_the_logits() -> None:
+    segmenter = model("test_resnet.r160_in1k")
+    with torch.no_grad():
+        x = images(2, 64, 64)
+        found = start_runtime(segmenter, "compiled")(x)
+        assert differ(found.logits, segmenter(x).logits) < 1e-3
+        assert set(found.features) == {"low_level", "high_level", "aspp", "decoder"}
+
+
+def test_openvino_missing_or_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = model("mobilenetv2_050")
+    runtime: Runtime = "openvino"
+    with pytest.raises(UserError, match=r"use eager or compiled"):
+        start_runtime(segmenter.to("meta"), runtime)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(UserError, match=r"pip install 'aicsd\[export\]'"):
+        start_runtime(segmenter, runtime)

@@ -1,0 +1,50 @@
+"""``--teacher_runtime``: every runtime trains the same student, or says in a line why it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import write_folder
+from tiny_runs import aicsd, distill_command, train_command, train_lines
+
+RunCli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runtime")
+    write_folder(root / "data")
+    aicsd(*train_command(root / "data", root / "teacher", "--epochs", 1))
+    return root
+
+
+def distil(place: Path, run_cli: RunCli, runtime: str, *more: object) -> tuple[int, str]:
+    command = distill_command(place / "data", place / "teacher", place / runtime, "--epochs", 1)
+    code, _, error = run_cli(*command, "--teacher_runtime", runtime, *more)
+    return code, error
+
+
+def test_openvino_trains_the_student_that_eager_trains(place: Path, run_cli: RunCli) -> None:
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    for runtime in ("eager", "openvino"):
+        code, error = distil(place, run_cli, runtime)
+        assert code == 0, error
+    ours, theirs = (train_lines(place / runtime) for runtime in ("openvino", "eager"))
+    assert len(ours) == len(theirs) == 2
+    for one, other in zip(ours, theirs, strict=True):
+        for term in ("loss/pixel_kd", "loss/icsd", "loss/cross_entropy"):
+            assert one[term] == pytest.approx(other[term], rel=1e-3), term
+    assert "teacher_runtime: openvino" in (place / "openvino" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("method", ["ad", "sp"])
+def test_openvino_has_no_features(place: Path, run_cli: RunCli, method: str) -> None:
+    run = place / f"refused_{method}"
+    code, error = distil(place, run_cli, "openvino", "--method", method, "--run", run)
+    assert code == 2
+    assert "compares the feature" in error
+    assert "use eager or compiled" in error
+    assert error.count("\n") == 1
+    assert not run.exists()
