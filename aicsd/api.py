@@ -21,6 +21,7 @@ from aicsd.data.loaders import plan_batches
 from aicsd.distiller import Distiller, Teacher
 from aicsd.engine import DistillConfig, FitConfig, TrainConfig, fit
 from aicsd.engine.checkpoint import LAST
+from aicsd.engine.teacher_cache import TeacherCache, check_recipe
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model
@@ -112,7 +113,11 @@ def run_distillation(config: DistillConfig, network: nn.Module | None = None) ->
                 f"method {recipe.name!r} needs a teacher: give --teacher RUN_OR_SAFETENSORS"
             )
         network = load_model(config.teacher)
-    return _run(config, config.student, recipe, network)
+    cache = None
+    if recipe.needs_teacher and config.teacher_cache is not None:
+        check_recipe(recipe, config.teacher_cache_top_k)
+        cache = TeacherCache(Path(config.teacher_cache), config.teacher_cache_top_k)
+    return _run(config, config.student, recipe, network, cache)
 
 
 def _of_protocol(recipe: Recipe, config: FitConfig) -> Recipe:
@@ -120,7 +125,11 @@ def _of_protocol(recipe: Recipe, config: FitConfig) -> Recipe:
 
 
 def _run(
-    config: FitConfig, model: ModelConfig, recipe: Recipe, network: nn.Module | None = None
+    config: FitConfig,
+    model: ModelConfig,
+    recipe: Recipe,
+    network: nn.Module | None = None,
+    cache: TeacherCache | None = None,
 ) -> Run:
     path = Path(config.run)
     _claim(config, path)
@@ -157,6 +166,8 @@ def _run(
     distiller = Distiller(student, recipe, teacher)
     if teacher is not None:
         _try_out(distiller, data.augment.crop, fabric.device)
+        if cache is not None:
+            train_data = cache.teach(train_data, teacher, data.workers)
     if fabric.is_global_zero:
         save_config(config, path)
     metrics = fit(config, distiller, train_data, val_data, fabric)

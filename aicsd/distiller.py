@@ -57,10 +57,12 @@ class Teacher(nn.Module):
 class _SelectClasses(nn.Module):
     """A network with some of its classes, in another order."""
 
+    order: Tensor
+
     def __init__(self, net: nn.Module, order: list[int]) -> None:
         super().__init__()
         self.net = net
-        self.order = order
+        self.register_buffer("order", torch.tensor(order))
 
     def forward(self, image: Tensor) -> SegOutput:
         output = as_output(self.net(image))
@@ -105,13 +107,19 @@ class Distiller(nn.Module):
             the graph.
         """
         student = self.student(batch.image)
-        teacher = self.teacher(batch.image) if self.teacher is not None else None
+        teacher = self.ask_teacher(batch)
         values = {
             name: term_value(name, self.recipe.terms[name], loss, student, teacher, batch)
             for name, loss in self.terms.items()
         }
         total = weighted_sum(values, self.recipe.weights(progress))
         return {"loss": total, **{name: value.detach() for name, value in values.items()}}
+
+    def ask_teacher(self, batch: Batch) -> SegOutput | None:
+        """What the teacher says about a batch: from its cache if the batch brings it along."""
+        if batch.teacher_logits is not None:
+            return SegOutput(batch.teacher_logits, {})
+        return self.teacher(batch.image) if self.teacher is not None else None
 
 
 def term_value(
