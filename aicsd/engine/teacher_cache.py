@@ -238,4 +238,5 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+    unit, name = next((u for u in ((1e9, "GB"), (1e6, "MB")) if count >= u[0]), (1e3, "kB"))
+    return f"{count / unit:.1f} {name}"
