@@ -18,14 +18,16 @@ from aicsd.config import build_config, compare_resumed, save_config
 from aicsd.data import check_dataset, open_dataset
 from aicsd.data.base import Subset
 from aicsd.data.loaders import plan_batches
-from aicsd.distiller import Distiller, Teacher
+from aicsd.distiller import Distiller
 from aicsd.engine import DistillConfig, FitConfig, TrainConfig, fit
 from aicsd.engine.checkpoint import LAST
+from aicsd.engine.teacher_cache import TeacherCache, check_recipe
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, load_recipe
 from aicsd.methods.recipe import LOGITS
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model
 from aicsd.models.runtime import Runtime
+from aicsd.teacher import Teacher
 from aicsd.types import Batch
 
 
@@ -116,7 +118,11 @@ def run_distillation(config: DistillConfig, network: nn.Module | None = None) ->
         network = load_model(config.teacher)
     if config.teacher_runtime == "openvino":
         _refuse_features(recipe)
-    return _run(config, config.student, recipe, network, config.teacher_runtime)
+    cache = None
+    if recipe.needs_teacher and config.teacher_cache is not None:
+        check_recipe(recipe, config.teacher_cache_top_k)
+        cache = TeacherCache(Path(config.teacher_cache), config.teacher_cache_top_k)
+    return _run(config, config.student, recipe, network, config.teacher_runtime, cache)
 
 
 def _refuse_features(recipe: Recipe) -> None:
@@ -138,6 +144,7 @@ def _run(
     recipe: Recipe,
     network: nn.Module | None = None,
     runtime: Runtime = "eager",
+    cache: TeacherCache | None = None,
 ) -> Run:
     path = Path(config.run)
     _claim(config, path)
@@ -174,7 +181,10 @@ def _run(
     distiller = Distiller(student, recipe, teacher)
     if teacher is not None:
         _try_out(distiller, data.augment.crop, fabric.device)
-        teacher.speed_up(runtime, data.augment.crop)
+        if cache is not None:
+            train_data = cache.teach(train_data, teacher, data.workers)
+        else:
+            teacher.speed_up(runtime, data.augment.crop)
     if fabric.is_global_zero:
         save_config(config, path)
     metrics = fit(config, distiller, train_data, val_data, fabric)

@@ -10,77 +10,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from aicsd.data.base import Classes
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, TermRecipe
-from aicsd.models import Segmenter, as_output, map_named, resize
-from aicsd.models.folding import fold_batch_norm
-from aicsd.models.runtime import Look, Runtime, start_runtime
+from aicsd.models import Segmenter, map_named, resize
+from aicsd.teacher import Teacher
 from aicsd.types import Batch, SegOutput
-
-
-class Teacher(nn.Module):
-    """A frozen network: always in evaluation mode, no gradient, its classes in student order.
-
-    Args:
-        model: a trained segmenter; it normalises its own input. Its parameters get frozen.
-        classes: of the student. The teacher may know more of them, in any order.
-
-    Raises:
-        UserError: a class that the teacher does not know.
-    """
-
-    def __init__(self, model: Segmenter, classes: Classes) -> None:
-        super().__init__()
-        if model.classes.names != classes.names:
-            unknown = [name for name in classes.names if name not in model.classes.names]
-            if unknown:
-                raise UserError(
-                    f"the teacher does not know the classes {unknown}; it knows "
-                    f"{list(model.classes.names)}: train it on the same classes"
-                )
-            order = [model.classes.names.index(name) for name in classes.names]
-            net = _SelectClasses(model.net, order)
-            model = Segmenter(net, classes, model.input_mean, model.input_std)
-        self.model = model.requires_grad_(False)
-        self.eval()
-        self._look: tuple[Look] = (self.model,)  # no submodule
-
-    def train(self, mode: bool = True) -> Teacher:  # noqa: ARG002
-        """Stay in evaluation mode, whatever ``mode`` says."""
-        return super().train(False)
-
-    def speed_up(self, runtime: Runtime, side: int) -> None:
-        """Fold batch norms into convolutions, lay weights out for the device, start ``runtime``.
-
-        Tried out on an image of (``side``, ``side``).
-        """
-        random = torch.Generator().manual_seed(0)
-        example = torch.rand((1, 3, side, side), generator=random).to(self.model.mean.device)
-        net = fold_batch_norm(self.model.net, example).to(memory_format=torch.channels_last)
-        self.model = Segmenter(
-            net, self.model.classes, self.model.input_mean, self.model.input_std
-        ).to(self.model.mean.device)
-        self.eval()
-        self._look = (start_runtime(self.model, runtime),)
-
-    @torch.no_grad()
-    def forward(self, image: Tensor) -> SegOutput:
-        """(B, 3, H, W) uint8 -> logits in the student's class order, without autograd."""
-        return self._look[0](image)
-
-
-class _SelectClasses(nn.Module):
-    """A network with some of its classes, in another order."""
-
-    def __init__(self, net: nn.Module, order: list[int]) -> None:
-        super().__init__()
-        self.net = net
-        self.order = order
-
-    def forward(self, image: Tensor) -> SegOutput:
-        output = as_output(self.net(image))
-        return output._replace(logits=output.logits[:, self.order])
 
 
 class Distiller(nn.Module):
@@ -121,13 +55,19 @@ class Distiller(nn.Module):
             the graph.
         """
         student = self.student(batch.image)
-        teacher = self.teacher(batch.image) if self.teacher is not None else None
+        teacher = self.ask_teacher(batch)
         values = {
             name: term_value(name, self.recipe.terms[name], loss, student, teacher, batch)
             for name, loss in self.terms.items()
         }
         total = weighted_sum(values, self.recipe.weights(progress))
         return {"loss": total, **{name: value.detach() for name, value in values.items()}}
+
+    def ask_teacher(self, batch: Batch) -> SegOutput | None:
+        """What the teacher says about a batch: from its cache if the batch brings it along."""
+        if batch.teacher_logits is not None:
+            return SegOutput(batch.teacher_logits, {})
+        return self.teacher(batch.image) if self.teacher is not None else None
 
 
 def term_value(

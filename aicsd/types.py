@@ -29,9 +29,11 @@ class Batch(NamedTuple):
 
     An unlabelled pixel of the image is inside: the teacher still has an opinion on it.
     """
+    teacher_logits: Tensor | None = None
+    """(B, C, h, w) at stride 4, where they come from a cache; else the teacher has to look."""
 
     def to(self, device: object) -> Batch:
-        return Batch(*(t.to(device, non_blocking=True) for t in self))  # type: ignore[call-overload]
+        return Batch(*(t if t is None else t.to(device, non_blocking=True) for t in self))  # type: ignore[call-overload, arg-type]
 
 
 class SegOutput(NamedTuple):

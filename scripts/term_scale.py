@@ -20,10 +20,11 @@ import yaml
 from aicsd.config import build_config
 from aicsd.data import open_dataset
 from aicsd.data.loaders import TrainBatches, train_loader
-from aicsd.distiller import Teacher, term_value
+from aicsd.distiller import term_value
 from aicsd.engine import DistillConfig
 from aicsd.methods import TERMS, TermRecipe, load_recipe
 from aicsd.models import Segmenter, build_model, load_model, map_named
+from aicsd.teacher import Teacher
 from aicsd.types import Batch
 
 

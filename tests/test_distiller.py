@@ -12,11 +12,12 @@ from conftest import CLASS_NAMES, TINY_MODEL
 from torch import Tensor, nn
 
 from aicsd.data.base import Classes
-from aicsd.distiller import Distiller, Teacher, weighted_sum
+from aicsd.distiller import Distiller, weighted_sum
 from aicsd.errors import UserError
 from aicsd.losses import attention_loss, correlation_loss, pairwise_loss
 from aicsd.methods import list_methods, load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model
+from aicsd.teacher import Teacher
 from aicsd.types import IGNORE_INDEX, Batch, SegOutput
 
 CLASSES = Classes(CLASS_NAMES, ((0, 0, 0), (255, 0, 0), (0, 0, 255)))

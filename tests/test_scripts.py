@@ -12,9 +12,10 @@ from conftest import CLASS_NAMES, TINY_MODEL
 from torch import nn
 
 from aicsd.data.base import Classes
-from aicsd.distiller import Distiller, Teacher
+from aicsd.distiller import Distiller
 from aicsd.methods import TERMS, load_recipe
 from aicsd.models import ModelConfig, build_model
+from aicsd.teacher import Teacher
 from aicsd.types import Batch
 
 REPOSITORY = Path(__file__).parents[1]

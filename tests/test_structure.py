@@ -22,6 +22,7 @@ LAYERS = (
     ("data",),
     ("models",),
     ("losses",),
+    ("teacher",),
     ("schedules",),
     ("methods",),
     ("distiller",),

@@ -159,20 +159,34 @@ class FileDataset:
 
     def check_pair(self, index: int) -> None:
         """Refuse a mask with wrong ids or of another size than its image, without decoding that."""
-        pair = self.pairs[index]
-        try:
-            with PILImage.open(pair.image) as header:
-                width, height = header.size
-                exif = header.getexif() if "exif" in header.info else {}
-        except (OSError, UnidentifiedImageError) as error:
-            raise _unreadable(pair.image, error) from error
-        if exif.get(ORIENTATION_TAG, 1) >= 5:  # decoding turns the photo upright
-            width, height = height, width
+        pair, size = self.pairs[index], self.image_size(index)
         if pair.mask is None:
             return
         mask = self.read_mask(pair.mask)
-        if mask.shape != (height, width):
-            raise size_mismatch(pair, (height, width), mask.shape)
+        if mask.shape != size:
+            raise size_mismatch(pair, size, mask.shape)
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """(H, W) of an image, from the head of its file."""
+        path = self.pairs[index].image
+        try:
+            with PILImage.open(path) as header:
+                width, height = header.size
+                exif = header.getexif() if "exif" in header.info else {}
+        except (OSError, UnidentifiedImageError) as error:
+            raise _unreadable(path, error) from error
+        turned = exif.get(ORIENTATION_TAG, 1) >= 5  # decoding turns the photo upright
+        return (width, height) if turned else (height, width)
+
+
+def image_size(dataset: SegDataset, index: int) -> tuple[int, int]:
+    """(H, W) of an image, without decoding it if it is a file."""
+    if isinstance(dataset, Subset):
+        return image_size(dataset.dataset, dataset.indices[index])
+    if isinstance(dataset, FileDataset):
+        return dataset.image_size(index)
+    height, width = dataset.read(index).mask.shape
+    return height, width
 
 
 def count_note(count: int, official: int) -> list[str]:

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from aicsd.data.base import Sample, SegDataset
-from aicsd.data.transforms import AugmentConfig, Crop, Padding, augment, padding_of
+from aicsd.data.teacher_cache import Taught, crop_logits
+from aicsd.data.transforms import AugmentConfig, Crop, Padding, augment, draw_view, padding_of
 from aicsd.errors import UserError
 from aicsd.types import Batch, Protocol
 
@@ -95,6 +96,22 @@ class _Augmented:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
         return augment(self.dataset.read(index), rng, self.config, self.padding)
+
+
+@dataclass(frozen=True)
+class _WithLogits:
+    """Crops of a dataset, each with the same crop of the teacher's logits."""
+
+    augmented: _Augmented
+    dataset: Taught
+
+    def __call__(self, key: tuple[int, int]) -> tuple[Crop, torch.Tensor]:
+        (epoch, index), config = key, self.augmented.config
+        crop = self.augmented(key)
+        size = self.dataset.size(index)
+        rng = np.random.default_rng((self.augmented.seed, epoch, index))
+        view = draw_view(*size, rng, config)
+        return crop, crop_logits(self.dataset.logits(index), size, view, config.crop)
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
@@ -179,6 +196,18 @@ def _collate_crops(crops: list[Crop | UserError]) -> Batch | UserError:
     )
 
 
+def _collate_with_logits(items: list[tuple[Crop, torch.Tensor] | UserError]) -> Batch | UserError:
+    crops: list[Crop | UserError] = []
+    logits = []
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+        crops.append(item[0])
+        logits.append(item[1])
+    batch = _collate_crops(crops)
+    return batch._replace(teacher_logits=torch.stack(logits)) if isinstance(batch, Batch) else batch
+
+
 def _raise_errors(items: Iterator[T | UserError]) -> Iterator[T]:
     try:
         for item in items:
@@ -237,13 +266,17 @@ def train_loader(
     pin_memory: bool = False,
     protocol: Protocol = "standard",
 ) -> Iterator[Batch]:
-    """Augmented batches in the order of ``batches``."""
+    """Augmented batches in the order of ``batches``; with the teacher's logits if it has them."""
     padding = padding_of(protocol, dataset.classes)
+    load: Any = _Augmented(dataset, config.augment, batches.seed, padding)
+    collate: Any = _collate_crops
+    if isinstance(dataset, Taught):
+        load, collate = _WithLogits(load, dataset), _collate_with_logits
     loader = _loader(
-        _Fallible(_Augmented(dataset, config.augment, batches.seed, padding)),
+        _Fallible(load),
         config.workers,
         batch_sampler=batches,
-        collate_fn=_collate_crops,
+        collate_fn=collate,
         pin_memory=pin_memory,
     )
     return _raise_errors(iter(loader))

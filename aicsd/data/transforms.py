@@ -76,15 +76,45 @@ class Crop(NamedTuple):
     """False where the crop reaches beyond the image."""
 
 
+class View(NamedTuple):
+    """The part of an image that a crop shows."""
+
+    top: int
+    left: int
+    rows: int
+    """Of the image that are shown, from ``top``."""
+    columns: int
+    content_rows: int
+    """Of the crop that they become; what is below is padding."""
+    content_columns: int
+    flipped: bool
+
+
+def draw_view(height: int, width: int, rng: np.random.Generator, config: AugmentConfig) -> View:
+    """The first draws of :func:`augment`: an ``rng`` in the same state gives the crop's view."""
+    side = config.crop
+    scale = rng.uniform(config.scale_min, config.scale_max)
+    if config.short_side:
+        scale *= config.short_side / min(height, width)
+    rows, content_rows = _window(height, side, scale)
+    columns, content_columns = _window(width, side, scale)
+    top = int(rng.integers(0, height - rows + 1))
+    left = int(rng.integers(0, width - columns + 1))
+    flipped = bool(rng.random() < config.flip)
+    return View(top, left, rows, columns, content_rows, content_columns, flipped)
+
+
 def augment(
     sample: Sample, rng: np.random.Generator, config: AugmentConfig, padding: Padding | None = None
 ) -> Crop:
     """Random scale, crop, flip, blur and colour of one sample, all drawn from ``rng``."""
-    crop = _scaled_crop(sample, rng, config, padding or Padding())
+    height, width = sample.mask.shape
+    view = draw_view(height, width, rng, config)
     # drawn whether used or not, so that switching one off leaves the others as they were
-    flip, blur, sigma = rng.random(3)
+    blur, sigma = rng.random(2)
     jitter = rng.uniform(-1.0, 1.0, 4)
-    if flip < config.flip:
+    crop = _scaled_crop(sample, view, config.crop, padding or Padding())
+    if view.flipped:
         crop = Crop(crop.image[:, ::-1], crop.mask[:, ::-1], crop.inside[:, ::-1])
     image = np.ascontiguousarray(crop.image)
     if blur < config.blur:
@@ -94,21 +124,12 @@ def augment(
     return crop._replace(image=image)
 
 
-def _scaled_crop(
-    sample: Sample, rng: np.random.Generator, config: AugmentConfig, padding: Padding
-) -> Crop:
-    height, width = sample.mask.shape
-    side = config.crop
-    scale = rng.uniform(config.scale_min, config.scale_max)
-    if config.short_side:
-        scale *= config.short_side / min(height, width)
-    rows, content_rows = _window(height, side, scale)
-    columns, content_columns = _window(width, side, scale)
-    top = int(rng.integers(0, height - rows + 1))
-    left = int(rng.integers(0, width - columns + 1))
+def _scaled_crop(sample: Sample, view: View, side: int, padding: Padding) -> Crop:
+    top, left, rows, columns, content_rows, content_columns, _ = view
     window = np.s_[top : top + rows, left : left + columns]
     size = (content_columns, content_rows)
-    shrink = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    shrinks = content_rows < rows or content_columns < columns
+    shrink = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     image = np.empty((side, side, 3), np.uint8)
     image[:] = padding.color
     mask = np.full((side, side), padding.class_id, np.uint8)

@@ -126,6 +126,11 @@ class DistillConfig(FitConfig):  # noqa: D101
             AICSD code.
         teacher_runtime: eager, compiled (torch.compile: some time at the start, less at each
             step), or openvino (on a CPU; for methods that compare logits).
+        teacher_cache: folder of the teacher's logits, computed once for every training image;
+            it is made if it is not there. The teacher then does not run during training. For
+            methods that compare logits.
+        teacher_cache_top_k: how many of the largest logits of a pixel the cache keeps, with the
+            mass of the rest; 0 keeps all. For methods that compare class probabilities only.
         student: the network to train.
         method: none, kd, icsd, aicsd, ad, sp, ickd, or a YAML file with a recipe.
         terms: changes to the recipe by term and key, for example --terms.icsd.weight
@@ -133,6 +138,8 @@ class DistillConfig(FitConfig):  # noqa: D101
 
     teacher: str | None = None
     teacher_runtime: Runtime = "eager"
+    teacher_cache: str | None = None
+    teacher_cache_top_k: int = 0
     student: ModelConfig = field(default_factory=ModelConfig)
     method: str = "aicsd"
     terms: dict[str, dict[str, int | float | str | bool]] = field(default_factory=dict)

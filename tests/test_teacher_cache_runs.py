@@ -1,0 +1,409 @@
+"""Distilling from a cache on the command line: built once, exact, resumable, never mixed up."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import CLASS_NAMES, TINY_MODEL, write_folder
+from PIL import Image
+from tiny_runs import aicsd, distill_command, files_below, same_weights, train_lines
+
+from aicsd.data import Classes, open_dataset
+from aicsd.data.loaders import DataConfig, TrainBatches, train_loader
+from aicsd.data.teacher_cache import Taught, read_index
+from aicsd.data.transforms import AugmentConfig
+from aicsd.distiller import Distiller
+from aicsd.engine import teacher_cache
+from aicsd.engine.logging import RunLogger
+from aicsd.engine.teacher_cache import TeacherCache, fingerprint
+from aicsd.errors import UserError
+from aicsd.methods import load_recipe
+from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
+from aicsd.teacher import Teacher
+
+RunCli = Callable[..., tuple[int, str, str]]
+COLORS = ((0, 0, 0), (255, 0, 0), (0, 0, 255))
+EPOCHS = ("--epochs", "2", "--val_every", "0")
+
+
+def write_teacher(path: Path, seed: int = 0, **changes: object) -> Path:
+    torch.manual_seed(seed)
+    save_model(
+        build_model(ModelConfig(**{**TINY_MODEL, **changes}), Classes(CLASS_NAMES, COLORS)), path
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data with images of two sizes, a teacher, and a run that built its cache."""
+    place = tmp_path_factory.mktemp("cache")
+    root = write_folder(place / "data")
+    for kind in ("images", "masks"):
+        path = root / kind / "train" / "003.png"
+        Image.fromarray(np.array(Image.open(path))[:37, :50]).save(path)
+    write_teacher(place / "teacher.safetensors")
+    aicsd(*command(place, place / "run", *EPOCHS, "--teacher_cache", place / "cache"))
+    return place
+
+
+def command(place: Path, run: Path, *more: object) -> list[str]:
+    return distill_command(place / "data", place / "teacher.safetensors", run, *more)
+
+
+@pytest.fixture
+def cache(place: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(place / "cache", tmp_path / "cache"))
+
+
+def taught(place: Path, cache: Path) -> Taught:
+    index = read_index(cache)
+    assert index is not None
+    data = open_dataset("folder", str(place / "data"), "train")
+    return Taught(data, cache, index)
+
+
+def test_the_maps_are_what_the_teacher_says_about_whole_images(place: Path) -> None:
+    data, teacher = taught(place, place / "cache"), load_model(place / "teacher.safetensors")
+    for number in range(8):
+        image = data.read(number).image
+        with torch.no_grad():
+            expected = teacher(torch.from_numpy(image.copy()).permute(2, 0, 1)[None]).logits[0]
+        assert expected.shape[1:] == ((10, 13) if number == 3 else (12, 16))
+        assert torch.equal(data.logits(number), expected.half().float())
+
+
+def test_terms_compare_the_student_with_the_cache(place: Path) -> None:
+    data = taught(place, place / "cache")
+    torch.manual_seed(3)
+    student = build_model(ModelConfig(**TINY_MODEL), data.classes).eval()
+    teacher = Teacher(load_model(place / "teacher.safetensors"), data.classes)
+    config = DataConfig(batch_size=4, workers=0, augment=AugmentConfig(crop=32, scale_min=1.0))
+    (batch,) = train_loader(data, config, TrainBatches(8, 4, 0, 0, 1))
+    assert batch.teacher_logits is not None
+    for resolution in ("native", "input"):
+        changes = {name: {"resolution": resolution} for name in ("icsd", "pixel_kd")}
+        distiller = Distiller(student, load_recipe("aicsd", changes), teacher).eval()
+        found = distiller(batch, 0.5)
+        own, other = student(batch.image).logits, batch.teacher_logits
+        if resolution == "input":
+            own, other = (
+                F.interpolate(maps, (32, 32), mode="bilinear", align_corners=True)
+                for maps in (own, other)
+            )
+        kl = F.kl_div(own.log_softmax(1), other.softmax(1), reduction="none").sum(1)
+        assert batch.inside.all()
+        assert found["pixel_kd"].item() == pytest.approx(kl.mean().item(), rel=1e-4)
+        live = distiller(batch._replace(teacher_logits=None), 0.5)
+        assert live["icsd"].item() != found["icsd"].item()
+
+
+def test_the_teacher_does_not_run_during_training(
+    place: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    forward = Teacher.forward
+
+    def spy(self: Teacher, image: torch.Tensor) -> object:
+        seen.append(tuple(image.shape))
+        return forward(self, image)
+
+    monkeypatch.setattr(Teacher, "forward", spy)
+    more = (*EPOCHS, "--teacher_cache", tmp_path / "new")
+    code, _, error = run_cli(*command(place, tmp_path / "a", *more))
+    assert code == 0, error
+    tried_out, *built = seen
+    assert tried_out == (1, 3, 32, 32)
+    assert sorted(set(built)) == [(1, 3, 37, 50), (1, 3, 48, 64)]
+    assert len(built) == 8
+    assert f"teacher cache: 8 images, 8.8 kB in {tmp_path / 'new'}\n" in error
+    seen.clear()
+    code, _, error = run_cli(*command(place, tmp_path / "b", *more))
+    assert code == 0, error
+    assert seen == [tried_out]
+    assert "teacher cache:" not in error
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    assert same_weights(tmp_path / "a", place / "run")
+
+
+def test_a_cache_changes_the_training(place: Path, tmp_path: Path) -> None:
+    aicsd(*command(place, tmp_path / "live", *EPOCHS))
+    live, cached = train_lines(tmp_path / "live"), train_lines(place / "run")
+    assert live[0]["loss/cross_entropy"] == cached[0]["loss/cross_entropy"]
+    assert live[0]["loss/pixel_kd"] != cached[0]["loss/pixel_kd"]
+    runs = (tmp_path / "live", place / "run")
+    results = [json.loads((run / "metrics.json").read_text()) for run in runs]
+    assert results[0]["teacher"] == results[1]["teacher"]
+
+
+def test_the_result_does_not_depend_on_workers(place: Path, tmp_path: Path) -> None:
+    more = ("--teacher_cache", place / "cache", "--data.workers", "2")
+    aicsd(*command(place, tmp_path / "run", *EPOCHS, *more))
+    assert same_weights(tmp_path / "run", place / "run")
+
+
+def test_a_cut_run_goes_on_exactly(
+    place: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, write = tmp_path / "run", RunLogger.scalars
+
+    def scalars(self: RunLogger, step: int, values: dict[str, Any]) -> None:
+        write(self, step, values)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(RunLogger, "scalars", scalars)
+    code, _, error = run_cli(*command(place, run, *EPOCHS, "--teacher_cache", place / "cache"))
+    assert code == 130
+    assert "stopped at step 3 of 4" in error
+    monkeypatch.undo()
+    code, _, error = run_cli("distill", "--run", run, "--resume")
+    assert code == 0, error
+    assert same_weights(run, place / "run")
+
+
+def test_a_part_of_the_images_needs_no_new_cache(place: Path, tmp_path: Path, cache: Path) -> None:
+    before = list(files_below(cache))
+    more = ("--data.train_images", "4", "--epochs", "1", "--teacher_cache", cache)
+    aicsd(*command(place, tmp_path / "run", *more))
+    assert list(files_below(cache)) == before
+
+
+def test_top_k_keeps_less(place: Path, tmp_path: Path) -> None:
+    more = ("--method", "kd", *EPOCHS, "--teacher_cache")
+    aicsd(*command(place, tmp_path / "all", *more, place / "cache"))
+    aicsd(*command(place, tmp_path / "two", *more, tmp_path / "c", "--teacher_cache_top_k", "2"))
+    # of three classes, two and the mass of the rest are all there is
+    full, kept = (train_lines(tmp_path / run) for run in ("all", "two"))
+    assert kept[0]["loss/pixel_kd"] == pytest.approx(full[0]["loss/pixel_kd"], rel=1e-2)
+    assert (tmp_path / "c" / "logits.bin").stat().st_size == (7 * 12 * 16 + 10 * 13) * 8
+
+
+@pytest.mark.parametrize("lines", [0, 1, 5, 9])
+def test_a_killed_build_goes_on(
+    place: Path, tmp_path: Path, cache: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch,
+    lines: int,
+) -> None:  # fmt: skip
+    """As a kill leaves it: some whole lines, half a line, and part of a map without a line."""
+    whole = {name: (cache / name).read_bytes() for name in ("index.jsonl", "logits.bin")}
+    index = whole["index.jsonl"].splitlines(keepends=True)
+    (cache / "index.jsonl").write_bytes(b"".join(index[:lines]) + index[lines][:5])
+    done = max(lines - 1, 0)
+    maps = sum(3 * 2 * (10 * 13 if number == 3 else 12 * 16) for number in range(done))
+    (cache / "logits.bin").write_bytes(whole["logits.bin"][: maps + 11])
+    looked = []
+    monkeypatch.setattr(
+        teacher_cache, "_look", lambda *a, look=teacher_cache._look: looked.append(1) or look(*a)
+    )
+    code, _, error = run_cli(*command(place, tmp_path / "run", *EPOCHS, "--teacher_cache", cache))
+    assert code == 0, error
+    assert len(looked) == 8 - done
+    assert (f"{done} of them done" in error) == (done > 0)
+    assert {name: (cache / name).read_bytes() for name in whole} == whole
+    assert same_weights(tmp_path / "run", place / "run")
+
+
+def test_a_begun_map_that_was_lost_is_computed_again(
+    place: Path, tmp_path: Path, cache: Path, run_cli: RunCli
+) -> None:
+    """A machine that lost power may have kept the index and not the maps."""
+    whole = (cache / "logits.bin").read_bytes()
+    index = (cache / "index.jsonl").read_bytes().splitlines(keepends=True)
+    (cache / "index.jsonl").write_bytes(b"".join(index[:6]))
+    (cache / "logits.bin").write_bytes(whole[:2000] + bytes(len(whole) - 2000))
+    more = ("--epochs", "1", "--teacher_cache", cache)
+    code, _, error = run_cli(*command(place, tmp_path / "run", *more))
+    assert code == 0, error
+    assert "1 of them done" in error
+    assert (cache / "logits.bin").read_bytes() == whole
+
+
+KILLED_AT_THE_THIRD_IMAGE = """
+import os, signal, sys
+from aicsd.cli import main
+from aicsd.engine import teacher_cache
+
+look, looked = teacher_cache._look, []
+
+def look_or_die(*arguments):
+    looked.append(1)
+    if len(looked) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return look(*arguments)
+
+teacher_cache._look = look_or_die
+main(sys.argv[1:])
+"""
+
+
+def test_a_build_that_is_killed_is_left_as_it_can_go_on(place: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    arguments = command(place, tmp_path / "run", *EPOCHS, "--teacher_cache", cache)
+    script = [sys.executable, "-c", KILLED_AT_THE_THIRD_IMAGE, *arguments]
+    assert subprocess.run(script, check=False).returncode == -signal.SIGKILL
+    index = read_index(cache)
+    assert index is not None
+    assert (len(index.checks), index.complete) == (2, False)
+    assert not (tmp_path / "run").exists()
+    aicsd(*arguments)
+    assert same_weights(tmp_path / "run", place / "run")
+
+
+def test_two_processes_build_one_cache(place: Path, tmp_path: Path) -> None:
+    flags = ("--devices", "2", "--data.batch_size", "2", "--teacher_cache", tmp_path / "cache")
+    arguments = command(place, tmp_path / "run", *EPOCHS, *flags)
+    done = subprocess.run([sys.executable, "-m", "aicsd", *arguments], capture_output=True,
+                          text=True, timeout=300, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("teacher cache: 8 images") == 1
+    assert (tmp_path / "cache" / "logits.bin").read_bytes() == (
+        place / "cache" / "logits.bin"
+    ).read_bytes()
+
+
+def test_in_python_with_a_teacher_of_another_stride(place: Path, tmp_path: Path) -> None:
+    import aicsd as package
+
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(3, 3, 9, stride=8, padding=4)
+    data = {"name": "folder", "root": str(place / "data"), "workers": 0, "batch_size": 4,
+            "augment": {"crop": 32}}  # fmt: skip
+    run = package.distill(
+        network, TINY_MODEL, data, "aicsd", tmp_path / "run", epochs=1, accelerator="cpu",
+        teacher_cache=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert run.metrics["images"] == 4
+    assert taught(place, tmp_path / "cache").logits(3).shape == (3, 10, 13)
+
+
+# what is refused
+
+
+def refuse(run_cli: RunCli, place: Path, run: Path, *more: object) -> str:
+    code, out, error = run_cli(*command(place, run, *more))
+    assert (code, out) == (2, "")
+    assert error.startswith("aicsd: error: ")
+    assert error.count("\n") == 1
+    assert not run.exists()
+    return error
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--method ad", "teacher_cache holds logits, and term 'attention' compares the feature"),
+        ("--method sp", "'pairwise' compares the feature 'aspp'"),
+        ("--protocol released", "teacher_cache holds nothing about padding"),
+        ("--terms.pixel_kd.numerics released", "term 'pixel_kd' with numerics released"),
+        ("--teacher_cache_top_k 2", "term 'icsd' needs every logit, not the 2 largest"),
+        ("--method ickd --teacher_cache_top_k 2", "term 'correlation' needs every logit"),
+        ("--method kd --teacher_cache_top_k 3", "teacher_cache_top_k is 3; with 3 classes"),
+        ("--method kd --teacher_cache_top_k -1", "teacher_cache_top_k is -1"),
+    ],
+)
+def test_what_a_cache_cannot_do(
+    place: Path, tmp_path: Path, run_cli: RunCli, flags: str, words: str
+) -> None:
+    more = ("--teacher_cache", tmp_path / "cache", *flags.split())
+    assert words in refuse(run_cli, place, tmp_path / "run", *more)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_another_teacher_or_form(place: Path, tmp_path: Path, cache: Path, run_cli: RunCli) -> None:
+    before = list(files_below(cache))
+    for number, (flags, words) in enumerate([
+        (("--teacher", write_teacher(tmp_path / "b.safetensors", 1)), "is of another teacher"),
+        (("--method", "kd", "--teacher_cache_top_k", "1"), "is of teacher_cache_top_k 0, not 1"),
+    ]):  # fmt: skip
+        more = ("--teacher_cache", cache, *flags)
+        error = refuse(run_cli, place, tmp_path / f"run{number}", *more)
+        assert f"teacher_cache {cache} {words}; choose another folder, or delete this one" in error
+    assert list(files_below(cache)) == before
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_other_data(
+    place: Path, tmp_path: Path, cache: Path, run_cli: RunCli, complete: bool
+) -> None:
+    if not complete:
+        index = (cache / "index.jsonl").read_bytes().splitlines(keepends=True)
+        (cache / "index.jsonl").write_bytes(b"".join(index[:3]))
+    before = list(files_below(cache))
+    more = ("--data.train_split", "val", "--teacher_cache", cache, "--data.train_images", "4")
+    error = refuse(run_cli, place, tmp_path / "run", *more)
+    words = "its '000' was another image" if complete else "was begun with other data"
+    assert words in error
+    assert list(files_below(cache)) == before
+
+
+def test_a_damaged_cache(place: Path, tmp_path: Path, cache: Path, run_cli: RunCli) -> None:
+    content = bytearray((cache / "logits.bin").read_bytes())
+    content[5000] ^= 16
+    (cache / "logits.bin").write_bytes(content)
+    error = refuse(run_cli, place, tmp_path / "run", "--teacher_cache", cache)
+    assert "is damaged (the map of '004' is not what was written): delete it" in error
+
+
+def test_a_disk_without_room(
+    place: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 8000))
+    more = ("--teacher_cache", tmp_path / "deep" / "cache")
+    error = refuse(run_cli, place, tmp_path / "run", *more)
+    # 7 maps of 12 x 16 cells and one of 10 x 13, 3 classes of 2 bytes
+    assert 7 * 12 * 16 * 6 + 10 * 13 * 6 == 8844
+    assert "needs 8.8 kB and the disk has 8.0 kB left" in error
+    assert not (tmp_path / "deep").exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 8844))
+    code, _, error = run_cli(*command(place, tmp_path / "run", "--epochs", "1", *more))
+    assert code == 0, error
+
+
+def test_a_folder_that_cannot_be_written(place: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    (tmp_path / "file").write_text("")
+    error = refuse(run_cli, place, tmp_path / "run", "--teacher_cache", tmp_path / "file" / "c")
+    assert "cannot be" in error
+
+
+def test_every_difference_between_teachers_shows() -> None:
+    def teacher(**changes: object) -> Segmenter:
+        torch.manual_seed(0)
+        return build_model(ModelConfig(**{**TINY_MODEL, **changes}), Classes(CLASS_NAMES, COLORS))
+
+    first = teacher()
+    others = [teacher(output_stride=8), Segmenter(first.net, first.classes, (0.5, 0.5, 0.5))]
+    others += [Segmenter(first.net, Classes(CLASS_NAMES[::-1], COLORS), architecture={"a": 1})]
+    changed = teacher()
+    with torch.no_grad():
+        next(changed.net.buffers()).add_(1e-6)
+    digests = [fingerprint(model) for model in (first, changed, *others)]
+    assert fingerprint(teacher()) == digests[0]
+    assert len(set(digests)) == 5
+    orders = [Classes(names, COLORS) for names in (CLASS_NAMES, CLASS_NAMES[::-1])]
+    swapped = Segmenter(first.net, orders[1], first.input_mean, first.input_std)
+    assert len({fingerprint(Teacher(swapped, classes).model) for classes in orders}) == 2
+
+
+def test_the_cache_of_other_classes_is_refused(place: Path, cache: Path) -> None:
+    data = open_dataset("folder", str(place / "data"), "train")
+    teacher = Teacher(load_model(place / "teacher.safetensors"), data.classes)
+    index = (cache / "index.jsonl").read_text().splitlines(keepends=True)
+    head = json.loads(index[0])
+    (cache / "index.jsonl").write_text(json.dumps({**head, "classes": ["x", "y", "z"]}) + "\n")
+    with pytest.raises(UserError, match=r"is of other classes \(x, y, z\)"):
+        TeacherCache(cache, 0).teach(data, teacher, 0)
