@@ -43,3 +43,14 @@ def pick_device(name: str) -> str:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {name!r} cannot be used here: {reason}") from error
     return name
+
+
+def open_model(path: str, device: str) -> tuple[Any, str]:
+    """A trained model on ``device``, and that device; an exported one stays on the CPU."""
+    from torch import nn
+
+    from aicsd.models import load_model
+
+    place = pick_device(device)
+    model = load_model(path)
+    return (model.to(place), place) if isinstance(model, nn.Module) else (model, "cpu")
