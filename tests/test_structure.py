@@ -27,7 +27,7 @@ LAYERS = (
     ("distiller",),
     ("evaluation",),
     ("visualization",),
-    ("prediction", "evaluation.submission"),
+    ("prediction", "demo", "evaluation.submission"),
     ("engine",),
     ("config",),
     ("api",),

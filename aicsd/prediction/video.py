@@ -30,7 +30,7 @@ class _Frame(NamedTuple):
     image: UInt8Array
     """(H, W, 3) RGB, upright."""
     time: int
-    """In units of the video's time base."""
+    """Since the first, in units of the reader's time base."""
 
 
 def require_pyav() -> Any:
@@ -123,7 +123,8 @@ class _Reader:
         self._stream.thread_type = "AUTO" if workers else "SLICE"
         self._stream.codec_context.thread_count = max(1, workers)
         self.rate: Fraction = self._stream.average_rate or FALLBACK_RATE
-        self.time_base: Fraction = self._stream.time_base or 1 / self.rate
+        # the coarsest grid of all times; some formats round them to milliseconds, off the grid
+        self.time_base: Fraction = 1 / (self._stream.base_rate or self.rate)
 
     def __enter__(self) -> _Reader:
         return self
@@ -139,10 +140,12 @@ class _Reader:
         shape: tuple[int, ...] | None = None
         try:
             for frame in self._container.decode(self._stream):
-                first = frame.pts if first is None else first
-                known = frame.pts is not None and first is not None
-                # two frames at one time, or none known: the encoder wants times that rise
-                time = max(time + 1, frame.pts - first) if known else time + step
+                if frame.pts is None:
+                    time += step
+                else:
+                    first = frame.pts if first is None else first
+                    since = (frame.pts - first) * frame.time_base
+                    time = max(time + 1, round(since / self.time_base))  # the encoder wants a rise
                 image = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
                 if image.shape != (shape := shape or image.shape):
                     raise BrokenInputError(

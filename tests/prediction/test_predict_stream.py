@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,13 @@ import pytest
 from PIL import Image
 from tiny_models import CLASSES, noise, save_tiny_model
 
+from aicsd.cli import main
 from aicsd.models import load_model
 from aicsd.prediction.inputs import BrokenInputError
 from aicsd.prediction.stream import split_images
 from aicsd.visualization import colorize, overlay
+
+Predict = Callable[..., tuple[int, bytes, str]]
 
 
 @pytest.fixture(scope="module")
@@ -30,37 +33,48 @@ def encoded(seed: int, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def predict(model: Path, data: bytes, *flags: object) -> tuple[int, bytes, str]:
-    command = [sys.executable, "-m", "aicsd", "predict", model, "-", "--out", "-", *flags]
-    done = subprocess.run(
-        list(map(str, command)), input=data, capture_output=True, check=False, timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr.decode()
+@pytest.fixture
+def predict(
+    model_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> Predict:
+    """Call the command line in this process: (exit code, standard output, standard error)."""
+
+    def call(data: bytes, *arguments: object) -> tuple[int, bytes, str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        with pytest.raises(SystemExit) as stop:
+            main(["predict", str(model_file), *map(str, arguments), "--out", "-"])
+        output, error = capsysbinary.readouterr()
+        return int(stop.value.code or 0), output, error.decode()
+
+    return call
 
 
 def pictures(data: bytes) -> list[np.ndarray]:
     return [np.array(Image.open(io.BytesIO(part))) for part in split_images(io.BytesIO(data))]
 
 
-def test_one_image_in_one_png_out(model_file: Path) -> None:
-    code, output, error = predict(model_file, encoded(0, "PNG"))
-    assert code == 0, error
-    with Image.open(io.BytesIO(output)) as file:
+def test_a_pipeline(model_file: Path) -> None:
+    command = [sys.executable, "-m", "aicsd", "predict", str(model_file), "-", "--out", "-"]
+    done = subprocess.run(command, input=encoded(0, "PNG"), capture_output=True, timeout=120)
+    error = done.stderr.decode()
+    assert done.returncode == 0, error
+    with Image.open(io.BytesIO(done.stdout)) as file:
         assert (file.format, file.mode) == ("PNG", "P")
-    (ids,) = pictures(output)
+    (ids,) = pictures(done.stdout)
     assert len(np.unique(ids)) == 3
     assert np.array_equal(ids, load_model(model_file).predict(noise(64, 48)))
     assert error.startswith("1 image (")
     assert error.count("\n") == 1
 
 
-def test_several_images_one_of_them_broken(model_file: Path) -> None:
+def test_several_images_one_of_them_broken(model_file: Path, predict: Predict) -> None:
     images = [encoded(0, "PNG"), encoded(1, "JPEG", quality=95), encoded(2, "PNG")]
     broken = bytearray(images[1])
     broken[2:200] = bytes(198)  # what follows is searched for a marker, and the end is found
     data = images[0] + bytes(broken) + images[2]
-    code, output, error = predict(model_file, data, "--outputs", "overlay")
+    code, output, error = predict(data, "-", "--outputs", "overlay")
     assert code == 2
     assert "standard input: image 2 is not readable" in error
     model = load_model(model_file)
@@ -69,17 +83,16 @@ def test_several_images_one_of_them_broken(model_file: Path) -> None:
         assert np.array_equal(shown, overlay(image, model.predict(image), CLASSES.palette))
 
 
-def test_files_to_standard_output(model_file: Path, tmp_path: Path) -> None:
+def test_files_to_standard_output(model_file: Path, predict: Predict, tmp_path: Path) -> None:
     for seed in range(2):
         (tmp_path / f"{seed}.png").write_bytes(encoded(seed, "PNG"))
-    command = ["predict", str(model_file), str(tmp_path), "--out", "-", "--outputs", "color"]
-    done = subprocess.run(
-        [sys.executable, "-m", "aicsd", *command], capture_output=True, check=True, timeout=120
-    )
+    code, output, error = predict(b"", tmp_path, "--outputs", "color")
+    assert code == 0, error
     model = load_model(model_file)
-    for seed, shown in enumerate(pictures(done.stdout)):
+    for seed, shown in enumerate(pictures(output)):
         wanted = colorize(model.predict(noise(64, 48, seed)), CLASSES.palette)
         assert np.array_equal(shown, wanted)
+    assert seed == 1
 
 
 @pytest.mark.parametrize(
@@ -92,8 +105,8 @@ def test_files_to_standard_output(model_file: Path, tmp_path: Path) -> None:
         (encoded(0, "PNG"), ["--outputs", "probabilities"], "outputs is probabilities"),
     ],
 )
-def test_refused(model_file: Path, data: bytes, flags: list[str], words: str) -> None:
-    code, output, error = predict(model_file, data, *flags)
+def test_refused(predict: Predict, data: bytes, flags: list[str], words: str) -> None:
+    code, output, error = predict(data, "-", *flags)
     assert (code, output) == (2, b"")
     assert error.startswith("aicsd: error: ")
     assert words in error

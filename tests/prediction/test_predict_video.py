@@ -83,7 +83,9 @@ def test_video(model_file: Path, tmp_path: Path, run_cli: RunCli) -> None:
                 should = colorize(ids, CLASSES.palette)
                 if kind == "overlay":
                     should = overlay(image, ids, CLASSES.palette)
-                assert np.abs(picture.astype(int) - should).mean() < 12
+                # chroma has half the resolution, which these blocks of noise feel; others are far off
+                error = np.abs(picture.astype(int) - should).mean()
+                assert error < 18 < np.abs(picture.astype(int) - should[::-1, ::-1]).mean()
             results.append(shown)
     assert all(np.array_equal(*pair) for pair in zip(results[0], results[2], strict=True))
     # frames of another prediction are not mixed with these
