@@ -21,6 +21,8 @@ from aicsd.visualization import overlay
 
 ADDRESS = "127.0.0.1"
 FIRST_PORT, PORTS = 7860, 100
+BUTTONS = ["download", "fullscreen"]
+"""Of a picture; the third that Gradio knows would share it on the internet."""
 FONTS = ("system-ui", "sans-serif")
 """Of the machine; a page must not fetch any."""
 
@@ -71,6 +73,7 @@ def matrix_picture(matrix: torch.Tensor, names: Sequence[str], largest: float) -
     canvas = FigureCanvasAgg(figure)
     axis = figure.subplots()
     shown = axis.imshow(matrix.numpy(), cmap="viridis_r", vmin=0, vmax=max(largest, 1e-9))
+    axis.set_title("inter-class similarity", fontsize=10)
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
     figure.colorbar(shown, ax=axis, label="KL(row || column), nats", shrink=0.8)
@@ -139,11 +142,12 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
                 with gradio.Column():
                     gradio.Markdown(f"### {name}{_size_of(model)}")
                     results += [
-                        gradio.Image(label="classes", format="png", interactive=False),
+                        gradio.Image(label="classes", format="png", interactive=False,
+                                     buttons=BUTTONS),
                         gradio.Markdown(),
                         gradio.HTML(),
-                        gradio.Image(label="inter-class similarity: dark = far apart",
-                                     format="png", interactive=False),
+                        gradio.Image(label="inter-class similarity", show_label=False,
+                                     format="png", interactive=False, buttons=BUTTONS),
                     ]  # fmt: skip
         gradio.on([source.change, opacity.release], show, [source, opacity], results,
                   api_name=False)  # fmt: skip

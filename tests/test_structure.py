@@ -30,7 +30,7 @@ LAYERS = (
     ("prediction", "demo", "evaluation.submission"),
     ("engine",),
     ("config",),
-    ("api",),
+    ("api", "share"),
     ("cli",),
     ("published", "__init__", "__main__"),
 )

@@ -83,7 +83,7 @@ def test_video(model_file: Path, tmp_path: Path, run_cli: RunCli) -> None:
                 should = colorize(ids, CLASSES.palette)
                 if kind == "overlay":
                     should = overlay(image, ids, CLASSES.palette)
-                # chroma has half the resolution, which these blocks of noise feel; others are far off
+                # colours have half the resolution, which noise feels; another picture is far off
                 error = np.abs(picture.astype(int) - should).mean()
                 assert error < 18 < np.abs(picture.astype(int) - should[::-1, ::-1]).mean()
             results.append(shown)
