@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -157,7 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
             tag = hashlib.sha256(content).hexdigest()
             self._answer(200, content, ETag=f'"{tag}"', X_Repo_Commit="0" * 40)
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
 
 @pytest.fixture
@@ -177,6 +181,8 @@ def use_hub(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{url}/{{repo_id}}{template}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no_token"))
+    # else files go through a compiled client for the hub's own storage
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
 
 
@@ -197,7 +203,10 @@ def assert_refused(result: tuple[int, str, str], words: str) -> None:
     assert words in error, error
 
 
-def test_push_and_use(fake: FakeHub, run_folder: Path, tmp_path: Path, run_cli: RunCli) -> None:
+def test_push_and_use(
+    fake: FakeHub, run_folder: Path, tmp_path: Path, run_cli: RunCli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     code, printed, error = run_cli("push", run_folder, "ada/small", "--private", "true")
     assert code == 0, error
     assert f"{fake.url}/ada/small/commit/" in printed
@@ -215,8 +224,7 @@ def test_push_and_use(fake: FakeHub, run_folder: Path, tmp_path: Path, run_cli: 
     wanted = load_model(run_folder).predict(noise(64, 48, 2))
     assert np.array_equal(np.array(Image.open(tmp_path / "o" / "x.png")), wanted)
     # the second time from the cache, without a network
-    fake.shutdown()
-    fake.server_close()
+    use_hub("http://127.0.0.1:9", tmp_path, monkeypatch)
     assert np.array_equal(load_model("hf:ada/small").predict(noise(64, 48, 2)), wanted)
 
 
@@ -307,8 +315,20 @@ def test_refused(
     monkeypatch.delenv("HF_TOKEN")
     assert_refused(run_cli("push", run_folder, "ada/other"), "hf auth login, or set HF_TOKEN")
     monkeypatch.setenv("HF_TOKEN", "hf_test")
-    fake.shutdown()
-    fake.server_close()
+    use_hub("http://127.0.0.1:9", tmp_path, monkeypatch)  # nobody listens there
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between the library's own attempts
     assert_refused(run_cli("push", run_folder, "ada/other"), "the hub cannot be reached")
     assert_refused(predict("hf:ada/other"), "the hub cannot be reached")
     assert fake.commits == 0
+
+
+def test_the_variables_of_the_library_count(
+    fake: FakeHub, run_folder: Path, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "HF_ENDPOINT": fake.url, "HF_HOME": str(tmp_path),
+                   "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-m", "aicsd", "push", str(run_folder), "ada/small"],
+        env=environment, check=True, timeout=120,
+    )  # fmt: skip
+    assert "student.safetensors" in fake.repos["ada/small"]

@@ -17,7 +17,9 @@ HELP = "a page in the browser: what teacher and student see in an image"
 
 def build_parser() -> ConfigParser:
     parser = ConfigParser(description=HELP)
-    parser.add_argument("model", type=str, help="run folder, safetensors file or checkpoint")
+    parser.add_argument(
+        "model", type=str, help="run folder, safetensors file, checkpoint or hf:user/name"
+    )
     parser.add_argument(
         "--teacher", type=str | None,
         help="model to show beside it; without it the teacher that the run was distilled from",

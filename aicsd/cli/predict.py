@@ -23,7 +23,9 @@ def build_parser() -> ConfigParser:
     from aicsd.evaluation import InferenceConfig
 
     parser = ConfigParser(description=HELP)
-    parser.add_argument("model", type=str, help="run folder, safetensors file or checkpoint")
+    parser.add_argument(
+        "model", type=str, help="run folder, safetensors file, checkpoint or hf:user/name"
+    )
     parser.add_argument(
         "images", type=str, nargs="+",
         help="images, folders of images, videos, quoted patterns such as 'photos/**/*.jpg'; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,8 @@ def require_hub() -> Any:
         raise UserError(
             "models on the hub need huggingface_hub: pip install 'aicsd[hub]'"
         ) from error
+    if not sys.stderr.isatty():  # bars are for somebody who watches
+        huggingface_hub.utils.disable_progress_bars()
     return huggingface_hub
 
 
