@@ -70,7 +70,7 @@ def matrix_picture(matrix: torch.Tensor, names: Sequence[str], largest: float) -
 
     side = 2.6 + 0.2 * len(names)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)
     axis = figure.subplots()
     shown = axis.imshow(matrix.numpy(), cmap="viridis_r", vmin=0, vmax=max(largest, 1e-9))
     axis.set_title("inter-class similarity", fontsize=10)
@@ -78,7 +78,7 @@ def matrix_picture(matrix: torch.Tensor, names: Sequence[str], largest: float) -
     axis.set_yticks(range(len(names)), names, fontsize=8)
     figure.colorbar(shown, ax=axis, label="KL(row || column), nats", shrink=0.8)
     buffer = io.BytesIO()
-    canvas.print_png(buffer)
+    figure.savefig(buffer, format="png")
     return np.array(Image.open(buffer).convert("RGB"))
 
 
@@ -155,8 +155,8 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
 
 
 def _size_of(model: Segmenter) -> str:
-    count = getattr(model, "num_parameters", None)
-    return f", {count() / 1e6:.2f} M parameters" if count is not None else ""
+    count = model.num_parameters()  # an exported model has none that can be counted
+    return f", {count / 1e6:.2f} M parameters" if count else ""
 
 
 def launch(page: Any, port: int | None) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aicsd.config import ConfigParser
 from aicsd.errors import UserError
+
+if TYPE_CHECKING:
+    from aicsd.models import Segmenter
 
 
 def data_arguments(parser: ConfigParser, splits: str, split: str = "val") -> None:
@@ -45,12 +48,9 @@ def pick_device(name: str) -> str:
     return name
 
 
-def open_model(path: str, device: str) -> tuple[Any, str]:
-    """A trained model on ``device``, and that device; an exported one stays on the CPU."""
-    from torch import nn
-
+def open_model(path: str, device: str) -> tuple[Segmenter, str]:
+    """A trained model on ``device``, and the name of that."""
     from aicsd.models import load_model
 
     place = pick_device(device)
-    model = load_model(path)
-    return (model.to(place), place) if isinstance(model, nn.Module) else (model, "cpu")
+    return load_model(path).to(place), place

@@ -39,7 +39,9 @@ def require_hub() -> Any:
             "models on the hub need huggingface_hub: pip install 'aicsd[hub]'"
         ) from error
     if not sys.stderr.isatty():  # bars are for somebody who watches
-        huggingface_hub.utils.disable_progress_bars()
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        disable_progress_bars()
     return huggingface_hub
 
 
