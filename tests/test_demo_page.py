@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -68,6 +69,18 @@ def test_without_gradio(run_folder: Path, run_cli: RunCli, monkeypatch: pytest.M
     assert run_cli("demo", run_folder) == (
         2, "", "aicsd: error: the demo page needs Gradio: pip install 'aicsd[ui]'\n"
     )  # fmt: skip
+
+
+def test_a_port_that_is_taken(run_folder: Path, run_cli: RunCli) -> None:
+    pytest.importorskip("gradio", reason="Gradio is not installed (pip install 'aicsd[ui]')")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        code, printed, error = run_cli("demo", run_folder, "--port", port)
+    assert (code, printed) == (2, "")
+    assert error.startswith(f"aicsd: error: port {port} ")
+    assert error.count("\n") == 1
 
 
 @pytest.fixture
