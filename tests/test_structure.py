@@ -28,10 +28,10 @@ LAYERS = (
     ("distiller",),
     ("evaluation",),
     ("visualization",),
-    ("evaluation.predict", "evaluation.submission"),
+    ("prediction", "demo", "evaluation.submission"),
     ("engine",),
     ("config",),
-    ("api",),
+    ("api", "share"),
     ("cli",),
     ("published", "__init__", "__main__"),
 )
@@ -119,7 +119,7 @@ def test_pure_modules_stay_pure(name: str) -> None:
     assert top_level(path) <= {"torch"}
 
 
-@pytest.mark.parametrize("name", ["evaluation", "visualization", "models", "data"])
+@pytest.mark.parametrize("name", ["evaluation", "visualization", "prediction", "models", "data"])
 def test_reading_a_run_needs_no_engine(name: str) -> None:
     for path in part(name):
         for imported in internal_imports(path):

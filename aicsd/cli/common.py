@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aicsd.config import ConfigParser
 from aicsd.errors import UserError
+
+if TYPE_CHECKING:
+    from aicsd.models import Segmenter
 
 
 def data_arguments(parser: ConfigParser, splits: str, split: str = "val") -> None:
@@ -43,3 +46,11 @@ def pick_device(name: str) -> str:
         reason = str(error).splitlines()[0]
         raise UserError(f"device {name!r} cannot be used here: {reason}") from error
     return name
+
+
+def open_model(path: str, device: str) -> tuple[Segmenter, str]:
+    """A trained model on ``device``, and the name of that."""
+    from aicsd.models import load_model
+
+    place = pick_device(device)
+    return load_model(path).to(place), place

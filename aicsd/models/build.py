@@ -11,6 +11,7 @@ from torch import Tensor
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
 from aicsd.models.deeplabv3plus import DeepLabV3Plus
+from aicsd.models.hub import download, is_hub_name
 from aicsd.models.released import is_checkpoint, read_checkpoint
 from aicsd.models.segmenter import Segmenter, is_model_file, read_model_file
 
@@ -93,13 +94,17 @@ def load_model(path: str | Path) -> Segmenter:
     """A trained model in evaluation mode.
 
     Args:
-        path: run folder, safetensors file of aicsd, or a checkpoint (``.pth.tar``, ``.pth``,
-            ``.pt``) of the published AICSD code, which is taken to have output stride 16: see
+        path: run folder, safetensors file of aicsd, ``hf:user/name`` (on the Hugging Face hub; only
+            its safetensors file is read), or a checkpoint (``.pth.tar``, ``.pth``, ``.pt``) of the
+            published AICSD code, which is taken to have output stride 16: see
             :func:`import_checkpoint`.
 
     Raises:
         UserError: nothing there, not written by aicsd or the published code, or broken.
     """
+    if is_hub_name(path):
+        downloaded = download(str(path), MODEL_FILE)
+        return _assemble(downloaded, *read_model_file(downloaded))
     path = Path(path)
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file():

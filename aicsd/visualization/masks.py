@@ -14,6 +14,8 @@ from aicsd.files import atomic_path
 from aicsd.types import IGNORE_INDEX
 
 IGNORED_COLOR = (224, 224, 224)
+ROWS_AT_ONCE = 256
+"""Of an overlay: as floats, a large image would take many times its memory."""
 
 
 def _color_table(palette: tuple[Color, ...]) -> UInt8Array:
@@ -35,9 +37,12 @@ def overlay(
     """(H, W, 3) image with the class colours over it; ignored pixels stay as they are."""
     if not 0 <= opacity <= 1:
         raise UserError(f"opacity is {opacity}; it is 0 to 1")
-    weight = np.where(mask == IGNORE_INDEX, 0.0, opacity)[..., None].astype(np.float32)
-    mixed = image * (1 - weight) + colorize(mask, palette) * weight
-    result: UInt8Array = np.rint(mixed).astype(np.uint8)
+    result = np.empty_like(image)
+    for top in range(0, len(image), ROWS_AT_ONCE):
+        rows = slice(top, top + ROWS_AT_ONCE)
+        weight = np.where(mask[rows] == IGNORE_INDEX, 0.0, opacity)[..., None].astype(np.float32)
+        mixed = image[rows] * (1 - weight) + colorize(mask[rows], palette) * weight
+        result[rows] = np.rint(mixed).astype(np.uint8)
     return result
 
 
@@ -56,6 +61,13 @@ def save_ids(mask: UInt8Array, palette: tuple[Color, ...], path: Path) -> None:
     content = encode_ids(mask, palette)
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def encode_image(image: UInt8Array) -> bytes:
+    """An (H, W, 3) RGB picture as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def save_image(image: UInt8Array, path: Path) -> None:

@@ -1,0 +1,183 @@
+"""A page on this machine that shows what teacher and student see in an image."""
+
+from __future__ import annotations
+
+import html
+import io
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from aicsd.data.base import Classes, UInt8Array
+from aicsd.errors import UserError
+from aicsd.losses import ics_matrix
+from aicsd.models import Segmenter, resize
+from aicsd.visualization import overlay
+
+ADDRESS = "127.0.0.1"
+FIRST_PORT, PORTS = 7860, 100
+BUTTONS = ["download", "fullscreen"]
+"""Of a picture; the third that Gradio knows would share it on the internet."""
+FONTS = ("system-ui", "sans-serif")
+"""Of the machine; a page must not fetch any."""
+
+
+class View(NamedTuple):
+    """What one network makes of an image."""
+
+    ids: UInt8Array
+    """(H, W) class ids."""
+    matrix: UInt8Array
+    """Picture of the inter-class similarity, (h, w, 3)."""
+    seconds: float
+    """From the image to the ids."""
+
+
+@torch.no_grad()
+def look(
+    models: Mapping[str, Segmenter], image: UInt8Array, device: str = "cpu"
+) -> dict[str, View]:
+    """The image, (H, W, 3) uint8 RGB, as every network sees it; matrices on one colour scale."""
+    ids: dict[str, UInt8Array] = {}
+    matrices: dict[str, torch.Tensor] = {}
+    seconds: dict[str, float] = {}
+    for name, model in models.items():
+        begin = time.perf_counter()
+        batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(device)
+        logits = model(batch).logits
+        labels = resize(logits, (image.shape[0], image.shape[1])).argmax(dim=1)
+        ids[name] = labels[0].to(torch.uint8).cpu().numpy()
+        seconds[name] = time.perf_counter() - begin
+        matrices[name] = ics_matrix(logits)[0].cpu()
+    largest = max(float(matrix.max()) for matrix in matrices.values())
+    return {
+        name: View(
+            ids[name], matrix_picture(matrices[name], model.classes.names, largest), seconds[name]
+        )
+        for name, model in models.items()
+    }
+
+
+def matrix_picture(matrix: torch.Tensor, names: Sequence[str], largest: float) -> UInt8Array:
+    """(C, C) inter-class similarity as a picture, (h, w, 3); colours from 0 to ``largest``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    side = 2.6 + 0.2 * len(names)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    shown = axis.imshow(matrix.numpy(), cmap="viridis_r", vmin=0, vmax=max(largest, 1e-9))
+    axis.set_title("inter-class similarity", fontsize=10)
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    figure.colorbar(shown, ax=axis, label="KL(row || column), nats", shrink=0.8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return np.array(Image.open(buffer).convert("RGB"))
+
+
+def legend(classes: Classes, ids: UInt8Array) -> str:
+    """HTML of the classes that ``ids`` holds, the largest first, with their share of the pixels."""
+    counts = np.bincount(ids.ravel(), minlength=len(classes.names))
+    parts = [
+        f'<span style="display:inline-block;margin:2px 10px 2px 0;white-space:nowrap">'
+        f'<span style="display:inline-block;width:12px;height:12px;border:1px solid #888;'
+        f'background:rgb{tuple(classes.palette[index])}"></span> '
+        f"{html.escape(classes.names[index])} {100 * counts[index] / ids.size:.1f}&nbsp;%</span>"
+        for index in np.argsort(-counts[: len(classes.names)], kind="stable")
+        if counts[index]
+    ]
+    return f"<div>{''.join(parts)}</div>"
+
+
+def require_gradio() -> Any:
+    """The module ``gradio``, which then reports nothing to anybody."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio
+    except ImportError as error:
+        raise UserError("the demo page needs Gradio: pip install 'aicsd[ui]'") from error
+    return gradio
+
+
+def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
+    """The Gradio page.
+
+    Args:
+        models: by the title of their column, in evaluation mode on ``device``.
+        device: that they are on.
+
+    Raises:
+        UserError: Gradio is not installed.
+    """
+    gradio = require_gradio()
+
+    def show(image: UInt8Array | None, opacity: float) -> list[Any]:
+        if image is None:
+            return [None, "", "", None] * len(models)
+        views = look(models, image, device)
+        values: list[Any] = []
+        for name, model in models.items():
+            view = views[name]
+            picture = overlay(image, view.ids, model.classes.palette, opacity)
+            told = (f"{1000 * view.seconds:.0f} ms on {device} for "
+                    f"{image.shape[1]} x {image.shape[0]} pixels")  # fmt: skip
+            values += [picture, told, legend(model.classes, view.ids), view.matrix]
+        return values
+
+    with gradio.Blocks(title="aicsd", analytics_enabled=False) as page:
+        with gradio.Row():
+            source = gradio.Image(type="numpy", image_mode="RGB", sources=["upload", "clipboard"],
+                                  label="image", height=320)  # fmt: skip
+            opacity = gradio.Slider(0, 1, 0.5, step=0.05, label="opacity of the class colours")
+        results: list[Any] = []
+        with gradio.Row():
+            for name, model in models.items():
+                with gradio.Column():
+                    gradio.Markdown(f"### {name}{_size_of(model)}")
+                    results += [
+                        gradio.Image(label="classes", format="png", interactive=False,
+                                     buttons=BUTTONS),
+                        gradio.Markdown(),
+                        gradio.HTML(),
+                        gradio.Image(label="inter-class similarity", show_label=False,
+                                     format="png", interactive=False, buttons=BUTTONS),
+                    ]  # fmt: skip
+        gradio.on([source.change, opacity.release], show, [source, opacity], results,
+                  api_name=False)  # fmt: skip
+    return page
+
+
+def _size_of(model: Segmenter) -> str:
+    count = model.num_parameters()  # an exported model has none that can be counted
+    return f", {count / 1e6:.2f} M parameters" if count else ""
+
+
+def launch(page: Any, port: int | None) -> str:
+    """Open the page to this machine alone and return its address; it is served in the background.
+
+    Args:
+        page: of :func:`build_page`.
+        port: to listen on; None takes the first free one from 7860 on.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    gradio = require_gradio()
+    theme = gradio.themes.Default(font=FONTS, font_mono=("monospace",))
+    try:
+        _, address, _ = page.launch(
+            server_name=ADDRESS, server_port=port, share=False, quiet=True, inbrowser=False,
+            prevent_thread_lock=True, ssr_mode=False, footer_links=[], theme=theme,
+            enable_monitoring=False,
+        )  # fmt: skip
+    except OSError as error:
+        wanted = f"{port}" if port is not None else f"{FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
+        raise UserError(f"port {wanted} cannot be used: taken; choose another --port") from error
+    return str(address)

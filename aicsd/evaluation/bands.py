@@ -1,0 +1,80 @@
+"""Class probabilities of images; of large ones band by band, so that memory stays small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from aicsd.evaluation.inference import InferenceConfig, _probabilities, _scaled, _starts
+from aicsd.models import Segmenter, resize
+
+
+@torch.no_grad()
+def class_probabilities(model: Segmenter, images: Tensor, config: InferenceConfig) -> Tensor:
+    """What :func:`aicsd.evaluation.infer` takes the largest of.
+
+    Args:
+        model: in evaluation mode.
+        images: (B, 3, H, W) uint8 RGB on the model's device; B is 1 where windows are cut.
+        config: scales and mirrored views, which are averaged, and windows.
+
+    Returns:
+        (B, C, H, W), float; over the classes they sum to 1.
+    """
+    size = (images.shape[-2], images.shape[-1])
+    views = [
+        (scale, mirrored)
+        for scale in config.scales
+        for mirrored in ((False, True) if config.flip else (False,))
+    ]
+    total: Tensor | None = None
+    for scale, mirrored in views:
+        view = _scaled(images, scale)
+        maps = _probabilities(model, view.flip(-1) if mirrored else view, config)
+        maps = resize(maps.flip(-1) if mirrored else maps, size)
+        total = maps if total is None else total + maps
+    assert total is not None
+    return total / len(views)
+
+
+def has_bands(height: int, config: InferenceConfig) -> bool:
+    """Whether an image of this height is taken band by band: one scale, and higher than a window.
+
+    Windows of a scaled image do not end on rows of the image, so that several scales need it whole.
+    """
+    return config.scales == (1.0,) and 0 < config.window < height
+
+
+@torch.no_grad()
+def probability_bands(
+    model: Segmenter, image: Tensor, config: InferenceConfig
+) -> Iterator[tuple[int, Tensor]]:
+    """The class probabilities of an image with :func:`has_bands`, from top to bottom.
+
+    Only the rows of one window are in memory, where the whole would take 4 C H W bytes. The number
+    of windows over a pixel is that of rows of windows times that of columns, so the mean over all
+    of them is the mean over rows of windows of the mean within a row.
+
+    Args:
+        model: in evaluation mode.
+        image: (1, 3, H, W) uint8 RGB.
+        config: with a window below H.
+
+    Yields:
+        The first row of a band and its (1, C, h, W) probabilities, those of
+        :func:`class_probabilities` but for rounding.
+    """
+    height, rows = image.shape[-2], config.window
+    tops = _starts(height, rows, config.overlap)
+    total: Tensor | None = None
+    count = torch.zeros(rows, 1, device=image.device)
+    for top, following in zip(tops, [*tops[1:], height], strict=True):
+        maps = class_probabilities(model, image[:, :, top : top + rows], config)
+        total = maps if total is None else total + maps
+        count = count + 1
+        done = following - top  # no later window reaches these rows
+        yield top, total[:, :, :done] / count[:done]
+        total = torch.cat([total[:, :, done:], torch.zeros_like(total[:, :, :done])], dim=2)
+        count = torch.cat([count[done:], torch.zeros_like(count[:done])])

@@ -1,0 +1,97 @@
+"""From decoded images to class ids and probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from aicsd.data.base import UInt8Array
+from aicsd.errors import UserError
+from aicsd.evaluation.bands import class_probabilities, has_bands, probability_bands
+from aicsd.evaluation.inference import infer
+from aicsd.models import Segmenter
+from aicsd.prediction.settings import PredictConfig
+
+Float16Array = npt.NDArray[np.float16]
+
+
+class Prediction(NamedTuple):
+    """Of one image."""
+
+    ids: UInt8Array
+    """(H, W) class ids."""
+    probabilities: Float16Array | None
+    """(C, H, W), if asked for."""
+
+
+def predict_images(
+    model: Segmenter,
+    images: Sequence[UInt8Array],
+    config: PredictConfig,
+    probabilities: bool = False,
+) -> list[Prediction]:
+    """Predict images of equal size in one forward pass.
+
+    Args:
+        model: in evaluation mode; called on (B, 3, H, W) uint8 images.
+        images: (H, W, 3) uint8 RGB each.
+        config: inference settings and the device.
+        probabilities: wanted too.
+
+    Raises:
+        UserError: there is not enough memory.
+    """
+    stacked = images[0][None] if len(images) == 1 else np.stack(images)
+    try:
+        batch = torch.from_numpy(stacked).permute(0, 3, 1, 2).to(config.device)
+        if config.inference.window and max(batch.shape[-2:]) > config.inference.window:
+            return [_predict_large(model, image[None], config, probabilities) for image in batch]
+        return _predict_whole(model, batch, config, probabilities)
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        text = str(error)
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in text:
+            raise
+        height, width = images[0].shape[:2]
+        raise UserError(
+            f"not enough memory for {len(images)} x {width}x{height} pixels at once; lower "
+            "--batch_size, or cut large images with --window 1025"
+        ) from error
+
+
+def _predict_whole(
+    model: Segmenter, batch: Tensor, config: PredictConfig, probabilities: bool
+) -> list[Prediction]:
+    if not probabilities:
+        return [Prediction(ids, None) for ids in _to_ids(infer(model, batch, config.inference))]
+    maps = class_probabilities(model, batch, config.inference)
+    # rounded to 16 bits, classes that differ could be equal: the ids come before
+    halves: Float16Array = maps.half().cpu().numpy()
+    return [Prediction(*pair) for pair in zip(_to_ids(maps.argmax(dim=1)), halves, strict=True)]
+
+
+def _predict_large(
+    model: Segmenter, image: Tensor, config: PredictConfig, probabilities: bool
+) -> Prediction:
+    """Of (1, 3, H, W); in memory are the ids, and of floats no more than the rows of a window."""
+    height, width = image.shape[-2:]
+    if not has_bands(height, config.inference):
+        return _predict_whole(model, image, config, probabilities)[0]
+    ids = np.empty((height, width), np.uint8)
+    shape = (len(model.classes.names), height, width)
+    halves = np.empty(shape, np.float16) if probabilities else None
+    for top, maps in probability_bands(model, image, config.inference):
+        bottom = top + maps.shape[2]
+        ids[top:bottom] = _to_ids(maps.argmax(dim=1))[0]
+        if halves is not None:
+            halves[:, top:bottom] = maps[0].half().cpu().numpy()
+    return Prediction(ids, halves)
+
+
+def _to_ids(labels: Tensor) -> UInt8Array:
+    ids: UInt8Array = labels.to(torch.uint8).cpu().numpy()
+    return ids

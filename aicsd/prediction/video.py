@@ -1,0 +1,211 @@
+"""Videos: every frame predicted, the pictures put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aicsd.data.base import UInt8Array
+from aicsd.errors import UserError
+from aicsd.files import atomic_folder, atomic_path
+from aicsd.models import Segmenter
+from aicsd.prediction.inputs import BrokenInputError, Input
+from aicsd.prediction.network import predict_images
+from aicsd.prediction.settings import PredictConfig
+from aicsd.visualization import colorize, overlay, save_ids
+
+CODEC = "libx264"
+QUALITY = {"crf": "18", "preset": "fast"}
+FALLBACK_RATE = Fraction(25)
+"""Frames per second of a file that does not tell."""
+
+
+class _Frame(NamedTuple):
+    image: UInt8Array
+    """(H, W, 3) RGB, upright."""
+    time: int
+    """Since the first, in units of the reader's time base."""
+
+
+def require_pyav() -> Any:
+    """The module ``av``."""
+    try:
+        import av
+    except ImportError as error:
+        raise UserError("videos need PyAV: pip install 'aicsd[video]'") from error
+    return av
+
+
+def predict_video(
+    model: Segmenter,
+    item: Input,
+    out: Path,
+    config: PredictConfig,
+    frame_done: Callable[[], None] = lambda: None,
+) -> int:
+    """Write the pictures of a video as H.264 without sound, and its ids as a folder of PNGs.
+
+    Every frame keeps its time, so the frame rate is that of the source. An odd side gets one more
+    row or column, the last one again, for H.264 has colours for pairs of pixels only.
+
+    Args:
+        model: in evaluation mode, on the device of ``config``.
+        item: the video.
+        out: folder of the results.
+        config: what is written; ``batch_size`` frames go through the network at once.
+        frame_done: called after every frame.
+
+    Returns:
+        Number of frames.
+
+    Raises:
+        BrokenInputError: the video cannot be read; then nothing is written.
+        UserError: a result that cannot be written, or no PyAV.
+    """
+    results = item.results(out, config.outputs_of(video=True))
+    palette = model.classes.palette
+    count = 0
+    with ExitStack() as stack:
+        source = stack.enter_context(_Reader(item.path, config.workers))
+        pictures = {
+            output: stack.enter_context(_Writer(path, source))
+            for output, path in results.items()
+            if output != "ids"
+        }
+        folder = stack.enter_context(atomic_folder(results["ids"])) if "ids" in results else None
+        frames = source.frames()
+        while batch := list(islice(frames, config.batch_size)):
+            predictions = predict_images(model, [frame.image for frame in batch], config)
+            for (image, time), (ids, _) in zip(batch, predictions, strict=True):
+                if folder is not None:
+                    save_ids(ids, palette, folder / f"{count:06}.png")
+                if "color" in pictures:
+                    pictures["color"].add(colorize(ids, palette), time)
+                if "overlay" in pictures:
+                    pictures["overlay"].add(overlay(image, ids, palette, config.opacity), time)
+                count += 1
+                frame_done()
+        if not count:
+            raise BrokenInputError(f"{item.path} has no frames")
+    return count
+
+
+def count_frames(path: Path) -> int:
+    """As the header of the video tells; 0 if it does not, or cannot be read."""
+    av = require_pyav()
+    try:
+        with av.open(str(path)) as container:
+            return sum(stream.frames for stream in container.streams.video[:1])
+    except (av.FFmpegError, OSError):
+        return 0
+
+
+class _Reader:
+    """The first video stream of a file. Decodes in ``workers`` threads ahead of who asks."""
+
+    def __init__(self, path: Path, workers: int) -> None:
+        self._av = require_pyav()
+        self._path = path
+        try:
+            self._container = self._av.open(str(path))
+        except (self._av.FFmpegError, OSError) as error:
+            raise self._broken(error) from error
+        if not self._container.streams.video:
+            self._container.close()
+            raise BrokenInputError(f"{path} has no video in it")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO" if workers else "SLICE"
+        self._stream.codec_context.thread_count = max(1, workers)
+        self.rate: Fraction = self._stream.average_rate or FALLBACK_RATE
+        # the coarsest grid of all times; some formats round them to milliseconds, off the grid
+        self.time_base: Fraction = 1 / (self._stream.base_rate or self.rate)
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+    def frames(self) -> Iterator[_Frame]:
+        """All frames, from time 0 on."""
+        step = max(1, round(1 / (self.rate * self.time_base)))
+        first: int | None = None
+        time = -step
+        shape: tuple[int, ...] | None = None
+        try:
+            for frame in self._container.decode(self._stream):
+                if frame.pts is None:
+                    time += step
+                else:
+                    first = frame.pts if first is None else first
+                    since = (frame.pts - first) * frame.time_base
+                    time = max(time + 1, round(since / self.time_base))  # the encoder wants a rise
+                image = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                if image.shape != (shape := shape or image.shape):
+                    raise BrokenInputError(
+                        f"{self._path} changes from {shape[1]}x{shape[0]} to "
+                        f"{image.shape[1]}x{image.shape[0]} on the way; cut it there"
+                    )
+                yield _Frame(np.ascontiguousarray(image), time)
+        except self._av.FFmpegError as error:
+            raise self._broken(error) from error
+
+    def _broken(self, error: Exception) -> BrokenInputError:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        return BrokenInputError(f"{self._path} is not a readable video: {reason}")
+
+
+class _Writer:
+    """An MP4 that takes its place when all frames are in it."""
+
+    def __init__(self, path: Path, source: _Reader) -> None:
+        self._av = require_pyav()
+        self._path, self._source = path, source
+        self._stack = ExitStack()
+        self._stream: Any = None
+
+    def __enter__(self) -> _Writer:
+        temporary = self._stack.enter_context(atomic_path(self._path))
+        try:
+            self._container = self._stack.enter_context(self._av.open(str(temporary), "w"))
+        except self._av.FFmpegError as error:
+            self._stack.close()
+            raise self._failed(error) from error
+        return self
+
+    def add(self, picture: UInt8Array, time: int) -> None:
+        """One more frame, (H, W, 3) RGB, shown from ``time`` on."""
+        height, width = picture.shape[:2]
+        picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        try:
+            if self._stream is None:
+                self._stream = self._container.add_stream(
+                    CODEC, rate=self._source.rate, options=dict(QUALITY)
+                )
+                self._stream.height, self._stream.width = picture.shape[:2]
+                self._stream.pix_fmt = "yuv420p"
+                self._stream.codec_context.time_base = self._source.time_base
+            frame = self._av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = time, self._source.time_base
+            self._container.mux(self._stream.encode(frame))
+        except self._av.FFmpegError as error:
+            raise self._failed(error) from error
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        try:
+            if kind is None and self._stream is not None:
+                self._container.mux(self._stream.encode(None))
+        except self._av.FFmpegError as error:
+            raise self._failed(error) from error
+        finally:
+            self._stack.__exit__(kind, *rest)
+
+    def _failed(self, error: Exception) -> UserError:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        return UserError(f"cannot write {self._path}: {reason}")

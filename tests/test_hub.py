@@ -1,0 +1,334 @@
+"""aicsd push and hf: names, against a small hub in this process."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from tiny_models import CLASSES, noise, save_tiny_model
+
+hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
+
+from huggingface_hub import ModelCard, constants  # noqa: E402
+
+from aicsd.models import load_model  # noqa: E402
+from aicsd.share import without_paths  # noqa: E402
+
+RunCli = Callable[..., tuple[int, str, str]]
+SECRET = "/home/alice/secret"
+CONFIG = {
+    "run": f"{SECRET}/runs/mine",
+    "data": {"name": "folder", "root": f"{SECRET}/photos", "train_split": "train",
+             "val_split": "val", "options": {"list": "C:\\Users\\alice\\list.txt"}},
+    "epochs": 3, "seed": 5, "teacher": "../secret/teacher",
+    "student": {"backbone": "mobilenetv2_035", "weights": f"{SECRET}/start.safetensors"},
+    "method": "kd", "terms": {"pixel_kd": {"weight": 1.0, "schedule": "falling"}},
+}  # fmt: skip
+METRICS = {
+    "miou": 0.5, "pixel_accuracy": 0.75, "class_accuracy": 0.625, "images": 4,
+    "per_class_iou": {"ground": 0.9, "disc": 0.6, "bar": None},
+    "teacher": {"miou": 0.7, "pixel_accuracy": 0.8, "class_accuracy": 0.72},
+}  # fmt: skip
+
+
+class FakeHub(ThreadingHTTPServer):
+    """The part of the hub's HTTP interface that pushing and loading a model calls."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.repos: dict[str, dict[str, bytes]] = {}
+        self.private: dict[str, bool] = {}
+        self.large: dict[str, bytes] = {}
+        """Uploaded beside the commit, by their SHA-256."""
+        self.commits = 0
+        self.refuse: int | None = None
+        """Status of every answer, if set."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FakeHub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            parts = []
+            while size := int(self.rfile.readline(), 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _json(self, value: Any, status: int = 200) -> None:
+        self._answer(status, json.dumps(value).encode(), Content_Type="application/json")
+
+    def do_POST(self) -> None:
+        body = self._body()
+        if self.server.refuse is not None:
+            self._json({"error": "no"}, self.server.refuse)
+        elif self.headers.get("Authorization") != "Bearer hf_test":
+            self._json({"error": "who are you?"}, 401)
+        elif self.path == "/api/repos/create":
+            wanted = json.loads(body)
+            name = f"{wanted['organization']}/{wanted['name']}"
+            there = name in self.server.repos
+            self.server.repos.setdefault(name, {})
+            self.server.private.setdefault(
+                name, wanted.get("private") is True or wanted.get("visibility") == "private"
+            )
+            self._json({"url": f"{self.server.url}/{name}"}, 409 if there else 200)
+        elif self.path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif self.path.endswith("/preupload/main"):
+            files = json.loads(body)["files"]
+            self._json({"files": [
+                {"path": file["path"], "shouldIgnore": False,
+                 "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular"}
+                for file in files
+            ]})  # fmt: skip
+        elif self.path.endswith("/info/lfs/objects/batch"):
+            self._json({"transfer": "basic", "objects": [
+                {**item, "actions": {"upload": {"href": f"{self.server.url}/lfs/{item['oid']}"}}}
+                for item in json.loads(body)["objects"]
+            ]})  # fmt: skip
+        elif found := re.fullmatch(r"/api/models/(.+)/commit/main", self.path):
+            self._commit(found.group(1), body)
+        else:
+            self._json({"error": f"unknown: {self.path}"}, 404)
+
+    def _commit(self, name: str, body: bytes) -> None:
+        for line in body.splitlines():
+            entry = json.loads(line)
+            value = entry["value"]
+            if entry["key"] == "file":
+                self.server.repos[name][value["path"]] = base64.b64decode(value["content"])
+            elif entry["key"] == "lfsFile":
+                self.server.repos[name][value["path"]] = self.server.large[value["oid"]]
+        self.server.commits += 1
+        self._json({"success": True, "commitOid": "0" * 40,
+                    "commitUrl": f"{self.server.url}/{name}/commit/{'0' * 40}"})  # fmt: skip
+
+    def do_PUT(self) -> None:
+        body = self._body()
+        self.server.large[hashlib.sha256(body).hexdigest()] = body
+        self._answer(200)
+
+    def do_GET(self) -> None:
+        found = re.fullmatch(r"/(.+?)/resolve/(.+?)/(.+)", self.path)
+        if self.server.refuse is not None:
+            self._json({"error": "no"}, self.server.refuse)
+        elif found is None:
+            self._json({"error": f"unknown: {self.path}"}, 404)
+        elif found.group(1) not in self.server.repos:
+            self._answer(404, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
+        elif found.group(2) not in ("main", "0" * 40):
+            self._answer(404, X_Error_Code="RevisionNotFound", X_Error_Message="No revision")
+        elif found.group(3) not in self.server.repos[found.group(1)]:
+            self._answer(404, X_Error_Code="EntryNotFound", X_Error_Message="No file",
+                         X_Repo_Commit="0" * 40)  # fmt: skip
+        else:
+            content = self.server.repos[found.group(1)][found.group(3)]
+            tag = hashlib.sha256(content).hexdigest()
+            self._answer(200, content, ETag=f'"{tag}"', X_Repo_Commit="0" * 40)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub, and a user who is logged in to it."""
+    with FakeHub() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        use_hub(server.url, tmp_path, monkeypatch)
+        yield server
+        server.shutdown()
+
+
+def use_hub(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What HF_ENDPOINT, HF_HUB_CACHE and HF_TOKEN do when they are set before the start."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.split("/{repo_id}")[1]
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{url}/{{repo_id}}{template}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no_token"))
+    # else files go through a compiled client for the hub's own storage
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("hub") / "run"
+    save_tiny_model(run / "student.safetensors")
+    (run / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+    (run / "metrics.json").write_text(json.dumps(METRICS))
+    return run
+
+
+def assert_refused(result: tuple[int, str, str], words: str) -> None:
+    code, output, error = result
+    assert (code, output) == (2, "")
+    assert error.startswith("aicsd: error: ")
+    assert error.count("\n") == 1
+    assert words in error, error
+
+
+def test_push_and_use(
+    fake: FakeHub, run_folder: Path, tmp_path: Path, run_cli: RunCli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    code, printed, error = run_cli("push", run_folder, "ada/small", "--private", "true")
+    assert code == 0, error
+    assert f"{fake.url}/ada/small/commit/" in printed
+    assert fake.private["ada/small"]
+    files = fake.repos["ada/small"]
+    assert set(files) == {"student.safetensors", "config.yaml", "metrics.json", "README.md"}
+    assert files["student.safetensors"] == (run_folder / "student.safetensors").read_bytes()
+    assert json.loads(files["metrics.json"]) == METRICS
+    for content in files.values():
+        assert b"alice" not in content
+        assert b"secret" not in content
+    Image.fromarray(noise(64, 48, 2)).save(tmp_path / "x.png")
+    code, _, error = run_cli("predict", "hf:ada/small", tmp_path / "x.png", "--out", tmp_path / "o")
+    assert code == 0, error
+    wanted = load_model(run_folder).predict(noise(64, 48, 2))
+    assert np.array_equal(np.array(Image.open(tmp_path / "o" / "x.png")), wanted)
+    # the second time from the cache, without a network
+    use_hub("http://127.0.0.1:9", tmp_path, monkeypatch)
+    assert np.array_equal(load_model("hf:ada/small").predict(noise(64, 48, 2)), wanted)
+
+
+def test_the_card(fake: FakeHub, run_folder: Path, run_cli: RunCli) -> None:
+    assert run_cli("push", run_folder, "ada/small")[0] == 0
+    assert not fake.private["ada/small"]
+    text = fake.repos["ada/small"]["README.md"].decode()
+    card = ModelCard(text)  # as the hub's own library reads it
+    front = card.data.to_dict()
+    assert front["library_name"] == "aicsd"
+    assert front["pipeline_tag"] == "image-segmentation"
+    assert {"knowledge-distillation", "kd"} <= set(front["tags"])
+    assert "license" not in front
+    results = {result.metric_type: result for result in card.data.eval_results}
+    assert {key: result.metric_value for key, result in results.items()} == {
+        "mean_iou": 0.5, "accuracy": 0.75, "mean_accuracy": 0.625
+    }  # fmt: skip
+    assert results["mean_iou"].dataset_name == "folder"
+    for words in (
+        "| mIoU % | 50.00 | 70.00 |", "| bar | - |", "from the teacher `teacher`", "**kd**",
+        'load_model("hf:ada/small")', "| pixel_kd | 1.0 | falling |", "## Licence",
+        f"{len(CLASSES.names)} classes",
+    ):  # fmt: skip
+        assert words in text, words
+    # a card that its owner has worked on is not replaced
+    fake.repos["ada/small"]["README.md"] = b"mine"
+    fake.repos["ada/small"]["metrics.json"] = b"old"
+    assert run_cli("push", run_folder, "ada/small")[0] == 0
+    assert fake.repos["ada/small"]["README.md"] == b"mine"
+    assert json.loads(fake.repos["ada/small"]["metrics.json"]) == METRICS
+
+
+def test_a_config_loses_its_paths_and_nothing_else() -> None:
+    public = {"teacher": "hf:ada/teacher", "student": {"backbone": "resnet18"}, "epochs": 3,
+              "scales": [0.5, "a"], "flag": None}  # fmt: skip
+    assert without_paths(public) == public
+    assert without_paths(CONFIG) == {
+        **CONFIG,
+        "run": "mine",
+        "data": {**CONFIG["data"], "root": None, "options": {"list": "list.txt"}},
+        "teacher": "teacher",
+        "student": {"backbone": "mobilenetv2_035", "weights": "start.safetensors"},
+    }
+
+
+def test_a_model_of_the_hub_teaches(
+    fake: FakeHub, tiny_folder: Path, run_folder: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    from tiny_runs import data_flags, distill_command
+
+    assert run_cli("push", run_folder, "ada/small")[0] == 0
+    run = tmp_path / "new"
+    command = distill_command(tiny_folder, "hf:ada/small", run, "--epochs", "1", "--method", "kd")
+    code, _, error = run_cli(*command)
+    assert code == 0, error
+    assert "hf:ada/small" in (run / "config.yaml").read_text()
+    assert run_cli("evaluate", "hf:ada/small", *data_flags(tiny_folder))[0] == 0
+
+
+def test_only_safetensors_is_read(fake: FakeHub, run_cli: RunCli, tmp_path: Path) -> None:
+    Image.fromarray(noise(64, 48)).save(tmp_path / "x.png")
+    predict = ("predict", "hf:eve/evil", tmp_path / "x.png", "--out", tmp_path / "o")
+    fake.repos["eve/evil"] = {"model.pth": b"\x80\x04pickle"}
+    assert_refused(run_cli(*predict), "hf:eve/evil is no model of aicsd")
+    fake.repos["eve/evil"] = {"student.safetensors": b"\x80\x04pickle"}
+    assert_refused(run_cli(*predict), "is not a readable safetensors file")
+
+
+def test_refused(
+    fake: FakeHub, run_folder: Path, tmp_path: Path, run_cli: RunCli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    Image.fromarray(noise(64, 48)).save(tmp_path / "x.png")
+
+    def predict(name: str) -> tuple[int, str, str]:
+        return run_cli("predict", name, tmp_path / "x.png", "--out", tmp_path / "o")
+
+    assert_refused(run_cli("push", run_folder, "small"), "'small' is no name")
+    assert_refused(run_cli("push", run_folder, "a/b c"), "a/b c is no name")
+    assert_refused(run_cli("push", tmp_path, "ada/small"), "no student.safetensors in it")
+    assert_refused(predict("hf:ada/none"), "no model hf:ada/none on the hub")
+    assert_refused(predict("hf:a/b/c"), "hf:a/b/c is no name")
+    fake.repos["ada/small"] = {}
+    assert_refused(predict("hf:ada/small@v9"), "no such revision")
+    fake.refuse = 403
+    assert_refused(run_cli("push", run_folder, "ada/other"), "the hub refused ada/other")
+    fake.refuse = None
+    monkeypatch.delenv("HF_TOKEN")
+    assert_refused(run_cli("push", run_folder, "ada/other"), "hf auth login, or set HF_TOKEN")
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    use_hub("http://127.0.0.1:9", tmp_path, monkeypatch)  # nobody listens there
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between the library's own attempts
+    assert_refused(run_cli("push", run_folder, "ada/other"), "the hub cannot be reached")
+    assert_refused(predict("hf:ada/other"), "the hub cannot be reached")
+    assert fake.commits == 0
+
+
+def test_the_variables_of_the_library_count(
+    fake: FakeHub, run_folder: Path, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "HF_ENDPOINT": fake.url, "HF_HOME": str(tmp_path),
+                   "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-m", "aicsd", "push", str(run_folder), "ada/small"],
+        env=environment, check=True, timeout=120,
+    )  # fmt: skip
+    assert "student.safetensors" in fake.repos["ada/small"]
