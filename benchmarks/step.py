@@ -1,0 +1,126 @@
+"""A training step of AICSD against what it cannot do without: the student, one look of the teacher.
+
+    python -m benchmarks.step
+
+Teacher ResNet-101, student ResNet-18, 2 images of 257x257, 21 classes, random weights. No data is
+loaded: the step alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aicsd.data.base import Classes
+from aicsd.data.folder import distinct_color
+from aicsd.distiller import Distiller
+from aicsd.engine.config import OptimizerConfig
+from aicsd.engine.optimizer import build_optimizer
+from aicsd.methods import load_recipe
+from aicsd.models import ModelConfig, Segmenter, build_model
+from aicsd.models.runtime import Runtime
+from aicsd.teacher import Teacher
+from aicsd.types import Batch
+from benchmarks.baselines import released_step
+from benchmarks.common import fastest, report
+
+BATCH, SIDE, CLASSES = 2, 257, 21
+RUNTIMES: tuple[Runtime, ...] = ("eager", "compiled", "openvino")
+SETTINGS = OptimizerConfig(lr=1e-4)
+
+
+def network(backbone: str) -> Segmenter:
+    torch.manual_seed(0)
+    names = tuple(f"class {number}" for number in range(CLASSES))
+    classes = Classes(names, tuple(distinct_color(number) for number in range(CLASSES)))
+    return build_model(ModelConfig(backbone), classes)
+
+
+def batch() -> Batch:
+    random = torch.Generator().manual_seed(0)
+    # the layout in which the loader hands images over
+    image = torch.randint(0, 256, (BATCH, SIDE, SIDE, 3), generator=random, dtype=torch.uint8)
+    mask = torch.randint(0, CLASSES, (BATCH, SIDE, SIDE), generator=random)
+    return Batch(image.permute(0, 3, 1, 2), mask, inside=mask >= 0)
+
+
+def fast_teacher(runtime: Runtime) -> Teacher:
+    model = network("resnet101")
+    teacher = Teacher(model, model.classes)
+    teacher.speed_up(runtime, SIDE)
+    return teacher
+
+
+def step_of(method: str, teacher: Teacher | None) -> Callable[[], None]:
+    """A whole step as the training loop does it."""
+    student = network("resnet18").to(memory_format=torch.channels_last)
+    distiller = Distiller(student, load_recipe(method), teacher).train()
+    optimizer = build_optimizer(SETTINGS, distiller)
+    data = batch()
+
+    def step() -> None:
+        distiller(data, 0.5)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+class _Logits(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.net(image).logits
+        return logits
+
+
+def published() -> Callable[[], None]:
+    student, teacher = (_Logits(network(name).net) for name in ("resnet18", "resnet101"))
+    optimizer = torch.optim.SGD(student.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
+    data = batch()
+    image = (data.image.float() / 255 - 0.45).div(0.225).contiguous()
+    return lambda: released_step(student, teacher, image, data.mask, optimizer)
+
+
+def looks() -> dict[str, Callable[[], Any]]:
+    """One look of the teacher, in every way that is installed."""
+    image = batch().image
+    plain = network("resnet101").eval()
+    found: dict[str, Callable[[], Any]] = {
+        "teacher, as it is": torch.no_grad()(lambda: plain(image.contiguous()))
+    }
+    for runtime in RUNTIMES:
+        if runtime != "openvino" or importlib.util.find_spec("openvino"):
+            teacher = fast_teacher(runtime)
+            found[f"teacher, {runtime}"] = lambda teacher=teacher: teacher(image)
+    return found
+
+
+def main() -> None:
+    candidates: dict[str, Callable[[], Any]] = looks()
+    candidates["student alone"] = step_of("none", None)
+    steps = [name.removeprefix("teacher, ") for name in candidates if name.startswith("teacher, ")]
+    for runtime in steps[1:]:
+        candidates[f"AICSD, {runtime}"] = step_of("aicsd", fast_teacher(runtime))  # type: ignore[arg-type]
+    candidates["published scheme"] = published()
+    seconds = fastest(candidates, repeats=7)
+    looking = {name: time for name, time in seconds.items() if name.startswith("teacher, ")}
+    floor = seconds["student alone"] + min(looking.values())
+    rows = []
+    for name, time in seconds.items():
+        cells = [name, f"{1000 * time:.0f}", f"{time / floor:.2f}"]
+        cells.append(f"{seconds['published scheme'] / time:.1f}" if "teacher" not in name else "")
+        rows.append(cells)
+    figures = {"batch": BATCH, "side": SIDE, "classes": CLASSES, "seconds": seconds, "floor": floor}
+    header = ["what", "ms", "floor = 1", "times faster than the published scheme"]
+    report("step", figures, header, rows)
+
+
+if __name__ == "__main__":
+    main()
