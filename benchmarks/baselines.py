@@ -9,14 +9,12 @@ from torch import Tensor
 
 def ics_matrix_by_loop(logits: Tensor) -> Tensor:
     """(B, C, H, W) -> (C, C): the mean over the batch of KL(rho_i || rho_j), one pair at a time."""
-    rho = logits.flatten(2).softmax(dim=2)
-    log_rho = logits.flatten(2).log_softmax(dim=2)
-    classes = logits.shape[1]
+    log_rho = logits.flatten(2).log_softmax(dim=2).unbind(dim=1)
+    rho = [log.exp() for log in log_rho]
     rows = []
-    for i in range(classes):
-        row = [F.kl_div(log_rho[:, j], rho[:, i], reduction="batchmean") for j in range(classes)]
-        rows.append(torch.stack(row))
-    return torch.stack(rows)
+    for p, log_p in zip(rho, log_rho, strict=True):
+        rows.append(torch.stack([(p * (log_p - log_q)).sum() for log_q in log_rho]))
+    return torch.stack(rows) / logits.shape[0]
 
 
 def ics_matrix_by_autograd(logits: Tensor) -> Tensor:

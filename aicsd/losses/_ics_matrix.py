@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from aicsd.losses._chunks import chunks, powers_of
+from aicsd.losses._first_order import FirstOrder
 
 
 class ICSMatrix(torch.autograd.Function):
@@ -42,10 +42,9 @@ class ICSMatrix(torch.autograd.Function):
         return cross.diagonal(dim1=1, dim2=2)[:, :, None] - cross
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad_matrix: Tensor) -> tuple[Tensor, None, None, None]:
         logits, inside, top, total, cross = ctx.saved_tensors
-        with torch.autocast(logits.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
             by_cross = torch.diag_embed(grad_matrix.sum(2)) - grad_matrix
             scale = ctx.temperature * total[:, :, None]
             mix = by_cross / scale
@@ -57,7 +56,8 @@ class ICSMatrix(torch.autograd.Function):
                 torch.baddbmm(shift, mix, part.scores, beta=-1, out=part.space)
                 others = torch.bmm(mix.transpose(1, 2), part.powers, out=part.scores)
                 torch.addcmul(others, part.space, part.powers, out=grad[..., part.chunk])
-        return grad.view(logits.shape), None, None, None
+            grad = grad.view(logits.shape)
+        return FirstOrder.apply(grad, logits, grad_matrix), None, None, None
 
 
 def _summarise(
@@ -103,12 +103,12 @@ def _parts(
 ) -> Iterator[_Part]:
     """Scores and powers chunk by chunk, relative to ``top``, or to the chunk's own largest."""
     for chunk, (scores, powers, space) in chunks(maps, 3, dtype):
-        logits = maps[..., chunk]
+        logits = maps[..., chunk].to(dtype)
         weight = None if inside is None else inside[..., chunk]
         if top is not None:
             own_top = top
         elif weight is None:
-            own_top = logits.amax(dim=2, keepdim=True).to(dtype)
+            own_top = logits.amax(dim=2, keepdim=True)
         else:
             own_top = torch.add(logits, weight.log(), out=space).amax(dim=2, keepdim=True)
         torch.sub(logits, own_top.clamp_min(torch.finfo(dtype).min), out=scores)

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from aicsd.losses._chunks import chunks, powers_of
+from aicsd.losses._first_order import FirstOrder
 
 
 class PixelTerms(torch.autograd.Function):
@@ -40,10 +40,8 @@ class PixelTerms(torch.autograd.Function):
         ctx.save_for_backward(student, mask, teacher, inside)
         ctx.options = ignore_index, temperature, dtype
         maps, mask, target, inside = _flatten(student, mask, teacher, inside)
-        entropies, divergences = (
-            [maps.new_zeros((), dtype=dtype)],
-            [maps.new_zeros((), dtype=dtype)],
-        )
+        zero = torch.zeros((), dtype=dtype, device=maps.device)
+        entropies, divergences = [zero], [zero]
         for chunk, (scores, powers, target_scores, target_powers) in chunks(maps, 4, dtype):
             total = _softmax(maps[..., chunk], temperature, scores, powers)
             if mask is not None:
@@ -62,35 +60,50 @@ class PixelTerms(torch.autograd.Function):
         return torch.stack(entropies).sum(), torch.stack(divergences).sum()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad_ce: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:
-        maps, mask, target, inside = _flatten(*ctx.saved_tensors)
-        ignore_index, temperature, dtype = ctx.options
-        grad = torch.empty_like(maps)
-        for chunk, (scores, powers, target_scores, target_powers) in chunks(maps, 4, dtype):
-            total = _softmax(maps[..., chunk], temperature, scores, powers)
-            weight = torch.zeros_like(total)
-            if mask is not None:
-                label, ignored = _labels(mask[..., chunk], ignore_index)
-                ce_weight = grad_ce * ~ignored
-                weight += ce_weight
-            if target is not None:
-                part = target[..., chunk]
-                target_total = _softmax(part, temperature, target_scores, target_powers)
-                kl_weight = (grad_kl / temperature).expand_as(total)
-                if inside is not None:
-                    kl_weight = kl_weight * inside[..., chunk]
-                weight += kl_weight
-                target_powers *= kl_weight / target_total
-            powers *= weight / total
-            if target is not None:
-                powers -= target_powers
-            if mask is not None:
-                powers.scatter_add_(1, label, -ce_weight)
-            grad[..., chunk] = powers
-        grads: list[Tensor | None] = [None] * 7
-        grads[0] = grad.view(ctx.saved_tensors[0].shape)
-        return tuple(grads)
+        student = ctx.saved_tensors[0]
+        with torch.no_grad():
+            maps, mask, target, inside = _flatten(*ctx.saved_tensors)
+            grad = _gradient(maps, mask, target, inside, grad_ce, grad_kl, *ctx.options)
+        grad = FirstOrder.apply(grad.view(student.shape), student, grad_ce, grad_kl)
+        return grad, None, None, None, None, None, None
+
+
+def _gradient(
+    maps: Tensor,
+    mask: Tensor | None,
+    target: Tensor | None,
+    inside: Tensor | None,
+    grad_ce: Tensor,
+    grad_kl: Tensor,
+    ignore_index: int,
+    temperature: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """That by the student's logits, (B, C, N)."""
+    grad = torch.empty_like(maps)
+    for chunk, (scores, powers, target_scores, target_powers) in chunks(maps, 4, dtype):
+        total = _softmax(maps[..., chunk], temperature, scores, powers)
+        weight = torch.zeros_like(total)
+        if mask is not None:
+            label, ignored = _labels(mask[..., chunk], ignore_index)
+            ce_weight = grad_ce * ~ignored
+            weight += ce_weight
+        if target is not None:
+            part = target[..., chunk]
+            target_total = _softmax(part, temperature, target_scores, target_powers)
+            kl_weight = (grad_kl / temperature).expand_as(total)
+            if inside is not None:
+                kl_weight = kl_weight * inside[..., chunk]
+            weight += kl_weight
+            target_powers *= kl_weight / target_total
+        powers *= weight / total
+        if target is not None:
+            powers -= target_powers
+        if mask is not None:
+            powers.scatter_add_(1, label, -ce_weight)
+        grad[..., chunk] = powers
+    return grad
 
 
 def _flatten(
@@ -107,7 +120,8 @@ def _flatten(
 
 def _softmax(logits: Tensor, temperature: float, scores: Tensor, powers: Tensor) -> Tensor:
     """Fill (z - max_c z) / T and its exp, (B, C, n); return the sum of the latter, (B, 1, n)."""
-    torch.sub(logits, logits.amax(dim=1, keepdim=True).to(scores.dtype), out=scores)
+    logits = logits.to(scores.dtype)
+    torch.sub(logits, logits.amax(dim=1, keepdim=True), out=scores)
     if temperature != 1:
         scores /= temperature
     return powers_of(scores, powers).sum(dim=1, keepdim=True)
