@@ -9,12 +9,13 @@ from torch import Tensor
 
 def ics_matrix_by_loop(logits: Tensor) -> Tensor:
     """(B, C, H, W) -> (C, C): the mean over the batch of KL(rho_i || rho_j), one pair at a time."""
-    log_rho = logits.flatten(2).log_softmax(dim=2).unbind(dim=1)
-    rho = [log.exp() for log in log_rho]
+    log_rho = logits.flatten(2).log_softmax(dim=2).unbind(dim=1)  # slices would be slower still
+    rho = [maps.exp() for maps in log_rho]
     rows = []
-    for p, log_p in zip(rho, log_rho, strict=True):
-        rows.append(torch.stack([(p * (log_p - log_q)).sum() for log_q in log_rho]))
-    return torch.stack(rows) / logits.shape[0]
+    for p in rho:
+        row = [F.kl_div(log_q, p, reduction="batchmean") for log_q in log_rho]
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
 
 
 def ics_matrix_by_autograd(logits: Tensor) -> Tensor:

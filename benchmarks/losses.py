@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from benchmarks.common import fastest, report
 
 HEADER = ["loss", "logits", "plain", "ms", "package, ms", "times faster", "maps", "package, maps"]
 VOC, ADE, NATIVE = (2, 21, 513, 513), (2, 150, 128, 128), (2, 21, 129, 129)
+M_MMAP_THRESHOLD = -3  # of mallopt
 
 
 def gradient_of(loss: Callable[[], Tensor], student: Tensor) -> Callable[[], Tensor]:
@@ -51,6 +53,8 @@ def peak_in_maps(run: Callable[[], object], student: Tensor) -> float | None:
         lines = status.read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
+    # a map that is freed goes back to the system, so that what is resident is what is in use
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**18)
     run()  # what a first call keeps for ever, such as threads, is not the loss's
     ctypes.CDLL(None).malloc_trim(0)
     reset.write_text("5", encoding="utf-8")  # the peak starts again from here
@@ -59,72 +63,77 @@ def peak_in_maps(run: Callable[[], object], student: Tensor) -> float | None:
     return (kilobytes("VmHWM") - before) * 1024 / (student.numel() * student.element_size())
 
 
-class Table:
-    """Rows of times and of memory, and the figures behind them."""
+@dataclass
+class Comparison:
+    """One row: a plain form and that of the package, both forward and backward."""
 
-    def __init__(self) -> None:
-        self.rows: list[list[str]] = []
-        self.figures: list[dict[str, object]] = []
+    loss: str
+    against: str
+    student: Tensor
+    plain: Callable[[], Tensor]
+    package: Callable[[], Tensor]
+    once: bool = False
+    """The plain form takes so long, and so much memory, that it is timed a single time."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    maps: dict[str, float | None] = field(default_factory=dict)
 
-    def compare(
-        self,
-        name: str,
-        plain_name: str,
-        student: Tensor,
-        plain: Callable[[], Tensor],
-        package: Callable[[], Tensor],
-        once: bool = False,
-    ) -> None:
-        """``once``: the plain form takes so long that it is run a single time."""
-        slow, quick = gradient_of(plain, student), gradient_of(package, student)
-        if once:
+    @property
+    def runs(self) -> dict[str, Callable[[], Tensor]]:
+        forms = {"plain": self.plain, "package": self.package}
+        return {name: gradient_of(form, self.student) for name, form in forms.items()}
+
+    @property
+    def logits(self) -> str:
+        return "x".join(str(length) for length in self.student.shape)
+
+    def time(self) -> None:
+        runs = self.runs
+        if self.once:
+            slow = runs.pop("plain")
             begin = time.perf_counter()
             slow()
-            seconds = {"plain": time.perf_counter() - begin, **fastest({"package": quick})}
-        else:
-            seconds = fastest({"plain": slow, "package": quick})
-        maps = {
-            "plain": None if once else peak_in_maps(slow, student),
-            "package": peak_in_maps(quick, student),
-        }
-        shape = "x".join(str(length) for length in student.shape)
-        ratio = seconds["plain"] / seconds["package"]
-        self.figures.append(
-            {"loss": name, "logits": shape, "against": plain_name, "seconds": seconds, "maps": maps}
-        )
-        self.rows.append(
-            [
-                name,
-                shape,
-                plain_name,
-                f"{1000 * seconds['plain']:.1f}",
-                f"{1000 * seconds['package']:.1f}",
-                f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}",
-                *("" if value is None else f"{value:.2f}" for value in maps.values()),
-            ]
-        )
+            self.seconds["plain"] = time.perf_counter() - begin
+        self.seconds |= fastest(runs)
+
+    def weigh(self) -> None:
+        """After all timing: it changes how memory is allocated."""
+        for name, run in self.runs.items():
+            skip = name == "plain" and self.once
+            self.maps[name] = None if skip else peak_in_maps(run, self.student)
+
+    def row(self) -> list[str]:
+        plain, package = 1000 * self.seconds["plain"], 1000 * self.seconds["package"]
+        ratio = plain / package
+        times = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
+        maps = ("" if value is None else f"{value:.2f}" for value in self.maps.values())
+        return [
+            self.loss, self.logits, self.against, f"{plain:.1f}", f"{package:.1f}", times, *maps,
+        ]  # fmt: skip
+
+    def figures(self) -> dict[str, object]:
+        names = ("loss", "logits", "against", "seconds", "maps")
+        return {name: getattr(self, name) for name in names}
 
 
-def compare_icsd(table: Table) -> None:
+def icsd_comparisons() -> Iterator[Comparison]:
     for shape in (VOC, ADE, NATIVE):
         student, teacher, _ = draw(shape)
-        package = lambda s=student, t=teacher: icsd_loss(s, t)  # noqa: E731
-        for name, plain, once in (
-            ("loop over pairs", icsd_by_loop, shape != NATIVE),
-            ("autograd", icsd_by_autograd, False),
-        ):
-            run = lambda f=plain, s=student, t=teacher: f(s, t)  # noqa: E731
-            table.compare("ICSD", name, student, run, package, once)
+        package = partial(icsd_loss, student, teacher)
+        loop = partial(icsd_by_loop, student, teacher)
+        yield Comparison("ICSD", "loop over pairs", student, loop, package, shape != NATIVE)
+        yield Comparison(
+            "ICSD", "autograd", student, partial(icsd_by_autograd, student, teacher), package
+        )
 
 
-def compare_pixel_terms(table: Table) -> None:
+def pixel_comparisons() -> Iterator[Comparison]:
     student, teacher, mask = draw(VOC)
 
-    def entropy() -> Tensor:
+    def plain_entropy() -> Tensor:
         return F.cross_entropy(student, mask, ignore_index=255)
 
     def plain() -> Tensor:
-        return entropy() + pixel_kd_by_autograd(student, teacher)
+        return plain_entropy() + pixel_kd_by_autograd(student, teacher)
 
     def apart() -> Tensor:
         return cross_entropy_loss(student, mask) + pixel_kd_loss(student, teacher)
@@ -132,25 +141,25 @@ def compare_pixel_terms(table: Table) -> None:
     def together() -> Tensor:
         return torch.stack(cross_entropy_and_kd_loss(student, teacher, mask)).sum()
 
-    table.compare(
-        "cross entropy", "autograd", student, entropy, lambda: cross_entropy_loss(student, mask)
-    )
-    table.compare(
-        "pixel KD",
-        "autograd",
-        student,
-        lambda: pixel_kd_by_autograd(student, teacher),
-        lambda: pixel_kd_loss(student, teacher),
-    )
-    table.compare("cross entropy + KD", "autograd", student, plain, apart)
-    table.compare("cross entropy + KD in one pass", "autograd", student, plain, together)
-    table.compare(
-        "cross entropy + KD + ICSD",
-        "autograd",
-        student,
-        lambda: plain() + icsd_by_autograd(student, teacher),
-        lambda: apart() + icsd_loss(student, teacher),
-    )
+    entropy = partial(cross_entropy_loss, student, mask)
+    plain_kd = partial(pixel_kd_by_autograd, student, teacher)
+    for name, slow, quick in (
+        ("cross entropy", plain_entropy, entropy),
+        ("pixel KD", plain_kd, partial(pixel_kd_loss, student, teacher)),
+        ("cross entropy + KD", plain, apart),
+        ("the same in one pass", plain, together),
+        (
+            "cross entropy + KD + ICSD",
+            lambda: plain() + icsd_by_autograd(student, teacher),
+            lambda: apart() + icsd_loss(student, teacher),
+        ),
+        (
+            "the same, two in one pass",
+            lambda: plain() + icsd_by_autograd(student, teacher),
+            lambda: together() + icsd_loss(student, teacher),
+        ),
+    ):
+        yield Comparison(name, "autograd", student, slow, quick)
 
 
 def native_terms() -> dict[str, float]:
@@ -211,7 +220,7 @@ def float32_error() -> dict[str, float]:
     gradient = torch.autograd.grad(value, student)[0].double()
     reference = torch.autograd.grad(expected, wide)[0]
     return {
-        "value": abs(float(value.double() / expected) - 1),
+        "value": abs(float(value.detach().double() / expected.detach()) - 1),
         "gradient": float((gradient - reference).norm() / reference.norm()),
     }
 
@@ -225,10 +234,13 @@ def main() -> None:
     }
     for name, value in figures.items():
         print(f"{name}: {value}")
-    table = Table()
-    compare_pixel_terms(table)
-    compare_icsd(table)
-    report("losses", {**figures, "comparisons": table.figures}, HEADER, table.rows)
+    comparisons = [*pixel_comparisons(), *icsd_comparisons()]
+    for comparison in comparisons:
+        comparison.time()
+    for comparison in comparisons:
+        comparison.weigh()
+    figures["comparisons"] = [comparison.figures() for comparison in comparisons]
+    report("losses", figures, HEADER, [comparison.row() for comparison in comparisons])
 
 
 if __name__ == "__main__":
