@@ -55,7 +55,7 @@ def peak_in_maps(run: Callable[[], object], student: Tensor) -> float | None:
         return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
     # a map that is freed goes back to the system, so that what is resident is what is in use
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**18)
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**16)
     run()  # what a first call keeps for ever, such as threads, is not the loss's
     ctypes.CDLL(None).malloc_trim(0)
     reset.write_text("5", encoding="utf-8")  # the peak starts again from here

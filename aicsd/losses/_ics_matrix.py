@@ -68,18 +68,19 @@ def _summarise(
     Every chunk has its own largest logit, so that one pass is enough; the sums are brought to the
     largest of all afterwards.
     """
-    sums = [
-        (part.top, part.powers.sum(2), part.powers @ part.scores.transpose(1, 2))
-        for part in _parts(maps, inside, temperature, dtype)
-    ]
-    tops, totals, crosses = (torch.stack(every) for every in zip(*sums, strict=True))
-    top = tops.amax(dim=0)
-    below = ((tops - top)[..., 0] / temperature).clamp_min(torch.finfo(dtype).min)  # chunks B C
-    weight = below.exp()
-    total = (weight * totals).sum(dim=0)
-    crosses = crosses + totals[..., :, None] * below[..., None, :]
-    cross = (weight[..., None] * crosses).sum(dim=0) / total[:, :, None]
-    return top, total, cross - total.log()[:, None]
+    tops, totals, crosses = [], [], []
+    for part in _parts(maps, inside, temperature, dtype):
+        tops.append(part.top)
+        totals.append(part.powers.sum(2))
+        crosses.append(part.powers @ part.scores.transpose(1, 2))
+    every_top, every_total, sums = torch.stack(tops), torch.stack(totals), torch.stack(crosses)
+    del crosses  # with many classes, they are no less than the pixels of a chunk
+    top = every_top.amax(dim=0)
+    below = ((every_top - top)[..., 0] / temperature).clamp_min(torch.finfo(dtype).min)
+    weight = below.exp()  # chunks B C
+    sums.addcmul_(every_total[..., :, None], below[..., None, :]).mul_(weight[..., None])
+    total = (weight * every_total).sum(dim=0)
+    return top, total, sums.sum(dim=0) / total[:, :, None] - total.log()[:, None]
 
 
 class _Part(NamedTuple):
