@@ -3,6 +3,7 @@
 from aicsd.losses.attention import AttentionLoss, attention_loss
 from aicsd.losses.correlation import CorrelationLoss, correlation_loss
 from aicsd.losses.cross_entropy import CrossEntropyLoss, cross_entropy_loss
+from aicsd.losses.cross_entropy_and_kd import cross_entropy_and_kd_loss
 from aicsd.losses.icsd import ICSDLoss, ics_matrix, icsd_loss, intra_class_distributions
 from aicsd.losses.pairwise import PairwiseLoss, pairwise_loss
 from aicsd.losses.pixel_kd import PixelKDLoss, pixel_kd_loss
@@ -16,6 +17,7 @@ __all__ = [
     "PixelKDLoss",
     "attention_loss",
     "correlation_loss",
+    "cross_entropy_and_kd_loss",
     "cross_entropy_loss",
     "ics_matrix",
     "icsd_loss",

@@ -40,6 +40,13 @@ def prepare_pair(
     student: Tensor, teacher: Tensor, *, same_channels: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Refuse what cannot be compared; detach the teacher; bring both to one safe precision."""
+    check_pair(student, teacher, same_channels=same_channels)
+    student, teacher = to_safe_precision(student), to_safe_precision(teacher.detach())
+    return student, teacher.to(student.dtype)
+
+
+def check_pair(student: Tensor, teacher: Tensor, *, same_channels: bool = True) -> None:
+    """Refuse maps that cannot be compared."""
     maps = student.dim() == teacher.dim() == 4
     fits = maps and student.shape[0] == teacher.shape[0]
     if same_channels:
@@ -53,13 +60,16 @@ def prepare_pair(
         )
         hint = ": resize one of them with torch.nn.functional.interpolate" if fits else ""
         raise UserError(f"{shapes} {wanted}{hint}")
-    student, teacher = to_safe_precision(student), to_safe_precision(teacher.detach())
-    return student, teacher.to(student.dtype)
+
+
+def safe_precision(logits: Tensor) -> torch.dtype:
+    """float64 stays; everything smaller is computed in float32, where sums of exponentials hold."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def to_safe_precision(logits: Tensor) -> Tensor:
-    """float64 stays; everything smaller is computed in float32, where sums of exponentials hold."""
-    return logits if logits.dtype == torch.float64 else logits.float()
+    """The logits in their :func:`safe_precision`."""
+    return logits.to(safe_precision(logits))
 
 
 def match_inside(inside: Tensor | None, logits: Tensor) -> Tensor | None:

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import Numerics, check_numerics, to_safe_precision
+from aicsd.losses._checks import Numerics, check_numerics, safe_precision
+from aicsd.losses._pixel_terms import PixelTerms
 from aicsd.types import IGNORE_INDEX
 
 
@@ -34,19 +35,29 @@ def cross_entropy_loss(
         UserError: shapes that do not belong together, or unknown numerics.
     """
     check_numerics(numerics)
+    mask = match_mask(mask, logits)
+    entropy, _ = PixelTerms.apply(
+        logits, mask, ignore_index, None, None, 1.0, safe_precision(logits)
+    )
+    mean = mean_over_labelled(entropy, mask, ignore_index)
+    return mean / logits.shape[0] if numerics == "released" else mean
+
+
+def match_mask(mask: Tensor, logits: Tensor) -> Tensor:
+    """(B, H', W') class ids -> (B, H, W) at the size of ``logits``, by nearest pixel."""
     if logits.dim() != 4 or mask.dim() != 3 or logits.shape[0] != mask.shape[0]:
         raise UserError(
             f"logits {tuple(logits.shape)} must be (B, C, H, W) and mask {tuple(mask.shape)} "
             "(B, H, W) with the same B"
         )
-    if mask.shape[-2:] != logits.shape[-2:]:
-        mask = F.interpolate(mask[:, None].float(), size=logits.shape[-2:], mode="nearest")[:, 0]
-    mask = mask.long()
-    summed = F.cross_entropy(
-        to_safe_precision(logits), mask, ignore_index=ignore_index, reduction="sum"
-    )
-    mean = summed / (mask != ignore_index).sum().clamp_min(1)
-    return mean / logits.shape[0] if numerics == "released" else mean
+    if mask.shape[-2:] == logits.shape[-2:]:
+        return mask
+    return F.interpolate(mask[:, None].float(), size=logits.shape[-2:], mode="nearest")[:, 0]
+
+
+def mean_over_labelled(entropy: Tensor, mask: Tensor, ignore_index: int) -> Tensor:
+    """The sum of the entropy over the pixels -> its mean; 0 if there is no label."""
+    return entropy / (mask != ignore_index).sum().clamp_min(1)
 
 
 class CrossEntropyLoss(nn.Module):

@@ -10,11 +10,14 @@ from aicsd.errors import UserError
 from aicsd.losses._checks import (
     Numerics,
     check_numerics,
+    check_pair,
     check_temperature,
     match_inside,
     prepare_pair,
+    safe_precision,
     to_safe_precision,
 )
+from aicsd.losses._ics_matrix import ICSMatrix
 
 ROW_NORM_FLOOR = 1e-6
 
@@ -27,15 +30,22 @@ def _log_distributions(
     if logits.dim() != 4:
         raise UserError(f"logits {tuple(logits.shape)} must be (B, C, H, W)")
     scores = to_safe_precision(logits).flatten(2) / temperature
-    inside = match_inside(inside, logits)
-    if inside is None:
+    keep = _pixels_that_count(inside, logits)
+    if keep is None:
         log_rho = scores.log_softmax(dim=2)
         return log_rho.exp(), log_rho
-    keep = inside.flatten(1)[:, None]
-    # an image that is padding only keeps all its pixels: any distribution will do, NaN will not
-    keep = keep | ~keep.any(dim=2, keepdim=True)
     log_rho = scores.masked_fill(~keep, -torch.inf).log_softmax(dim=2)
     return log_rho.exp(), log_rho.masked_fill(~keep, 0.0)
+
+
+def _pixels_that_count(inside: Tensor | None, logits: Tensor) -> Tensor | None:
+    """``inside`` at the size of the logits, (B, 1, N)."""
+    inside = match_inside(inside, logits)
+    if inside is None:
+        return None
+    keep = inside.flatten(1)[:, None]
+    # an image that is padding only keeps all its pixels: any distribution will do, NaN will not
+    return keep | ~keep.any(dim=2, keepdim=True)
 
 
 def intra_class_distributions(
@@ -116,13 +126,18 @@ def icsd_loss(
             published code does not have.
     """
     _check_options(temperature, normalize_rows, per_image, numerics)
-    student, teacher = prepare_pair(student, teacher)
     if numerics == "released":
+        student, teacher = prepare_pair(student, teacher)
         difference = released_ics_matrix(teacher) - released_ics_matrix(student)
         return difference.square().mean() / student.shape[0]
-    with torch.no_grad():
-        target = _reduce(ics_matrix(teacher, temperature, inside), normalize_rows, per_image)
-    matrix = _reduce(ics_matrix(student, temperature, inside), normalize_rows, per_image)
+    check_pair(student, teacher)
+    dtype = safe_precision(student)
+    keep = _pixels_that_count(inside, student)
+    where = None if keep is None else keep.to(dtype)
+    target, matrix = (
+        _reduce(ICSMatrix.apply(maps, where, temperature, dtype), normalize_rows, per_image)
+        for maps in (teacher.detach(), student)
+    )
     return (target - matrix).square().mean()
 
 

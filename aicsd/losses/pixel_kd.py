@@ -10,10 +10,12 @@ from aicsd.errors import UserError
 from aicsd.losses._checks import (
     Numerics,
     check_numerics,
+    check_pair,
     check_temperature,
     match_inside,
-    prepare_pair,
+    safe_precision,
 )
+from aicsd.losses._pixel_terms import PixelTerms
 
 Reduction = Literal["pixel_mean", "element_mean", "image_sum"]
 
@@ -50,19 +52,28 @@ def pixel_kd_loss(
     """
     check_temperature(temperature)
     reduction = resolve_reduction(reduction, numerics)
-    student, teacher = prepare_pair(student, teacher)
+    check_pair(student, teacher)
     inside = match_inside(inside, student) if numerics == "described" else None
-    log_teacher = (teacher / temperature).log_softmax(dim=1)
-    log_student = (student / temperature).log_softmax(dim=1)
-    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=1)  # B H W
-    pixels = student.new_tensor(divergence.numel())
-    if inside is not None:
-        divergence = divergence.masked_fill(~inside, 0.0)
-        pixels = inside.sum().clamp_min(1)
-    total = temperature**2 * divergence.sum()
+    _, divergence = PixelTerms.apply(
+        student, None, 0, teacher.detach(), inside, temperature, safe_precision(student)
+    )
+    return scale_divergence(divergence, student, inside, temperature, reduction)
+
+
+def scale_divergence(
+    divergence: Tensor,
+    student: Tensor,
+    inside: Tensor | None,
+    temperature: float,
+    reduction: Reduction,
+) -> Tensor:
+    """The sum of KL over the pixels -> the loss."""
+    batch, classes, height, width = student.shape
+    total = temperature**2 * divergence
     if reduction == "image_sum":
-        return total / student.shape[0]
-    return total / pixels / (student.shape[1] if reduction == "element_mean" else 1)
+        return total / batch
+    pixels = batch * height * width if inside is None else inside.sum().clamp_min(1)
+    return total / pixels / (classes if reduction == "element_mean" else 1)
 
 
 def resolve_reduction(reduction: Reduction | None, numerics: Numerics) -> Reduction:
