@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -205,7 +206,7 @@ def _try_out(distiller: Distiller, crop: int, device: torch.device) -> None:
 
 def _open_fabric(config: FitConfig) -> Fabric:
     try:
-        return Fabric(
+        fabric = Fabric(
             accelerator=config.accelerator,
             devices=config.devices,
             num_nodes=config.num_nodes,
@@ -217,6 +218,18 @@ def _open_fabric(config: FitConfig) -> Fabric:
             f"accelerator {config.accelerator!r} with devices {config.devices} cannot be used "
             f"here: {reason}"
         ) from error
+    if config.precision == "bf16-mixed" and _emulates_bfloat16(fabric.device):
+        print(
+            "aicsd: note: this processor has no instructions for bfloat16: precision bf16-mixed "
+            "will be many times slower than 32-true",
+            file=sys.stderr,
+        )
+    return fabric
+
+
+def _emulates_bfloat16(device: torch.device) -> bool:
+    on_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return device.type == "cpu" and on_x86 and not torch.cpu._is_avx512_bf16_supported()
 
 
 def _claim(config: FitConfig, path: Path) -> None:

@@ -48,3 +48,16 @@ def test_openvino_has_no_features(place: Path, run_cli: RunCli, method: str) -> 
     assert "use eager or compiled" in error
     assert error.count("\n") == 1
     assert not run.exists()
+
+
+@pytest.mark.parametrize("has_instructions", [True, False])
+def test_bfloat16_without_instructions_is_told_of(
+    tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch, has_instructions: bool
+) -> None:
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has_instructions)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    data = write_folder(tmp_path / "data")
+    command = train_command(data, tmp_path / "run", "--epochs", 1, "--precision", "bf16-mixed")
+    code, _, error = run_cli(*command)
+    assert code == 0, error
+    assert ("bf16-mixed will be many times slower" in error) != has_instructions
