@@ -65,7 +65,7 @@ STUDENTS = (
     Student("resnet18", 1, 6, ("none", "aicsd")),
 )
 TRIALS = (
-    Trial("kd", {"pixel_kd": 5.0}),
+    Trial("kd", {"pixel_kd": 1.0}),
     Trial("ad", {"attention": 1.0}),
     Trial("sp", {"pairwise": 0.5}),
     Trial("ickd", {"correlation": 1.0}),
@@ -145,29 +145,38 @@ def percent(values: list[float]) -> str:
 
 def table(results: Path) -> str:
     """The rows of all runs whose metrics are in ``results``."""
+
+    def read(names: list[str]) -> dict[int, dict[str, Any]]:
+        files = {seed: results / f"{name}.json" for seed, name in enumerate(names)}
+        return {seed: json.loads(f.read_text()) for seed, f in files.items() if f.is_file()}
+
     lines = [
-        "| network | images | method | seeds | epochs | val mIoU % | class acc. % | parameters "
-        "| minutes |",
+        "| network | images | method | seeds | epochs | val mIoU % | gain | class acc. % "
+        "| parameters |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    rows = [("mobilenetv2_100 (teacher)", ALL_IMAGES, "none", [TEACHER])]
+    rows = [("mobilenetv2_100 (teacher)", ALL_IMAGES, "none", [TEACHER], [])]
     rows += [
         (student.backbone, student.images, method,
-         [student.run(method, seed) for seed in range(student.seeds)])
+         *([student.run(m, seed) for seed in range(student.seeds)] for m in (method, "none")))
         for student in STUDENTS
         for method in student.methods
     ]  # fmt: skip
-    for network, images, method, names in rows:
-        files = [results / f"{name}.json" for name in names]
-        found = [json.loads(file.read_text()) for file in files if file.is_file()]
+    for network, images, method, names, alone in rows:
+        found, baseline = read(names), read(alone)
         if not found:
             continue
-        miou = percent([result["miou"] for result in found])
-        accuracy = percent([result["class_accuracy"] for result in found])
-        minutes = statistics.mean(result["seconds"] for result in found) / 60
+        runs = list(found.values())
+        gains = [
+            found[seed]["miou"] - baseline[seed]["miou"]
+            for seed in found
+            if method != "none" and seed in baseline
+        ]
         lines.append(
-            f"| {network} | {images} | {method} | {len(found)} | {found[0]['epochs']} | {miou} "
-            f"| {accuracy} | {found[0]['parameters'] / 1e6:.2f} M | {minutes:.0f} |"
+            f"| {network} | {images} | {method} | {len(runs)} | {runs[0]['epochs']} "
+            f"| {percent([run['miou'] for run in runs])} | {percent(gains) if gains else ''} "
+            f"| {percent([run['class_accuracy'] for run in runs])} "
+            f"| {runs[0]['parameters'] / 1e6:.2f} M |"
         )
     return "\n".join(lines)
 
