@@ -78,7 +78,10 @@ class ConfigParser(ArgumentParser):
             for name, subparser in getattr(action, "_name_parser_map", {}).items():
                 if command in (None, name):
                     keys += subparser.known_keys()
-            if "==" not in action.dest and action.dest not in ("help", "print_config"):
+            if "==" not in action.dest and action.dest.split(".")[-1] not in (
+                "help",
+                "print_config",
+            ):
                 keys.append(action.dest)
         return list(dict.fromkeys(keys))
 

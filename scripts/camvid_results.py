@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from aicsd.benchmark.table import percent
 from aicsd.files import write_text
 
 REPOSITORY = Path(__file__).parent.parent
@@ -105,11 +106,6 @@ def keep(run: Path, results: Path) -> None:
     metrics.pop("teacher", None)
     kept = {"epochs": config["epochs"], **metrics}
     write_text(results / f"{run.name}.json", json.dumps(kept, indent=1) + "\n")
-
-
-def percent(values: list[float]) -> str:
-    mean = f"{100 * statistics.mean(values):.2f}"
-    return mean + (f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def table(results: Path) -> str:

@@ -31,6 +31,7 @@ LAYERS = (
     ("engine",),
     ("config",),
     ("api",),
+    ("benchmark",),
     ("cli",),
     ("published", "__init__", "__main__"),
 )
