@@ -115,9 +115,9 @@ def measure_cost(
     if data.missing is not None:
         notes.append(f"{data.missing}: RANDOM IMAGES stand in for the data")
     student = build_untrained(config.network, data.train.classes, config.seed)
-    teacher = (
-        None if source is None else Teacher(source.network(data, config.seed), student.classes)
-    )
+    teacher = None
+    if source is not None:
+        teacher = Teacher(source.network(data, config.seed), data.train.classes)
     bench = _Bench(config, data, student, teacher, fabric)
     batches, load = bench.load()
     parts = bench.steps(steps)

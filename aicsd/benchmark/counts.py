@@ -21,7 +21,7 @@ def gmacs(model: Segmenter, width: int, height: int) -> float:
     empty = copy.deepcopy(model).eval().to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         empty(torch.zeros(1, 3, height, width, dtype=torch.uint8, device="meta"))
-    return counter.get_total_flops() / 2 / 1e9
+    return float(counter.get_total_flops()) / 2 / 1e9
 
 
 def kept_bytes_and_flops(

@@ -204,9 +204,10 @@ def read_network(path: Path) -> ModelConfig:
         raise UserError(f"config {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(keys, dict):
         raise UserError(f"config {path} must be a mapping of keys, as --print_config shows it")
-    trains = "model" in keys
-    config = build_config(TrainConfig if trains else DistillConfig, {"run": "-", **keys})
-    return config.model if isinstance(config, TrainConfig) else config.student
+    keys = {"run": "-", **keys}
+    if "model" in keys:
+        return build_config(TrainConfig, keys).model
+    return build_config(DistillConfig, keys).student
 
 
 def build_untrained(config: ModelConfig, classes: Classes, seed: int) -> Segmenter:

@@ -30,7 +30,7 @@ def _markdown(groups: Sequence[Group], per_class: bool) -> str:
         *groups[0].names,
         *(["settings"] if apart else []),
         "n", "seeds", "mIoU % of each", "mIoU %", "class accuracy %", "parameters",
-        *([f"mIoU % − {compared.baseline}, same seeds"] if compared else []),
+        *([f"mIoU % minus {compared.baseline}"] if compared else []),
     ]  # fmt: skip
     rows = [header, ["---"] * len(header)]
     for group in groups:
@@ -84,7 +84,7 @@ def _footer(groups: Sequence[Group]) -> str:
         "± is their sample standard deviation."
     )
     if any(group.difference for group in groups):
-        text += " Differences are taken seed by seed; ± is their sample standard deviation."
+        text += " Differences are taken seed by seed; n: seeds that both have."
     return text
 
 

@@ -29,6 +29,9 @@ UNIMPORTANT = HARMLESS_KEYS | {"seed", "accelerator", "val_every"}
 OF_METHOD = ("method", "teacher", "terms.")
 """Beginnings of the keys in which a run may differ from its baseline."""
 
+REQUIRED = {"miou", "class_accuracy", "per_class_iou", "images", "parameters"}
+"""Of the metrics of a run."""
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -117,23 +120,22 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
         if not (path / RESULT_FILE).is_file():
             unfinished.append(path)
             continue
-        try:
-            config = yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
-            metrics = json.loads((path / RESULT_FILE).read_text(encoding="utf-8"))
-            missing = {"miou", "class_accuracy", "per_class_iou", "images"} - metrics.keys()
-            if missing:
-                raise UserError(
-                    f"{path / RESULT_FILE} has no {min(missing)}; evaluate the run again"
-                )
-            finished.append(FinishedRun(path, config["seed"], _settings(config), metrics))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-            if isinstance(error, UserError):
-                raise
-            reason = " ".join(f"{type(error).__name__} {error}".split())
-            raise UserError(
-                f"{path}: {CONFIG_FILE} or {RESULT_FILE} is damaged: {reason}"
-            ) from error
+        finished.append(_read_run(path))
     return finished, unfinished
+
+
+def _read_run(path: Path) -> FinishedRun:
+    try:
+        config = yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        metrics = json.loads((path / RESULT_FILE).read_text(encoding="utf-8"))
+        run = FinishedRun(path, config["seed"], _settings(config), metrics)
+        missing = REQUIRED - metrics.keys()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise UserError(f"{path}: {CONFIG_FILE} or {RESULT_FILE} is damaged: {reason}") from error
+    if missing:
+        raise UserError(f"{path / RESULT_FILE} has no {min(missing)}: it was not written by aicsd")
+    return run
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -225,15 +225,14 @@ def _duration(seconds: float) -> str:
 
 
 def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    lines = [list(header), *map(list, rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = [line[0].ljust(widths[0])]
-        cells += [
-            cell.ljust(width) if cell[:1].isalpha() and line is not lines[0] else cell.rjust(width)
-            for cell, width in zip(line[1:], widths[1:], strict=True)
-        ]
-        print("  ".join(cells).rstrip())
+    """Columns of words to the left, of numbers to the right."""
+    columns = []
+    for title, *cells in zip(header, *rows, strict=True):
+        width = max(map(len, (title, *cells)))
+        words = not any(cell[:2].strip("-")[:1].isdigit() for cell in cells)
+        columns.append([c.ljust(width) if words else c.rjust(width) for c in (title, *cells)])
+    for line in zip(*columns, strict=True):
+        print("  ".join(line).rstrip())
 
 
 def _write_json(path: str | None, content: dict[str, Any]) -> None:
