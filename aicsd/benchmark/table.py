@@ -142,7 +142,7 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """Flat, with today's defaults for keys that are younger than the run."""
     config = dict(config)
     if "model" in config:
-        config = {"method": "none", **config, "student": config.pop("model")}
+        config |= {"method": "none", "student": config.pop("model")}
     method = Path(config.get("method", "aicsd")).stem
     config |= {"method": method, "terms": _complete_terms(config)}
     if method == "none":
