@@ -104,12 +104,12 @@ def distill(
 
 def run_training(config: TrainConfig) -> Run:
     """What ``aicsd train`` does."""
-    return _run(config, config.model, _of_protocol(load_recipe("none"), config))
+    return _run(config, config.model, of_protocol(load_recipe("none"), config))
 
 
 def run_distillation(config: DistillConfig, network: nn.Module | None = None) -> Run:
     """What ``aicsd distill`` does; ``network`` is a teacher that is in memory already."""
-    recipe = _of_protocol(load_recipe(config.method, config.terms), config)
+    recipe = of_protocol(load_recipe(config.method, config.terms), config)
     config = replace(config, terms=recipe.to_dict())
     if recipe.needs_teacher and network is None:
         if config.teacher is None:
@@ -135,7 +135,8 @@ def _refuse_features(recipe: Recipe) -> None:
             )
 
 
-def _of_protocol(recipe: Recipe, config: FitConfig) -> Recipe:
+def of_protocol(recipe: Recipe, config: FitConfig) -> Recipe:
+    """``recipe`` with the numerics of the config's protocol."""
     return recipe.with_numerics("released") if config.protocol == "released" else recipe
 
 
@@ -158,7 +159,7 @@ def _run(
                 raise UserError(f"{problem} (aicsd data check lists every such file)")
     if data.train_images:
         train_data = Subset(train_data, data.train_images)
-    fabric = _open_fabric(config)
+    fabric = open_fabric(config)
     fabric.launch()
     # refuses what makes no batch; here, so that no run folder is left behind
     plan_batches(
@@ -204,7 +205,12 @@ def _try_out(distiller: Distiller, crop: int, device: torch.device) -> None:
     distiller.train()
 
 
-def _open_fabric(config: FitConfig) -> Fabric:
+def open_fabric(config: FitConfig) -> Fabric:
+    """Device, number of processes and precision of a config; not launched yet.
+
+    Raises:
+        UserError: this machine does not have them.
+    """
     try:
         fabric = Fabric(
             accelerator=config.accelerator,

@@ -78,7 +78,8 @@ class ConfigParser(ArgumentParser):
             for name, subparser in getattr(action, "_name_parser_map", {}).items():
                 if command in (None, name):
                     keys += subparser.known_keys()
-            if "==" not in action.dest and action.dest not in ("help", "print_config"):
+            name = action.dest.rpartition(".")[2]
+            if "==" not in action.dest and name not in ("help", "print_config"):
                 keys.append(action.dest)
         return list(dict.fromkeys(keys))
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from aicsd.benchmark.timing import machine, take_turns
 from aicsd.files import write_text
 
 REPOSITORY = Path(__file__).parents[1]
@@ -24,31 +20,7 @@ def fastest(candidates: Mapping[str, Callable[[], object]], repeats: int = 7) ->
 
     The candidates take turns, so that a slow moment of the machine does not fall on one of them.
     """
-    for run in candidates.values():
-        run()
-    seconds = dict.fromkeys(candidates, float("inf"))
-    for _ in range(repeats):
-        for name, run in candidates.items():
-            begin = time.perf_counter()
-            run()
-            seconds[name] = min(seconds[name], time.perf_counter() - begin)
-    return seconds
-
-
-def machine() -> dict[str, str]:
-    """What a figure depends on besides the code."""
-    cpu = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        lines = information.read_text(encoding="utf-8").splitlines()
-        cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), cpu)
-    return {
-        "cpu": cpu,
-        "cores": str(os.cpu_count()),
-        "threads": str(torch.get_num_threads()),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+    return {name: min(seconds) for name, seconds in take_turns(candidates, repeats).items()}
 
 
 def report(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from aicsd.benchmark.table import percent
 from aicsd.files import write_text
 
 REPOSITORY = Path(__file__).parent.parent
@@ -136,11 +136,6 @@ def keep(run: Path, results: Path) -> None:
     weights = {name: float(term["weight"]) for name, term in config.get("terms", {}).items()}
     kept = {"epochs": config["epochs"], "weights": weights, **metrics}
     write_text(results / f"{run.name}.json", json.dumps(kept, indent=1) + "\n")
-
-
-def percent(values: list[float]) -> str:
-    mean = f"{100 * statistics.mean(values):.2f}"
-    return mean + (f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def table(results: Path) -> str:

@@ -13,45 +13,14 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode
 
+from aicsd.benchmark.counts import kept_bytes_and_flops
 from aicsd.config import build_config
 from aicsd.data import cityscapes, voc
 from aicsd.engine.config import DistillConfig
-from aicsd.models import ModelConfig, build_model
 
 GIB = 2**30
-
-
-def kept_bytes_and_flops(
-    config: ModelConfig, classes: object, batch: int, side: int, trains: bool
-) -> tuple[int, int, int]:
-    """Bytes kept for the backward pass, floating-point operations, bytes of the weights."""
-    with torch.device("meta"):
-        model = build_model(replace(config, weights="none"), classes)  # type: ignore[arg-type]
-        image = torch.zeros(batch, 3, side, side, dtype=torch.uint8)
-    model.train(trains).requires_grad_(trains)
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage.nbytes()
-        alive.append(tensor)
-        return tensor
-
-    alive: list[torch.Tensor] = []
-    with (
-        FlopCounterMode(display=False) as counter,
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        torch.set_grad_enabled(trains),
-    ):
-        logits = model(image).logits
-        if trains:
-            logits.sum().backward()
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    return sum(kept.values()), counter.get_total_flops(), weights
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ LAYERS = (
     ("engine",),
     ("config",),
     ("api", "share"),
+    ("benchmark",),
     ("cli",),
     ("published", "__init__", "__main__"),
 )

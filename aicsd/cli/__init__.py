@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import cv2
 
-from aicsd.cli import data, demo, evaluate, fit, import_checkpoint, predict, push, submit
+from aicsd.cli import benchmark, data, demo, evaluate, fit, import_checkpoint, predict, push, submit
 from aicsd.config import CONFIG_FILE, ConfigParser, bracket_scales
 from aicsd.errors import UserError
 
@@ -38,6 +38,8 @@ COMMANDS = {
     "submit": Command(submit.HELP, submit.build_parser, submit.run),
     "import": Command(import_checkpoint.HELP, import_checkpoint.build_parser,
                       import_checkpoint.run),
+    "benchmark": Command(benchmark.HELP, benchmark.build_parser, benchmark.run,
+                         benchmark.add_actions),
     "data": Command(data.HELP, data.build_parser, data.run, data.add_actions),
 }  # fmt: skip
 """Every command of ``aicsd``. A new one is a file here and a line."""

@@ -1,0 +1,65 @@
+"""What a network costs by calculation: parameters, operations, kept bytes. Nothing is computed."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from aicsd.data.base import Classes
+from aicsd.models import ModelConfig, Segmenter, build_model
+
+
+def gmacs(model: Segmenter, width: int, height: int) -> float:
+    """10^9 multiply-adds of the convolutions and matrix products of one image's forward pass.
+
+    Half of what ``torch.utils.flop_counter`` counts, which takes a multiply-add for two operations.
+    Normalisation, activations and resizing are not in it.
+    """
+    empty = copy.deepcopy(model).eval().to("meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        empty(torch.zeros(1, 3, height, width, dtype=torch.uint8, device="meta"))
+    return float(counter.get_total_flops()) / 2 / 1e9
+
+
+def kept_bytes_and_flops(
+    config: ModelConfig, classes: Classes, batch: int, side: int, trains: bool
+) -> tuple[int, int, int]:
+    """What a step on square images takes, calculated on tensors without storage.
+
+    Args:
+        config: the network; its starting weights are not read.
+        classes: that it tells apart.
+        batch: images a step.
+        side: of an image in pixels.
+        trains: forward and backward of a student; False: forward of a teacher.
+
+    Returns:
+        Bytes kept for the backward pass, floating-point operations (two to a multiply-add), and
+        bytes of the weights.
+    """
+    with torch.device("meta"):
+        model = build_model(replace(config, weights="none"), classes)
+        image = torch.zeros(batch, 3, side, side, dtype=torch.uint8)
+    model.train(trains).requires_grad_(trains)
+    kept: dict[int, int] = {}
+    alive: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        alive.append(tensor)
+        return tensor
+
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.set_grad_enabled(trains),
+    ):
+        logits = model(image).logits
+        if trains:
+            logits.sum().backward()
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return sum(kept.values()), counter.get_total_flops(), weights

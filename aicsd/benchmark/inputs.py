@@ -1,0 +1,216 @@
+"""What ``aicsd benchmark cost`` measures: the data and networks of a config, or stand-ins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import yaml
+
+from aicsd.api import of_protocol
+from aicsd.config import CONFIG_FILE, build_config
+from aicsd.data import DATASETS, Classes, Sample, SegDataset, camvid, cityscapes, open_dataset, voc
+from aicsd.data.base import Subset
+from aicsd.engine.config import DistillConfig, TrainConfig
+from aicsd.errors import UserError
+from aicsd.methods import Recipe, load_recipe
+from aicsd.models import MODEL_FILE, ModelConfig, Segmenter, build_model, load_model
+
+SEVERAL = 64
+"""Images of a stand-in split whose true number nobody knows."""
+
+
+class Known(NamedTuple):
+    """What the package knows of a public dataset that is not there."""
+
+    classes: Classes
+    size: tuple[int, int]
+    """Usual width and height of an image."""
+    counts: dict[str, int]
+
+
+KNOWN = {
+    "camvid": Known(camvid.CLASSES, (480, 360), camvid.COUNTS),
+    "voc": Known(voc.CLASSES, (500, 375), voc.COUNTS),
+    "cityscapes": Known(cityscapes.CLASSES, (2048, 1024), cityscapes.COUNTS),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostConfig(DistillConfig):  # noqa: D101
+    __doc__ = f"""{(DistillConfig.__doc__ or "").rstrip()}
+        model: the network of a config of aicsd train, which has no student."""
+
+    run: str = ""
+    model: ModelConfig | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model is not None and self.student != ModelConfig():
+            raise UserError(
+                "the config has both model (of aicsd train) and student (of aicsd distill); "
+                "leave one of them out"
+            )
+
+    @property
+    def network(self) -> ModelConfig:
+        """What gets trained."""
+        return self.student if self.model is None else self.model
+
+    @property
+    def recipe(self) -> Recipe:
+        """Of ``aicsd distill``, or labels alone as in ``aicsd train``."""
+        if self.model is not None:
+            return of_protocol(load_recipe("none"), self)
+        return of_protocol(load_recipe(self.method, self.terms), self)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and validation images, real or stand-ins."""
+
+    train: SegDataset
+    val: SegDataset
+    size: tuple[int, int]
+    """Width and height of the first validation image."""
+    counts: tuple[int, int] | None
+    """Images to train and to validate on; None if nobody knows."""
+    missing: str | None
+    """Why the images are stand-ins; None for real ones."""
+
+
+class RandomImages:
+    """Random images and masks where a dataset is not there."""
+
+    def __init__(self, classes: Classes, size: tuple[int, int], count: int) -> None:
+        self.classes, self.size = classes, size
+        self.names = [f"random_{index}" for index in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> Sample:
+        width, height = self.size
+        rng = np.random.default_rng(index)
+        image = rng.integers(256, size=(height, width, 3), dtype=np.uint8)
+        mask = rng.integers(len(self.classes.names), size=(height, width), dtype=np.uint8)
+        return Sample(image, mask)
+
+
+def open_data(
+    config: CostConfig,
+    teacher: Segmenter | None,
+    classes: int | None,
+    images: int | None,
+    size: tuple[int, int] | None,
+) -> Data:
+    """The config's data if its folder is there, else random images of the right kind.
+
+    Args:
+        config: of the run.
+        teacher: tells the classes of a folder that is not there.
+        classes: how many, where no one else tells.
+        images: to train on, likewise.
+        size: width and height of an image, likewise.
+
+    Raises:
+        UserError: data that is there and cannot be used; or not there, of unknown classes.
+    """
+    data = config.data
+    where = None if data.root is None else Path(data.root)
+    entry = DATASETS.get(data.name)  # an unknown name is refused when it is opened
+    if entry is None or not entry.layout or (where is not None and where.is_dir()):
+        train = open_dataset(data.name, data.root, data.train_split, data.options)
+        val = open_dataset(data.name, data.root, data.val_split, data.options)
+        if data.train_images:
+            train = Subset(train, data.train_images)
+        height, width = val.read(0).mask.shape
+        return Data(train, val, (width, height), (len(train), len(val)), None)
+    missing = "data.root is not given" if where is None else f"there is no folder {where}"
+    known = KNOWN.get(data.name)
+    if known is not None:
+        found = known.classes
+    elif teacher is not None:
+        found = teacher.classes
+    elif classes is not None:
+        found = Classes(tuple(map(str, range(classes))), ((0, 0, 0),) * classes)
+    else:
+        raise UserError(f"{missing}, so the number of classes is not known: give --classes N")
+    width, height = size or (known.size if known else (data.augment.crop, data.augment.crop))
+    counts = known.counts if known else {}
+    train_count = data.train_images or images or counts.get(data.train_split)
+    val_count = counts.get(data.val_split, 0)
+    return Data(
+        RandomImages(found, (width, height), train_count or SEVERAL),
+        RandomImages(found, (width, height), val_count or SEVERAL),
+        (width, height),
+        None if train_count is None else (train_count, val_count),
+        missing,
+    )
+
+
+class TeacherSource(NamedTuple):
+    """A trained teacher, or how to build one of its kind."""
+
+    trained: Segmenter | None
+    untrained: ModelConfig
+    note: str
+
+    def network(self, data: Data, seed: int) -> Segmenter:
+        """The trained one, or an untrained one for the classes of ``data``."""
+        if self.trained is not None:
+            return self.trained
+        return build_untrained(self.untrained, data.train.classes, seed)
+
+
+def find_teacher(config: CostConfig, teacher_config: str | None) -> TeacherSource | None:
+    """The config's teacher, if its method has one.
+
+    One that is not there is replaced by an untrained network, which costs the same: of the config
+    in the run folder of a teacher that has not finished, or of ``teacher_config``.
+
+    Raises:
+        UserError: no teacher, and nothing that tells which network it is.
+    """
+    if not config.recipe.needs_teacher:
+        return None
+    path = None if config.teacher is None else Path(config.teacher)
+    if path is not None and (path.is_file() or (path / MODEL_FILE).is_file()):
+        return TeacherSource(load_model(path), ModelConfig(), f"teacher: {path}")
+    if teacher_config is None and path is not None and (path / CONFIG_FILE).is_file():
+        teacher_config = str(path / CONFIG_FILE)
+    if teacher_config is None:
+        where = "no teacher is given" if path is None else f"there is no teacher at {path}"
+        raise UserError(
+            f"method {config.recipe.name!r} needs a teacher and {where}: give --teacher RUN, or "
+            "--teacher_config FILE with the config of aicsd train that it is (to be) trained with"
+        )
+    network = read_network(Path(teacher_config))
+    return TeacherSource(None, network, f"teacher: UNTRAINED, the network of {teacher_config}")
+
+
+def read_network(path: Path) -> ModelConfig:
+    """The network that a config of ``aicsd train`` (or ``distill``) trains.
+
+    Raises:
+        UserError: no such file, or no config.
+    """
+    try:
+        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"config {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(keys, dict):
+        raise UserError(f"config {path} must be a mapping of keys, as --print_config shows it")
+    keys = {"run": "-", **keys}
+    if "model" in keys:
+        return build_config(TrainConfig, keys).model
+    return build_config(DistillConfig, keys).student
+
+
+def build_untrained(config: ModelConfig, classes: Classes, seed: int) -> Segmenter:
+    """A network with random weights: they cost what trained ones cost."""
+    torch.manual_seed(seed)
+    return build_model(replace(config, weights="none"), classes)

@@ -1,0 +1,267 @@
+"""Finished runs -> groups that differ only in the seed -> mean, spread and paired differences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import yaml
+
+from aicsd.config import CONFIG_FILE, HARMLESS_KEYS, flatten
+from aicsd.engine.config import DistillConfig
+from aicsd.engine.fit import RESULT_FILE
+from aicsd.errors import UserError, suggest
+from aicsd.methods import load_recipe
+
+NAMES = {
+    "method": "method",
+    "student": "student.backbone",
+    "images": "data.train_images",
+    "epochs": "epochs",
+}
+"""Columns that name a row, and the key of the config behind each. Other keys go by themselves."""
+UNIMPORTANT = HARMLESS_KEYS | {"seed", "accelerator", "val_every"}
+"""Keys in which runs of one group may differ."""
+OF_METHOD = ("method", "teacher", "terms.")
+"""Beginnings of the keys in which a run may differ from its baseline."""
+
+REQUIRED = {"miou", "class_accuracy", "per_class_iou", "images", "parameters"}
+"""Of the metrics of a run."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run folder."""
+
+    path: Path
+    seed: int
+    settings: dict[str, Any]
+    """The complete config, flat, of ``aicsd train`` in the words of ``aicsd distill``."""
+    metrics: dict[str, Any]
+
+    @property
+    def measured_on(self) -> dict[str, Any]:
+        """On what the run was measured, and how: figures compare if this is equal."""
+        kept = {key: self.settings[key] for key in ("data.name", "data.val_split", "protocol")}
+        if self.settings["protocol"] == "released":
+            kept["data.augment.crop"] = self.settings["data.augment.crop"]
+        if self.settings["data.name"] == "folder":
+            kept["data.root"] = self.settings["data.root"]
+        for key, value in self.settings.items():
+            # a path says where a dataset is, a number or a switch what is in it
+            if key.startswith("data.options.") and not isinstance(value, str):
+                kept[key] = value
+        return {
+            **kept,
+            "images": self.metrics["images"],
+            "classes": ", ".join(self.metrics["per_class_iou"]),
+        }
+
+    @property
+    def experiment(self) -> dict[str, Any]:
+        """The settings that make its result, but for the seed."""
+        return {key: value for key, value in self.settings.items() if key not in UNIMPORTANT}
+
+
+class Difference(NamedTuple):
+    """mIoU minus that of the baseline with the same seed, over the seeds that both have."""
+
+    baseline: str
+    seeds: list[int]
+    values: list[float]
+
+
+@dataclass
+class Group:
+    """Runs that differ only in the seed, in the order of their seeds."""
+
+    names: dict[str, str]
+    runs: list[FinishedRun]
+    apart: dict[str, Any] = field(default_factory=dict)
+    """Settings that tell it from other groups of the same names."""
+    difference: Difference | None = None
+
+    @property
+    def seeds(self) -> list[int]:
+        return [run.seed for run in self.runs]
+
+    def values(self, key: str) -> list[float]:
+        """A metric of every run."""
+        return [run.metrics[key] for run in self.runs]
+
+    def class_iou(self, name: str) -> list[float]:
+        """IoU of a class in every run in which it occurs."""
+        found = (run.metrics["per_class_iou"][name] for run in self.runs)
+        return [value for value in found if value is not None]
+
+
+def percent(values: Sequence[float], sign: str = "") -> str:
+    """Mean ± sample standard deviation of fractions, in percent; of one value no deviation."""
+    if not values:
+        return "-"
+    text = f"{100 * mean(values):{sign}.2f}"
+    return text + (f" ± {100 * stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def read_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
+    """Finished runs, and the folders of those that are not.
+
+    Raises:
+        UserError: a folder that is no run, or whose files cannot be read.
+    """
+    finished, unfinished = [], []
+    for path in paths:
+        if not (path / CONFIG_FILE).is_file():
+            raise UserError(f"{path} is no run folder: it has no {CONFIG_FILE}")
+        if not (path / RESULT_FILE).is_file():
+            unfinished.append(path)
+            continue
+        finished.append(_read_run(path))
+    return finished, unfinished
+
+
+def _read_run(path: Path) -> FinishedRun:
+    try:
+        config = yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        metrics = json.loads((path / RESULT_FILE).read_text(encoding="utf-8"))
+        run = FinishedRun(path, config["seed"], _settings(config), metrics)
+        missing = REQUIRED - metrics.keys()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise UserError(f"{path}: {CONFIG_FILE} or {RESULT_FILE} is damaged: {reason}") from error
+    if missing:
+        raise UserError(f"{path / RESULT_FILE} has no {min(missing)}: it was not written by aicsd")
+    return run
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Flat, with today's defaults for keys that are younger than the run."""
+    config = dict(config)
+    if "model" in config:
+        config |= {"method": "none", "student": config.pop("model")}
+    method = Path(config.get("method", "aicsd")).stem
+    config |= {"method": method, "terms": _complete_terms(config)}
+    if method == "none":
+        config["teacher"] = None  # given or not, it has no part in it
+    flat = flatten(asdict(DistillConfig(run=""))) | flatten(config)
+    return {key: value for key, value in flat.items() if value != {}}
+
+
+def _complete_terms(config: dict[str, Any]) -> dict[str, Any]:
+    saved = config.get("terms") or {"cross_entropy": {}}
+    try:
+        recipe = load_recipe("none", saved)
+    except UserError:  # a key of an older version: what was saved must do
+        return dict(saved)
+    if config.get("protocol") == "released":
+        recipe = recipe.with_numerics("released")
+    return {name: {**recipe.to_dict()[name], **keys} for name, keys in saved.items()}
+
+
+def group_runs(
+    runs: Sequence[FinishedRun], by: Sequence[str] = tuple(NAMES), baseline: str | None = None
+) -> list[Group]:
+    """Groups of runs that differ only in the seed, in the order of the runs.
+
+    Args:
+        runs: finished, all measured on the same images in the same way.
+        by: keys of the config that name a row, or the short words of ``NAMES``. They never join
+            runs that differ in another key: what tells such groups apart is told beside the names.
+        baseline: method that differences are taken to; without it ``none``, where there is one.
+
+    Raises:
+        UserError: no run, runs that do not compare, the same run twice, an unknown name.
+    """
+    if not runs:
+        raise UserError("there is no finished run among the folders")
+    _check_comparable(runs)
+    known = dict.fromkeys([*NAMES, *(key for run in runs for key in run.settings)])
+    for name in by:
+        if name not in known:
+            raise UserError(f"by: no run has a key {name!r}{suggest(name, known)}")
+    groups: list[Group] = []
+    for run in runs:
+        same = [group for group in groups if group.runs[0].experiment == run.experiment]
+        if not same:
+            groups.append(Group({name: _name(run, name) for name in by}, [run]))
+            continue
+        twice = [other for other in same[0].runs if other.seed == run.seed]
+        if twice:
+            raise UserError(
+                f"{twice[0].path} and {run.path} are the same experiment with the same seed "
+                f"{run.seed}: it would count twice; leave one out"
+            )
+        same[0].runs.append(run)
+    for group in groups:
+        group.runs.sort(key=lambda run: run.seed)
+    _tell_apart(groups)
+    _compare_to_baseline(groups, baseline)
+    return groups
+
+
+def _check_comparable(runs: Sequence[FinishedRun]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        for key in {**first.measured_on, **run.measured_on}:
+            mine, other = first.measured_on.get(key), run.measured_on.get(key)
+            if mine != other:
+                raise UserError(
+                    f"{first.path} ({key}: {mine}) and {run.path} ({key}: {other}) were not "
+                    "measured on the same images in the same way; make a table of each"
+                )
+
+
+def _name(run: FinishedRun, name: str) -> str:
+    key = NAMES.get(name, name)
+    value = run.settings.get(key, "-")  # a term of one method need not exist in another
+    return "all" if key == "data.train_images" and not value else str(value)
+
+
+def _tell_apart(groups: Sequence[Group]) -> None:
+    for group in groups:
+        alike = [other.runs[0].experiment for other in groups if other.names == group.names]
+        keys = dict.fromkeys(key for experiment in alike for key in experiment)
+        own = group.runs[0].experiment
+        group.apart = {
+            key: own.get(key) for key in keys if len({repr(e.get(key)) for e in alike}) > 1
+        }
+
+
+def _compare_to_baseline(groups: Sequence[Group], baseline: str | None) -> None:
+    method = baseline or "none"
+    known = [str(group.runs[0].settings["method"]) for group in groups]
+    if method not in known:
+        if baseline is not None:
+            raise UserError(f"baseline: no run of method {baseline!r}{suggest(baseline, known)}")
+        return
+    for group in groups:
+        rest = _without_method(group)
+        found = [
+            other
+            for other in groups
+            if other.runs[0].settings["method"] == method and _without_method(other) == rest
+        ]
+        if not found or group.runs[0].settings["method"] == method:
+            continue
+        if len(found) > 1:
+            raise UserError(
+                f"baseline: {found[0].runs[0].path} and {found[1].runs[0].path} are both of method "
+                f"{method!r} with different settings ({', '.join(found[0].apart)}); leave one out"
+            )
+        by_seed = dict(zip(found[0].seeds, found[0].values("miou"), strict=True))
+        pairs = [(run.seed, run.metrics["miou"]) for run in group.runs if run.seed in by_seed]
+        if pairs:
+            values = [value - by_seed[seed] for seed, value in pairs]
+            group.difference = Difference(method, [seed for seed, _ in pairs], values)
+
+
+def _without_method(group: Group) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in group.runs[0].experiment.items()
+        if not key.startswith(OF_METHOD)
+    }

@@ -1,0 +1,111 @@
+"""Latency of models, side by side."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CLASS_NAMES, TINY_MODEL
+from torch import Tensor, nn
+
+from aicsd.benchmark.counts import gmacs
+from aicsd.benchmark.latency import measure_latency
+from aicsd.benchmark.timing import take_turns
+from aicsd.data import Classes
+from aicsd.models import ModelConfig, Segmenter, build_model, save_model
+
+RunCli = Callable[..., tuple[int, str, str]]
+CLASSES = Classes(CLASS_NAMES, ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
+
+
+class Sleeper(nn.Module):
+    """Takes the time that it is told to, and keeps the sizes of what it saw."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.seconds = seconds
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, image: Tensor) -> Tensor:
+        if not image.is_meta:
+            self.seen.append(tuple(image.shape))
+            time.sleep(self.seconds[min(len(self.seen) - 1, len(self.seconds) - 1)])
+        logits: Tensor = self.conv(image)
+        return logits
+
+
+def test_minimum_and_median_without_the_warm_up() -> None:
+    # the first pass warms up; then 0.01, 0.05 and 0.09 s
+    net = Sleeper([0.5, 0.01, 0.05, 0.09])
+    models = {"slow": Segmenter(net, CLASSES).eval(), "fast": Segmenter(Sleeper([0]), CLASSES)}
+    found = measure_latency(models, size=(64, 32), batch=2, repeats=3)
+    assert net.seen == [(2, 3, 32, 64)] * 4
+    slow = found["slow"]
+    assert 0.01 <= slow.minimum < 0.05 <= slow.median < 0.09
+    assert slow.images_per_second == pytest.approx(2 / slow.median)
+    assert found["fast"].median < slow.minimum + 0.01
+    assert slow.parameters == 12
+    assert slow.gmacs == pytest.approx(32 * 64 * 9 / 1e9)
+
+
+def test_candidates_take_turns() -> None:
+    calls: list[str] = []
+    found = take_turns({name: lambda name=name: calls.append(name) for name in "ab"}, 2)
+    assert calls == list("ababab")
+    assert {name: len(seconds) for name, seconds in found.items()} == {"a": 2, "b": 2}
+
+
+def test_the_command(tmp_path: Path, run_cli: RunCli) -> None:
+    small = build_model(ModelConfig(**TINY_MODEL), CLASSES)
+    save_model(small, tmp_path / "small.safetensors")
+    large = build_model(ModelConfig(**{**TINY_MODEL, "decoder_channels": 64}), CLASSES)
+    (tmp_path / "run").mkdir()
+    save_model(large, tmp_path / "run" / "student.safetensors")
+    names = [str(tmp_path / "small.safetensors"), str(tmp_path / "run")]
+    file = tmp_path / "latency.json"
+    code, text, error = run_cli(
+        "benchmark", "latency", *names, "--size", "64x48", "--batch", 2, "--threads", 1,
+        "--repeats", 2, "--device", "cpu", "--json", file,
+    )  # fmt: skip
+    assert code == 0, error
+    result = json.loads(file.read_text())
+    assert list(result["models"]) == names
+    assert result["size"] == [64, 48]
+    assert result["machine"]["threads"] == "1"
+    for name, model in zip(names, (small, large), strict=True):
+        found = result["models"][name]
+        assert found["parameters"] == model.num_parameters()
+        assert found["gmacs"] == pytest.approx(gmacs(model, 64, 48))
+        assert 0 < found["minimum"] <= found["median"]
+        assert f"\n{name}" in text
+    assert "64x48, batches of 2, 2 repeats in turns" in text
+    assert f"torch {torch.__version__}" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["nowhere"], "no model at nowhere"),
+        (["nowhere", "--size", "512"], "size is '512'"),
+        (["nowhere", "--threads", "0"], "threads is 0"),
+        (["model.safetensors", "--batch", "0"], "batch is 0"),
+        (["model.safetensors", "--repeats", "0"], "repeats is 0"),
+        (["model.safetensors", "--device", "gpu"], "device 'gpu' cannot be used"),
+        ([], "missing: models"),
+    ],
+)
+def test_mistakes_of_latency(
+    run_cli: RunCli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_model(build_model(ModelConfig(**TINY_MODEL), CLASSES), tmp_path / "model.safetensors")
+    code, _, error = run_cli("benchmark", "latency", *flags)
+    assert code == 2
+    assert error.startswith("aicsd: error: ")
+    assert error.count("\n") == 1
+    assert words in error
