@@ -28,6 +28,7 @@ LAYERS = (
     ("evaluation",),
     ("visualization",),
     ("evaluation.predict", "evaluation.submission"),
+    ("export",),
     ("engine",),
     ("config",),
     ("api",),
@@ -118,7 +119,7 @@ def test_pure_modules_stay_pure(name: str) -> None:
     assert top_level(path) <= {"torch"}
 
 
-@pytest.mark.parametrize("name", ["evaluation", "visualization", "models", "data"])
+@pytest.mark.parametrize("name", ["evaluation", "visualization", "models", "data", "export"])
 def test_reading_a_run_needs_no_engine(name: str) -> None:
     for path in part(name):
         for imported in internal_imports(path):

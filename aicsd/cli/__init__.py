@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import cv2
 
-from aicsd.cli import data, evaluate, fit, import_checkpoint, predict, submit
+from aicsd.cli import data, evaluate, export, fit, import_checkpoint, predict, submit
 from aicsd.config import CONFIG_FILE, ConfigParser, bracket_scales
 from aicsd.errors import UserError
 
@@ -33,6 +33,7 @@ COMMANDS = {
     "distill": Command(fit.DISTILL_HELP, fit.build_distill_parser, fit.run_distill),
     "evaluate": Command(evaluate.HELP, evaluate.build_parser, evaluate.run),
     "predict": Command(predict.HELP, predict.build_parser, predict.run),
+    "export": Command(export.HELP, export.build_parser, export.run),
     "submit": Command(submit.HELP, submit.build_parser, submit.run),
     "import": Command(import_checkpoint.HELP, import_checkpoint.build_parser,
                       import_checkpoint.run),

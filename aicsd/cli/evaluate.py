@@ -16,7 +16,7 @@ def build_parser() -> ConfigParser:
     from aicsd.evaluation import InferenceConfig
 
     parser = ConfigParser(description=HELP)
-    parser.add_argument("model", type=str, help="run folder, safetensors file or checkpoint")
+    parser.add_argument("model", type=str, help="run folder, model file or checkpoint")
     data_arguments(parser, "split to evaluate on")
     parser.add_argument(
         "--protocol", type=Literal["standard", "released"], default="standard",

@@ -15,7 +15,7 @@ def build_parser() -> ConfigParser:
     from aicsd.evaluation import InferenceConfig
 
     parser = ConfigParser(description=HELP)
-    parser.add_argument("model", type=str, help="run folder, safetensors file or checkpoint")
+    parser.add_argument("model", type=str, help="run folder, model file or checkpoint")
     parser.add_argument("images", type=str, nargs="+", help="image files or folders of images")
     parser.add_argument("--out", type=str, required=True, help="folder for the results")
     parser.add_class_arguments(InferenceConfig)
