@@ -10,13 +10,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from benchmarks.common import fastest, report
 
 from aicsd.data.base import Classes, Sample
 from aicsd.export import export_model
 from aicsd.export.graph import ExportGraph
 from aicsd.models import ModelConfig, build_model
 from aicsd.models.exported import load_exported
+from benchmarks.common import fastest, report
 
 SIDE = 512
 CLASSES = Classes(tuple(f"class {number}" for number in range(11)), ((0, 0, 0),) * 11)
@@ -32,8 +32,9 @@ FILES = {
 class Noise:
     """Images to calibrate on."""
 
-    classes = CLASSES
-    names = [f"{number}" for number in range(4)]
+    def __init__(self) -> None:
+        self.classes = CLASSES
+        self.names = [f"{number}" for number in range(4)]
 
     def __len__(self) -> int:
         return len(self.names)

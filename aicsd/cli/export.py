@@ -42,7 +42,7 @@ def build_parser() -> ConfigParser:
 
 
 def run(options: Any) -> int:
-    from aicsd.export import check_target, export_model
+    from aicsd.export import check_target, export_model, files_of
     from aicsd.models import load_model
 
     out = Path(options.out)
@@ -50,10 +50,12 @@ def run(options: Any) -> int:
     calibration, val = _open_data(options) if options.int8 else (None, None)
     model = load_model(options.model)
     parity = export_model(model, out, options.output, calibration)
-    close = f"logits within {parity.error:.1e} of their range, " if parity.error else ""
+    labels_only = options.output == "labels"
+    close = "" if labels_only else f"logits within {parity.error:.1e} of their range, "
+    size = sum(path.stat().st_size for path in files_of(out))
     print(
         f"{out}: {name}, images (B, H, W, 3) uint8 RGB -> {options.output}, "
-        f"{out.stat().st_size / 1e6:.1f} MB; {'before INT8 ' if options.int8 else ''}{close}"
+        f"{size / 1e6:.1f} MB; {'before INT8 ' if options.int8 else ''}{close}"
         f"{parity.agreement:.3%} of the labels as in PyTorch"
     )
     if val is not None:

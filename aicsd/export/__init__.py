@@ -23,6 +23,7 @@ __all__ = [
     "Output",
     "Parity",
     "check_target",
+    "files_of",
     "export_model",
     "require_classes",
 ]
