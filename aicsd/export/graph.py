@@ -12,8 +12,8 @@ from aicsd.models.exported import ABOUT_FORMAT, INPUT_NAME
 
 Output = Literal["logits", "native", "labels"]
 
-SMALLEST_SIDE = 32
-"""Of an image in pixels: below, maps of different strides could have one size."""
+SMALLEST_SIDE = 33
+"""Of an image in pixels: so that no map, at stride 32 at most, is a single pixel wide."""
 TRACED = (2, 192, 256, 3)
 """The input that is traced; sizes of 0 or 1 would be taken for constants."""
 
