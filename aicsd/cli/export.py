@@ -20,8 +20,8 @@ def build_parser() -> ConfigParser:
         help="file to write: .onnx, .xml (OpenVINO; and a .bin beside it) or .pt2 (torch)",
     )  # fmt: skip
     parser.add_argument(
-        "--format", type=Literal["onnx", "openvino", "torch"] | None,
-        help="without it the one that the file name ends in",
+        "--format", type=str | None,
+        help="onnx, openvino or torch; without it the one that the file name ends in",
     )  # fmt: skip
     parser.add_argument(
         "--output", type=Literal["logits", "native", "labels"], default="logits",
