@@ -29,6 +29,7 @@ LAYERS = (
     ("evaluation",),
     ("visualization",),
     ("prediction", "demo", "evaluation.submission"),
+    ("export",),
     ("engine",),
     ("config",),
     ("api", "share"),
@@ -120,7 +121,9 @@ def test_pure_modules_stay_pure(name: str) -> None:
     assert top_level(path) <= {"torch"}
 
 
-@pytest.mark.parametrize("name", ["evaluation", "visualization", "prediction", "models", "data"])
+@pytest.mark.parametrize(
+    "name", ["evaluation", "visualization", "prediction", "models", "data", "export"]
+)
 def test_reading_a_run_needs_no_engine(name: str) -> None:
     for path in part(name):
         for imported in internal_imports(path):

@@ -12,7 +12,18 @@ from typing import Any, NamedTuple
 
 import cv2
 
-from aicsd.cli import benchmark, data, demo, evaluate, fit, import_checkpoint, predict, push, submit
+from aicsd.cli import (
+    benchmark,
+    data,
+    demo,
+    evaluate,
+    export,
+    fit,
+    import_checkpoint,
+    predict,
+    push,
+    submit,
+)
 from aicsd.config import CONFIG_FILE, ConfigParser, bracket_scales
 from aicsd.errors import UserError
 
@@ -33,6 +44,7 @@ COMMANDS = {
     "distill": Command(fit.DISTILL_HELP, fit.build_distill_parser, fit.run_distill),
     "evaluate": Command(evaluate.HELP, evaluate.build_parser, evaluate.run),
     "predict": Command(predict.HELP, predict.build_parser, predict.run),
+    "export": Command(export.HELP, export.build_parser, export.run),
     "demo": Command(demo.HELP, demo.build_parser, demo.run),
     "push": Command(push.HELP, push.build_parser, push.run),
     "submit": Command(submit.HELP, submit.build_parser, submit.run),

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from aicsd.models import Segmenter
 
 
-def data_arguments(parser: ConfigParser, splits: str, split: str = "val") -> None:
-    """The arguments that say which dataset and split."""
+def data_arguments(
+    parser: ConfigParser, splits: str, split: str = "val", name: str | None = "digits"
+) -> None:
+    """The arguments that say which dataset and split; ``name`` None: none unless asked for."""
     parser.add_argument(
-        "--data.name", type=str, default="digits",
+        "--data.name", type=str if name else str | None, default=name,
         help="digits, voc, cityscapes, camvid or folder",
     )  # fmt: skip
     parser.add_argument("--data.root", type=str | None, help="folder that holds the dataset")

@@ -17,7 +17,7 @@ def build_parser() -> ConfigParser:
 
     parser = ConfigParser(description=HELP)
     parser.add_argument(
-        "model", type=str, help="run folder, safetensors file, checkpoint or hf:user/name"
+        "model", type=str, help="run folder, model file, exported .onnx or .xml, or hf:user/name"
     )
     data_arguments(parser, "split to evaluate on")
     parser.add_argument(

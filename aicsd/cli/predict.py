@@ -24,7 +24,7 @@ def build_parser() -> ConfigParser:
 
     parser = ConfigParser(description=HELP)
     parser.add_argument(
-        "model", type=str, help="run folder, safetensors file, checkpoint or hf:user/name"
+        "model", type=str, help="run folder, model file, exported .onnx or .xml, or hf:user/name"
     )
     parser.add_argument(
         "images", type=str, nargs="+",

@@ -11,6 +11,7 @@ from torch import Tensor
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
 from aicsd.models.deeplabv3plus import DeepLabV3Plus
+from aicsd.models.exported import is_exported, load_exported
 from aicsd.models.hub import download, is_hub_name
 from aicsd.models.released import is_checkpoint, read_checkpoint
 from aicsd.models.segmenter import Segmenter, is_model_file, read_model_file
@@ -94,10 +95,10 @@ def load_model(path: str | Path) -> Segmenter:
     """A trained model in evaluation mode.
 
     Args:
-        path: run folder, safetensors file of aicsd, ``hf:user/name`` (on the Hugging Face hub; only
-            its safetensors file is read), or a checkpoint (``.pth.tar``, ``.pth``, ``.pt``) of the
-            published AICSD code, which is taken to have output stride 16: see
-            :func:`import_checkpoint`.
+        path: run folder, safetensors file of aicsd, an exported ``.onnx`` or ``.xml``,
+            ``hf:user/name`` (on the Hugging Face hub; only its safetensors file is read), or a
+            checkpoint (``.pth.tar``, ``.pth``, ``.pt``) of the published AICSD code, which is taken
+            to have output stride 16: see :func:`import_checkpoint`.
 
     Raises:
         UserError: nothing there, not written by aicsd or the published code, or broken.
@@ -110,6 +111,8 @@ def load_model(path: str | Path) -> Segmenter:
     if not file.is_file():
         hint = f"; the run has not finished: no {MODEL_FILE} in it" if path.is_dir() else ""
         raise UserError(f"no model at {path}{hint}")
+    if is_exported(file):
+        return load_exported(file)
     if is_checkpoint(file) and not is_model_file(file):
         return import_checkpoint(file)[0]
     return _assemble(file, *read_model_file(file))

@@ -184,8 +184,10 @@ def test_cost_of_a_distillation(place: Path, tmp_path: Path, run_cli: RunCli) ->
     assert cost["memory"]["kept_calculated"] > 2**16
     settings = [switch["setting"] for switch in cost["switches"]]
     runtimes = ["teacher_runtime openvino"] if find_spec("openvino") else []
-    assert settings == ["teacher_cache FOLDER", "data.workers 1", "val_every 0", *runtimes,
-                        "precision bf16-mixed", "terms.cross_entropy.resolution native"]  # fmt: skip
+    assert settings == [
+        "teacher_cache FOLDER", "data.workers 1", "val_every 0", *runtimes,
+        "precision bf16-mixed", "terms.cross_entropy.resolution native",
+    ]  # fmt: skip
     for part in PARTS:
         assert f"\n{part}" in text
     assert "whole run: " in text

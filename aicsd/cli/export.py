@@ -1,0 +1,98 @@
+"""aicsd export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from aicsd.cli.common import data_arguments
+from aicsd.config import ConfigParser
+from aicsd.errors import UserError
+
+HELP = "a trained model as a file for ONNX Runtime, OpenVINO or torch.export, in float or INT8"
+
+
+def build_parser() -> ConfigParser:
+    parser = ConfigParser(description=HELP)
+    parser.add_argument("model", type=str, help="run folder, safetensors file or checkpoint")
+    parser.add_argument(
+        "-o", "--out", type=str, required=True,
+        help="file to write: .onnx, .xml (OpenVINO; and a .bin beside it) or .pt2 (torch)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", type=str | None,
+        help="onnx, openvino or torch; without it the one that the file name ends in",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=Literal["logits", "native", "labels"], default="logits",
+        help="logits at the size of the image, native ones at stride 4, or labels (arg max)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--int8", type=bool, default=False, help="round weights and activations to 8 bits"
+    )
+    parser.add_argument(
+        "--calibration_split", type=str, default="train", help="split that INT8 is calibrated on"
+    )
+    parser.add_argument(
+        "--calibration_images", type=int, default=64,
+        help="at most how many of its images, spread evenly over it",
+    )  # fmt: skip
+    data_arguments(parser, "split that the mIoU before and after INT8 is measured on", name=None)
+    return parser
+
+
+def run(options: Any) -> int:
+    from aicsd.export import check_target, export_model, files_of
+    from aicsd.models import load_model
+
+    out = Path(options.out)
+    name = check_target(out, options.format, options.int8)
+    calibration, val = _open_data(options) if options.int8 else (None, None)
+    model = load_model(options.model)
+    parity = export_model(model, out, options.output, calibration)
+    labels_only = options.output == "labels"
+    close = "" if labels_only else f"logits within {parity.error:.1e} of their range, "
+    size = sum(path.stat().st_size for path in files_of(out))
+    print(
+        f"{out}: {name}, images (B, H, W, 3) uint8 RGB -> {options.output}, "
+        f"{size / 1e6:.1f} MB; {'before INT8 ' if options.int8 else ''}{close}"
+        f"{parity.agreement:.3%} of the labels as in PyTorch"
+    )
+    if val is not None:
+        assert calibration is not None
+        before, after = _miou(model, val, "float"), _miou(load_model(out), val, "INT8")
+        print(
+            f"{out}: INT8, calibrated on {len(calibration)} images of {options.calibration_split}: "
+            f"mIoU {100 * before:.2f} -> {100 * after:.2f} ({100 * (after - before):+.2f} points) "
+            f"on {options.data.split} ({len(val)} images)"
+        )
+    return 0
+
+
+def _open_data(options: Any) -> tuple[Any, Any]:
+    from aicsd.data import open_dataset
+    from aicsd.data.base import Subset
+
+    data, count = options.data, options.calibration_images
+    if data.name is None:
+        raise UserError(
+            "int8 needs images to calibrate on: give --data.name and --data.root of the training "
+            "data"
+        )
+    if count < 1:
+        raise UserError(f"calibration_images is {count}; it must be 1 or more")
+    train = open_dataset(data.name, data.root, options.calibration_split, data.options)
+    val = open_dataset(data.name, data.root, data.split, data.options)
+    return Subset(train, min(count, len(train))), val
+
+
+def _miou(model: Any, dataset: Any, what: str) -> float:
+    from aicsd.engine.logging import progress_bar
+    from aicsd.evaluation import evaluate
+
+    with progress_bar() as bar:
+        task = bar.add_task(f"evaluating {what}", total=len(dataset), note="")
+        metrics = evaluate(
+            model, dataset, batch_size=1, advance=lambda images: bar.advance(task, images)
+        )
+    return metrics.miou

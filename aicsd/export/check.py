@@ -1,0 +1,69 @@
+"""Whether an exported file computes what PyTorch computes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from aicsd.errors import UserError
+from aicsd.export.graph import ExportGraph
+from aicsd.models.exported import Run, load_exported
+
+SHAPES = ((1, 64, 64), (3, 97, 131), (2, 33, 250), (1, 224, 160))
+"""(B, H, W) of the inputs that are compared; none is the traced one, some are odd."""
+LARGEST_ERROR = 1e-3
+SMALLEST_AGREEMENT = 0.999
+
+
+class Parity(NamedTuple):
+    """How far a file is from PyTorch, over all of ``SHAPES``."""
+
+    error: float
+    """Largest difference of a logit, relative to the range of the logits; 0 for labels."""
+    agreement: float
+    """Part of the pixels with the same label."""
+
+
+@torch.no_grad()
+def compare(graph: ExportGraph, path: Path) -> Parity:
+    """Run the file of a graph, in float, on noise of several sizes.
+
+    Raises:
+        UserError: a difference above ``LARGEST_ERROR`` or labels that differ on more than
+            1 - ``SMALLEST_AGREEMENT`` of the pixels.
+    """
+    run = _runner(path)
+    rng = np.random.default_rng(0)
+    error, same, pixels = 0.0, 0, 0
+    for shape in SHAPES:
+        images = rng.integers(0, 256, (*shape, 3), np.uint8)
+        wanted = graph(torch.from_numpy(images)).numpy()
+        found = run(images)
+        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+            raise UserError(
+                f"the exported file gives {found.dtype} {found.shape} for images {images.shape}, "
+                f"PyTorch {wanted.dtype} {wanted.shape}; nothing was written"
+            )
+        if graph.output == "labels":
+            equal = found == wanted
+        else:
+            error = max(error, float(np.abs(found - wanted).max() / np.ptp(wanted)))
+            equal = found.argmax(axis=1) == wanted.argmax(axis=1)
+        same, pixels = same + int(equal.sum()), pixels + equal.size
+    parity = Parity(error, same / pixels)
+    if not (error <= LARGEST_ERROR and parity.agreement >= SMALLEST_AGREEMENT):
+        raise UserError(
+            f"the exported file differs from PyTorch by {error:.1e} of the range of the logits and "
+            f"has {parity.agreement:.2%} of the labels; nothing was written. Try another format"
+        )
+    return parity
+
+
+def _runner(path: Path) -> Run:
+    if path.suffix != ".pt2":
+        return load_exported(path).run
+    module = torch.export.load(path).module()  # written by this process a moment ago
+    return lambda images: module(torch.from_numpy(images)).numpy()

@@ -1,0 +1,308 @@
+"""Exported files, run by the libraries they are for, against plain PyTorch; and their errors."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import CLASS_NAMES, write_folder
+from PIL import Image
+from tiny_runs import FIT_FLAGS, aicsd, data_flags
+from torch import Tensor
+
+from aicsd.data import Classes
+from aicsd.errors import UserError
+from aicsd.export import check, export_model
+from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
+
+for library in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"):
+    pytest.importorskip(library, reason="needs aicsd[export]")
+
+RunCli = Callable[..., tuple[int, str, str]]
+SIZES = ((1, 33, 95), (3, 71, 54), (1, 128, 128))
+LEARN = ("--optimizer.name", "adamw", "--optimizer.lr", "0.01", "--optimizer.head_lr_factor", "1")
+# the smallest network of timm: each export takes seconds, and more with the number of layers
+NETWORK = {"backbone": "test_resnet", "output_stride": 32, "aspp_channels": 8,
+           "decoder_channels": 8, "low_level_channels": 4, "dropout": 0}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("export")
+
+
+@pytest.fixture(scope="module")
+def root(place: Path) -> Path:
+    return write_folder(place / "data")
+
+
+@pytest.fixture(scope="module")
+def run(place: Path, root: Path) -> Path:
+    """A trained student: for INT8, weights of a real range."""
+    flags = [part for key, value in NETWORK.items() for part in (f"--model.{key}", str(value))]
+    aicsd("train", *data_flags(root), "--data.batch_size", "4", *FIT_FLAGS, *flags,
+          "--run", place / "run", "--epochs", "20", *LEARN)  # fmt: skip
+    return place / "run"
+
+
+@pytest.fixture(scope="module")
+def onnx_file(place: Path, run: Path) -> Path:
+    aicsd("export", run, "-o", place / "model.onnx", "--format", "onnx")
+    return place / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def openvino_file(place: Path, run: Path) -> Path:
+    aicsd("export", run, "-o", place / "model.xml", "--output", "native")
+    return place / "model.xml"
+
+
+@pytest.fixture(scope="module")
+def int8_labels(place: Path, run: Path, root: Path) -> tuple[Path, str]:
+    """INT8, class ids as output; and what the command printed."""
+    out = place / "labels.onnx"
+    printed = aicsd("export", run, "-o", out, "--output", "labels", "--int8", "true",
+                    *data_flags(root), "--calibration_images", "6")  # fmt: skip
+    return out, printed
+
+
+def noise(shape: tuple[int, int, int]) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8)
+
+
+def by_hand(model: Segmenter, images: np.ndarray, resized: bool = True) -> Tensor:
+    """(B, C, H, W) logits with a normalisation of its own."""
+    mean, std = np.array(model.input_mean), np.array(model.input_std)
+    normal = torch.from_numpy((images / 255 - mean) / std).float().permute(0, 3, 1, 2)
+    with torch.no_grad():
+        logits = model.net(normal).logits
+    if not resized:
+        return logits
+    return F.interpolate(logits, size=images.shape[1:3], mode="bilinear", align_corners=True)
+
+
+def assert_same_logits(found: np.ndarray, wanted: Tensor) -> None:
+    assert found.dtype == np.float32
+    assert found.shape == tuple(wanted.shape)
+    assert np.abs(found - wanted.numpy()).max() <= 1e-3 * np.ptp(wanted.numpy())
+    assert (found.argmax(1) == wanted.numpy().argmax(1)).mean() >= 0.999
+
+
+def assert_describes(about: dict[str, Any], output: str) -> None:
+    assert about["classes"] == list(CLASS_NAMES)
+    assert len(about["palette"]) == len(CLASS_NAMES)
+    assert about["output"] == output
+    assert {"input", "preprocessing", "result", "mean", "std", "int8"} <= about.keys()
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_onnx(run: Path, onnx_file: Path, shape: tuple[int, int, int]) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(onnx_file, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"images": noise(shape)})
+    assert_same_logits(logits, by_hand(load_model(run), noise(shape)))
+    assert_describes(json.loads(session.get_modelmeta().custom_metadata_map["aicsd"]), "logits")
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_openvino_at_native_stride(
+    run: Path, openvino_file: Path, shape: tuple[int, int, int]
+) -> None:
+    import openvino
+
+    model = openvino.Core().read_model(openvino_file)
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    logits = compiled({"images": noise(shape)})[0]
+    assert logits.shape[2:] == (-(-shape[1] // 4), -(-shape[2] // 4))
+    assert_same_logits(logits, by_hand(load_model(run), noise(shape), resized=False))
+    assert_describes(json.loads(model.get_rt_info(["aicsd"]).astype(str)), "native")
+
+
+def test_torch(run: Path, tmp_path: Path) -> None:
+    aicsd("export", run, "-o", tmp_path / "model.pt2", "--format", "torch")
+    extra = {"aicsd.json": ""}
+    module = torch.export.load(tmp_path / "model.pt2", extra_files=extra).module()
+    for shape in SIZES:
+        logits = module(torch.from_numpy(noise(shape))).detach().numpy()
+        assert_same_logits(logits, by_hand(load_model(run), noise(shape)))
+    assert_describes(json.loads(extra["aicsd.json"]), "logits")
+    with pytest.raises(UserError, match="can execute code"):
+        load_model(tmp_path / "model.pt2")
+
+
+def test_int8_labels(run: Path, root: Path, int8_labels: tuple[Path, str]) -> None:
+    import onnx
+    import onnxruntime
+
+    path, printed = int8_labels
+    assert "calibrated on 6 images of train" in printed
+    told = re.search(r"mIoU (\S+) -> (\S+) \((\S+) points\) on val \(4 images\)", printed)
+    assert told is not None, printed
+    before, after, change = map(float, told.groups())
+    assert before > 30  # else INT8 has nothing to lose
+    assert change == pytest.approx(after - before, abs=0.011)
+    assert abs(change) < 5
+    nodes = [node.op_type for node in onnx.load(path).graph.node]
+    assert nodes.count("QuantizeLinear") > 5
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    image = np.asarray(Image.open(root / "images" / "val" / "000.png"))[None]
+    (labels,) = session.run(None, {"images": image})
+    assert labels.dtype == np.uint8
+    assert (labels == by_hand(load_model(run), image).argmax(1).numpy()).mean() > 0.95
+
+
+@pytest.mark.slow
+def test_int8_openvino(run: Path, root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "int8.xml"
+    printed = aicsd("export", run, "-o", out, "--int8", "true", *data_flags(root))
+    assert "calibrated on 8 images of train" in printed  # all there are
+    assert 'type="FakeQuantize"' in out.read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["int8.bin", "int8.xml"]
+    image = np.asarray(Image.open(root / "images" / "val" / "000.png"))
+    same = load_model(out).predict(image) == load_model(run).predict(image)
+    assert same.mean() > 0.95
+
+
+@pytest.mark.parametrize("flags", [(), ("--scales", "0.75,1.5", "--flip", "true")])
+def test_evaluate(
+    run: Path, root: Path, onnx_file: Path, openvino_file: Path, tmp_path: Path,
+    run_cli: RunCli, flags: tuple[str, ...],
+) -> None:  # fmt: skip
+    found = []
+    for number, model in enumerate((run, onnx_file, openvino_file)):
+        out = tmp_path / f"{number}.json"
+        code, _, error = run_cli("evaluate", model, *data_flags(root), "--json", out, *flags)
+        assert code == 0, error
+        found.append(json.loads(out.read_text())["miou"])
+    # rounding resized images to uint8 moves a few pixels
+    assert found[1:] == pytest.approx([found[0]] * 2, abs=0.02 if flags else 1e-4)
+
+
+def test_predict(
+    run: Path, root: Path, onnx_file: Path, int8_labels: tuple[Path, str], tmp_path: Path,
+    run_cli: RunCli,
+) -> None:  # fmt: skip
+    ids = []
+    for name, model in (("run", run), ("onnx", onnx_file), ("labels", int8_labels[0])):
+        code, _, error = run_cli("predict", model, root / "images/val", "--out", tmp_path / name)
+        assert code == 0, error
+        ids.append(np.asarray(Image.open(tmp_path / name / "000.png")))
+    assert (ids[0] == ids[1]).mean() >= 0.999
+    assert (ids[0] == ids[2]).mean() > 0.95
+
+
+def test_no_path_of_this_machine_in_the_file(onnx_file: Path, openvino_file: Path) -> None:
+    for path in (onnx_file, openvino_file):
+        assert b".py" not in path.read_bytes()
+
+
+def random_model(seed: int) -> Segmenter:
+    torch.manual_seed(seed)
+    classes = Classes(CLASS_NAMES, ((0, 0, 0), (200, 0, 0), (0, 0, 200)))
+    return build_model(ModelConfig(**NETWORK), classes).eval()  # type: ignore[arg-type]
+
+
+def test_a_file_of_other_weights_is_refused(onnx_file: Path) -> None:
+    from aicsd.export.graph import ExportGraph
+
+    with pytest.raises(UserError, match="differs from PyTorch"):
+        check.compare(ExportGraph(random_model(3)).eval(), onnx_file)
+
+
+def test_nothing_is_written_when_the_check_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "LARGEST_ERROR", -1.0)
+    with pytest.raises(UserError, match="nothing was written"):
+        export_model(random_model(0), tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_of_an_export(onnx_file: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    assert_refused(run_cli("export", onnx_file, "-o", tmp_path / "a.onnx"), "exported already")
+
+
+def assert_refused(result: tuple[int, str, str], words: str) -> None:
+    code, output, error = result
+    assert (code, output) == (2, "")
+    assert error.startswith("aicsd: error: ")
+    assert error.count("\n") == 1
+    assert re.search(words, error), error
+
+
+@pytest.mark.parametrize(
+    ("out", "flags", "words"),
+    [
+        ("there.onnx", "", "there.onnx exists; choose another"),
+        ("there.xml", "", "there.bin exists"),
+        ("a.pb", "", r"a.pb must end in .onnx, .xml, .pt2"),
+        ("a", "", "must end in"),
+        ("a.onnx", "--format openvino", "must end in .xml for openvino"),
+        ("a.onnx", "--format onx", "unknown format 'onx'; did you mean 'onnx'"),
+        ("a.onnx", "--output mask", "'mask'"),
+        ("a.pt2", "--int8 true --data.name digits", "int8 is for the formats onnx and openvino"),
+        ("a.onnx", "--int8 true", "give --data.name and --data.root"),
+        ("a.onnx", "--int8 true --data.name folder", "data.root"),
+        ("a.onnx", "--int8 true --data.name folder --data.root data --calibration_images 0",
+         "calibration_images is 0"),
+        ("a.onnx", "--int8 true --data.name folder --data.root data --calibration_split tain",
+         "tain"),
+        ("a.onnx", "--int8 true --data.name folder --data.root other", "classes.*'bar'.*'pole'"),
+    ],
+)  # fmt: skip
+def test_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli, out: str, flags: str,
+    words: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "other"):
+        write_folder(tmp_path / name)
+    Path("other/classes.txt").write_text("ground\ndisc\npole\n")
+    save_model(random_model(0), Path("model.safetensors"))
+    for name in ("there.onnx", "there.bin"):
+        Path(name).write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    assert_refused(run_cli("export", "model.safetensors", "-o", out, *flags.split()), words)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("library", ["onnx", "onnxscript", "onnxruntime", "openvino", "nncf"])
+def test_library_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli, library: str
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    save_model(random_model(0), tmp_path / "model.safetensors")
+    out = tmp_path / ("a.xml" if library in ("openvino", "nncf") else "a.onnx")
+    flags = ("--int8", "true", "--data.name", "digits") if library == "nncf" else ()
+    result = run_cli("export", tmp_path / "model.safetensors", "-o", out, *flags)
+    assert_refused(result, rf"need {library}: pip install 'aicsd\[export\]'")
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.xml"])
+def test_broken_file(tmp_path: Path, root: Path, run_cli: RunCli, name: str) -> None:
+    (tmp_path / name).write_text("no model")
+    result = run_cli("evaluate", tmp_path / name, *data_flags(root))
+    assert_refused(result, rf"{name} is not a readable exported model")
+
+
+def test_file_of_another_tool(tmp_path: Path, root: Path, run_cli: RunCli, onnx_file: Path) -> None:
+    import onnx
+
+    model = onnx.load(onnx_file)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "a.onnx")
+    result = run_cli("evaluate", tmp_path / "a.onnx", *data_flags(root))
+    assert_refused(result, "only models that this version of aicsd exported")
+    onnx.helper.set_model_props(model, {"aicsd": '{"format": 1}'})
+    onnx.save(model, tmp_path / "a.onnx")
+    result = run_cli("evaluate", tmp_path / "a.onnx", *data_flags(root))
+    assert_refused(result, "broken description: KeyError")
