@@ -12,9 +12,19 @@ from typing import Any, NamedTuple
 
 import cv2
 
-from aicsd.cli import data, evaluate, fit, import_checkpoint, predict, submit
-from aicsd.config import CONFIG_FILE, ConfigParser, bracket_scales
+from aicsd.cli import (
+    data,
+    evaluate,
+    fit,
+    import_checkpoint,
+    predict,
+    report,
+    submit,
+    visualize,
+)
+from aicsd.config import ConfigParser, bracket_scales
 from aicsd.errors import UserError
+from aicsd.files import CONFIG_FILE
 
 
 class Command(NamedTuple):
@@ -33,6 +43,8 @@ COMMANDS = {
     "distill": Command(fit.DISTILL_HELP, fit.build_distill_parser, fit.run_distill),
     "evaluate": Command(evaluate.HELP, evaluate.build_parser, evaluate.run),
     "predict": Command(predict.HELP, predict.build_parser, predict.run),
+    "visualize": Command(visualize.HELP, visualize.build_parser, visualize.run),
+    "report": Command(report.HELP, report.build_parser, report.run),
     "submit": Command(submit.HELP, submit.build_parser, submit.run),
     "import": Command(import_checkpoint.HELP, import_checkpoint.build_parser,
                       import_checkpoint.run),

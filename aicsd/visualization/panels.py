@@ -1,16 +1,23 @@
-"""Rows of pictures side by side: image, ground truth, predictions."""
+"""Rows of pictures side by side: image, ground truth, predictions, errors."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aicsd.data.base import Classes, SegDataset, UInt8Array
+from aicsd.data.base import Classes, Color, Sample, SegDataset, UInt8Array
 from aicsd.files import atomic_path
 from aicsd.models import Segmenter
+from aicsd.visualization.figures import new_figure
 from aicsd.visualization.masks import colorize
+from aicsd.visualization.views import ERROR_PALETTE, WRONG, error_map
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def save_panels(
@@ -24,41 +31,69 @@ def save_panels(
         indices: which samples.
         path: PNG file; written beside its place and renamed.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    titles = ["image", "ground truth", *models]
-    figure = Figure(figsize=(2.1 * len(titles), 2.0 * len(indices) + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(indices), len(titles), squeeze=False)
-    shown: set[int] = set()
-    for row, index in zip(axes, indices, strict=True):
-        sample = dataset.read(index)
-        masks = [sample.mask, *(model.predict(sample.image) for model in models.values())]
-        shown.update(np.unique(np.concatenate([mask.ravel() for mask in masks])).tolist())
-        pictures: list[UInt8Array] = [sample.image]
-        pictures += [colorize(mask, dataset.classes.palette) for mask in masks]
-        for axis, picture in zip(row, pictures, strict=True):
-            axis.imshow(picture, interpolation="nearest")
-            axis.set_axis_off()
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=10)
-    _add_legend(figure, dataset.classes, shown)
+    samples = [dataset.read(index) for index in indices]
+    predictions = {
+        title: [model.predict(sample.image) for sample in samples]
+        for title, model in models.items()
+    }
+    figure = draw_panels(samples, predictions, dataset.classes)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 
 
-def _add_legend(figure: object, classes: Classes, shown: set[int]) -> None:
+def draw_panels(
+    samples: Sequence[Sample],
+    predictions: Mapping[str, Sequence[UInt8Array]],
+    classes: Classes,
+    *,
+    errors: bool = False,
+) -> Figure:
+    """One row a sample: image, ground truth and every prediction; with ``errors`` a second row.
+
+    Args:
+        samples: images with labels.
+        predictions: (H, W) class ids of every sample, by the title of their column.
+        classes: names and colours.
+        errors: below each prediction, mark its wrong pixels.
+    """
+    titles = ["image", "ground truth", *predictions]
+    rows, columns = len(samples) * (2 if errors else 1), len(titles)
+    height, width = samples[0].mask.shape
+    cell = 2.1
+    figure = new_figure(cell * columns, (cell - 0.06) * height / width * rows + 0.8)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    shown: set[int] = set()
+    for number, sample in enumerate(samples):
+        row = axes[number * (rows // len(samples))]
+        masks = [sample.mask, *(found[number] for found in predictions.values())]
+        shown.update(np.unique(np.concatenate([mask.ravel() for mask in masks])).tolist())
+        pictures = [sample.image, *(colorize(mask, classes.palette) for mask in masks)]
+        for axis, picture in zip(row, pictures, strict=True):
+            axis.imshow(picture, interpolation="nearest")
+        if errors:
+            wrong = [error_map(sample.mask, mask) for mask in masks[1:]]
+            for axis, ids in zip(axes[2 * number + 1][2:], wrong, strict=True):
+                axis.imshow(colorize(ids, ERROR_PALETTE), interpolation="nearest")
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+    entries = [entry for number, entry in enumerate(zip(*classes, strict=True)) if number in shown]
+    if errors:
+        entries.append(("wrong", ERROR_PALETTE[WRONG]))
+    _add_legend(figure, entries)
+    return figure
+
+
+def _add_legend(figure: Figure, entries: Sequence[tuple[str, Color]]) -> None:
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(
-            facecolor=(color[0] / 255, color[1] / 255, color[2] / 255), edgecolor="0.4", label=name
-        )
-        for class_id, (name, color) in enumerate(zip(*classes, strict=True))
-        if class_id in shown
+        Patch(facecolor=[part / 255 for part in color], edgecolor="0.4", label=name)
+        for name, color in entries
     ]
-    figure.legend(  # type: ignore[attr-defined]
-        handles=handles, loc="outside lower center", ncols=min(len(handles), 11), fontsize=8,
-        frameon=False,
+    lines = math.ceil(len(handles) / (figure.get_figwidth() / 0.95))
+    figure.legend(
+        handles=handles, loc="outside lower center", fontsize=8, frameon=False,
+        ncols=math.ceil(len(handles) / lines),
     )  # fmt: skip
