@@ -16,15 +16,20 @@ from torch import nn
 
 from aicsd.config import build_config, compare_resumed, save_config
 from aicsd.data import check_dataset, open_dataset
-from aicsd.data.base import Subset
+from aicsd.data.base import SegDataset, Subset
 from aicsd.data.loaders import plan_batches
 from aicsd.distiller import Distiller, Teacher
 from aicsd.engine import DistillConfig, FitConfig, TrainConfig, fit
 from aicsd.engine.checkpoint import LAST
 from aicsd.errors import UserError
+from aicsd.files import REPORT_FILE
 from aicsd.methods import Recipe, load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model
 from aicsd.types import Batch
+from aicsd.visualization.report import write_report
+from aicsd.visualization.runs import Network, read_run
+
+REPORT_IMAGES = 6
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,27 @@ def _run(
     if fabric.is_global_zero:
         save_config(config, path)
     metrics = fit(config, distiller, train_data, val_data, fabric)
-    return Run(path, metrics, load_model(path))
+    trained = load_model(path)
+    if fabric.is_global_zero and not (path / REPORT_FILE).is_file():
+        trained_on = distiller.teacher.model if distiller.teacher is not None else None
+        _report(path, trained.to(fabric.device), trained_on, val_data)
+    return Run(path, metrics, trained.cpu())
+
+
+def _report(
+    path: Path, student: Segmenter, teacher: Segmenter | None, val_data: SegDataset
+) -> None:
+    """Write the report; whatever goes wrong with it must not fail a training that is done."""
+    try:
+        files = read_run(path)
+        networks = [Network(files.title, student, files.result, files)]
+        if teacher is not None:
+            measured = files.result["teacher"]
+            networks.insert(0, Network("teacher", teacher, measured, None, is_teacher=True))
+        write_report(path / REPORT_FILE, networks, val_data, images=REPORT_IMAGES)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
+        print(f"{path.name}: no {REPORT_FILE}: {reason}", file=sys.stderr)
 
 
 @torch.no_grad()

@@ -16,8 +16,16 @@ from aicsd.errors import UserError, suggest
 from aicsd.files import CONFIG_FILE, write_text
 
 HARMLESS_KEYS = frozenset(
-    ("resume", "run", "save_every", "log_every", "logger", "data.root", "data.workers",
-     "data.check")
+    (
+        "resume",
+        "run",
+        "save_every",
+        "log_every",
+        "logger",
+        "data.root",
+        "data.workers",
+        "data.check",
+    )
 )
 """Keys that a resumed run may change, because they do not change its result."""
 

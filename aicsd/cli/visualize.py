@@ -24,7 +24,7 @@ def build_parser() -> ConfigParser:
 
 def run(options: Any) -> int:
     from aicsd.visualization.gallery import save_gallery
-    from aicsd.visualization.runs import spread
+    from aicsd.visualization.views import spread
 
     networks, dataset, notes = open_compared(options)
     for note in notes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aicsd.visualization.figures import DIVERGING, SEQUENTIAL, new_figure
+from aicsd.visualization.figures import DIVERGING, MINUS, SEQUENTIAL, new_figure
 from aicsd.visualization.views import FloatArray, ics_distance, unit_rows
 
 if TYPE_CHECKING:
@@ -45,15 +45,11 @@ def draw_ics(
     figure = new_figure(width, 0.5 + rows * (width - 1.2) / max(columns, 1.6))
     axes = figure.subplots(rows, columns, squeeze=False)
     largest = max(float(matrix.max()) for matrix in matrices.values())
-    shown = None
     for axis, (title, matrix) in zip(axes[0], matrices.items(), strict=True):
-        shown = axis.imshow(matrix, cmap=SEQUENTIAL, vmin=0, vmax=largest)
+        axis.imshow(matrix, cmap=SEQUENTIAL, vmin=0, vmax=largest)
         axis.set_title(title, fontsize=10)
         _label(axis, names, left=axis is axes[0, 0], below=rows == 1)
-    if shown is not None:
-        bar = figure.colorbar(shown, ax=list(axes[0]), shrink=0.8, pad=0.01)
-        bar.set_label("KL(row ‖ column), nats", fontsize=8)
-        bar.ax.tick_params(labelsize=8)
+    _color_bar(figure, axes[0], "KL(row ‖ column), nats")
     if teacher is None or not students:
         return figure
     axes[1, 0].set_axis_off()
@@ -63,14 +59,19 @@ def draw_ics(
     bound = max(float(np.abs(matrix).max()) for matrix in differences.values()) or 1.0
     for number, (title, matrix) in enumerate(differences.items(), start=1):
         axis = axes[1, number]
-        shown = axis.imshow(matrix, cmap=DIVERGING, vmin=-bound, vmax=bound)
+        axis.imshow(matrix, cmap=DIVERGING, vmin=-bound, vmax=bound)
         loss = ics_distance(students[title], teacher[1])
-        axis.set_title(f"{title} − {teacher[0]}\nL_ICS = {loss:.2g}", fontsize=9)
+        axis.set_title(f"{title} {MINUS} {teacher[0]}\nL_ICS = {loss:.2g}", fontsize=9)
         _label(axis, names, left=number == 1, below=True)
-    bar = figure.colorbar(shown, ax=list(axes[1]), shrink=0.8, pad=0.01)
-    bar.set_label("difference of unit rows", fontsize=8)
-    bar.ax.tick_params(labelsize=8)
+    _color_bar(figure, axes[1], "difference of unit rows")
     return figure
+
+
+def _color_bar(figure: Figure, axes: Sequence[Axes], label: str) -> None:
+    """Of the last picture in a row of axes, all of which have one scale."""
+    bar = figure.colorbar(axes[-1].images[0], ax=list(axes), shrink=0.8, pad=0.01)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=8)
 
 
 def _label(axis: Axes, names: tuple[str, ...], *, left: bool, below: bool) -> None:

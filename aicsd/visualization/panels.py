@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from aicsd.data.base import Classes, Color, Sample, SegDataset, UInt8Array
@@ -18,6 +19,9 @@ from aicsd.visualization.views import ERROR_PALETTE, WRONG, error_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+SHEET_CELL = 256
+"""Longest side of one picture of a contact sheet, in pixels."""
 
 
 def save_panels(
@@ -85,12 +89,34 @@ def draw_panels(
     return figure
 
 
+def contact_sheet(model: Segmenter, samples: Sequence[Sample], classes: Classes) -> UInt8Array:
+    """Rows of image, ground truth and prediction as one small (H, W, 3) RGB picture.
+
+    Every picture is brought to the size of the first; unlike :func:`draw_panels` this is cheap
+    enough for every validation.
+    """
+    height, width = samples[0].mask.shape
+    shrink = min(1.0, SHEET_CELL / max(height, width))
+    size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+    rows = []
+    for sample in samples:
+        masks = (sample.mask, model.predict(sample.image))
+        pictures = [cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA)]
+        pictures += [
+            cv2.resize(colorize(mask, classes.palette), size, interpolation=cv2.INTER_NEAREST)
+            for mask in masks
+        ]
+        rows.append(np.concatenate(pictures, axis=1))
+    sheet: UInt8Array = np.concatenate(rows, axis=0).astype(np.uint8, copy=False)
+    return sheet
+
+
 def _add_legend(figure: Figure, entries: Sequence[tuple[str, Color]]) -> None:
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(facecolor=[part / 255 for part in color], edgecolor="0.4", label=name)
-        for name, color in entries
+        Patch(facecolor=(r / 255, g / 255, b / 255), edgecolor="0.4", label=name)
+        for name, (r, g, b) in entries
     ]
     lines = math.ceil(len(handles) / (figure.get_figwidth() / 0.95))
     figure.legend(

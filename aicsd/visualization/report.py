@@ -23,9 +23,9 @@ from aicsd.evaluation.cost import Cost, measure_cost
 from aicsd.files import CONFIG_FILE, write_text
 from aicsd.visualization.charts import Chart, Line, draw_chart, heat_map, jpeg, png
 from aicsd.visualization.curves import LOSS, MIOU, WEIGHT, series, smooth, term_names
-from aicsd.visualization.figures import DIVERGING, SEQUENTIAL
+from aicsd.visualization.figures import DIVERGING, MINUS, SEQUENTIAL
 from aicsd.visualization.masks import color_table
-from aicsd.visualization.runs import Network, RunFiles, spread
+from aicsd.visualization.runs import Network, RunFiles
 from aicsd.visualization.views import (
     ERROR_PALETTE,
     FloatArray,
@@ -33,6 +33,7 @@ from aicsd.visualization.views import (
     error_map,
     ics_distance,
     look,
+    spread,
     unit_rows,
 )
 
@@ -41,6 +42,7 @@ PICTURE_SIDE = 480
 """Longest side of a picture in the page, in pixels."""
 LIBRARIES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy")
 CONFUSIONS_LISTED = 6
+NO_VALUE = "\N{EN DASH}"
 
 
 def write_report(
@@ -68,9 +70,7 @@ def write_report(
     remarks = list(notes) + ([] if samples else ["The split has no images to show."])
     models = {net.title: net.model for net in networks if net.model is not None and samples}
     views = {title: look(model, samples) for title, model in models.items()}
-    costs = {
-        title: measure_cost(model, *samples[0].mask.shape) for title, model in models.items()
-    }
+    costs = {title: measure_cost(model, *samples[0].mask.shape) for title, model in models.items()}
     colors = {net.title: number for number, net in enumerate(networks)}
     runs = {net.title: net.run for net in networks if net.run is not None}
     names = [dataset.names[index] for index in indices]
@@ -79,7 +79,7 @@ def write_report(
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     html = environment.get_template("report.html.j2").render(
-        title=" · ".join(run.path.name for run in runs.values()),
+        title=" · ".join(net.run.path.name for net in networks if net.run and not net.is_teacher),
         verdict=verdict(networks),
         notes=remarks,
         table=_table(networks, costs),
@@ -138,10 +138,9 @@ def _table(networks: Sequence[Network], costs: dict[str, Cost]) -> list[dict[str
             "network": net.title,
             "mIoU %": _percent(net.metrics.get("miou")),
             "class accuracy %": _percent(net.metrics.get("class_accuracy")),
-            "parameters": "–" if parameters is None else f"{parameters / 1e6:.2f} M",
-            "GMACs": "–" if cost is None else f"{cost.gmacs:.2f}",
-            "ms per image": "–" if cost is None else f"{cost.milliseconds:.0f}"
-            if cost.milliseconds >= 10 else f"{cost.milliseconds:.1f}",
+            "parameters": NO_VALUE if parameters is None else f"{parameters / 1e6:.2f} M",
+            "GMACs": NO_VALUE if cost is None else f"{cost.gmacs:.2f}",
+            "ms per image": NO_VALUE if cost is None else f"{cost.milliseconds:.3g}",
         })  # fmt: skip
     return rows
 
@@ -159,7 +158,7 @@ def _classes(networks: Sequence[Network], classes: Classes) -> dict[str, Any]:
         begin = base.metrics["per_class_iou"].get(name) if base is not None else None
         gain = None if end is None or begin is None else 100 * (end - begin)
         rows.append({"name": name, "color": _hex(color), "values": values, "gain": gain})
-    gains = f"{students[-1].title} − {base.title}" if base is not None else None
+    gains = f"{students[-1].title} {MINUS} {base.title}" if base is not None else None
     return {"networks": [net.title for net in measured], "gains": gains, "rows": rows,
             "colors": [networks.index(net) for net in measured]}  # fmt: skip
 
@@ -242,7 +241,7 @@ def _ics(networks: Sequence[Network], views: dict[str, Views]) -> dict[str, Any]
         for title, matrix in left.items():
             loss = ics_distance(matrices[title], target)
             differences.append({
-                "title": f"{title} − {teacher}", "loss": f"{loss:.2g}",
+                "title": f"{title} {MINUS} {teacher}", "loss": f"{loss:.2g}",
                 **heat_map(matrix, DIVERGING, -bound, bound),
             })  # fmt: skip
     return {"maps": maps, "differences": differences, "highest": f"{highest:.3g}"}
@@ -291,7 +290,7 @@ def _repeat(title: str, run: RunFiles) -> dict[str, str]:
         "path": str(run.path),
         "command": f"aicsd {run.command} --config {run.path / CONFIG_FILE} --run NEW_FOLDER",
         "config": yaml.safe_dump(run.config, sort_keys=False),
-        "seconds": "–" if seconds is None else f"{seconds:.0f} s",
+        "seconds": NO_VALUE if seconds is None else f"{seconds:.0f} s",
     }
 
 
@@ -303,7 +302,7 @@ def _versions() -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+    return NO_VALUE if value is None or math.isnan(value) else f"{100 * value:.1f}"
 
 
 def _part(value: float | None) -> float | None:

@@ -116,7 +116,9 @@ def open_networks(
             networks = [Network("teacher", None, _teacher_metrics(runs), None, is_teacher=True)]
     students = [run for run in runs if named is None or not _same(run.path, Path(str(named)))]
     if not students:
-        raise UserError(f"the only run is the teacher, {named}; give a student's run, or no teacher")
+        raise UserError(
+            f"the only run is the teacher, {named}; give a student's run, or no teacher"
+        )
     for run in sorted(students, key=lambda run: not run.is_alone):
         model = load_model(run.path)
         _check_classes(run, model, classes)
@@ -139,12 +141,6 @@ def open_run_data(
         split or data["val_split"],
         options if options is not None else data["options"],
     )
-
-
-def spread(dataset: SegDataset, count: int) -> list[int]:
-    """Indices of ``count`` samples, or of all if there are fewer, spread evenly."""
-    count = min(count, len(dataset))
-    return [(2 * number + 1) * len(dataset) // (2 * count) for number in range(count)]
 
 
 def _open_teacher(named: str, runs: Sequence[RunFiles], classes: Classes) -> Network:

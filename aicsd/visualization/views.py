@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.data.base import Sample, UInt8Array
+from aicsd.data.base import Sample, SegDataset, UInt8Array
 from aicsd.losses import ics_matrix
 from aicsd.models import Segmenter, resize
 from aicsd.types import IGNORE_INDEX
@@ -29,6 +29,12 @@ class Views(NamedTuple):
     """(H, W) class ids of each image at its size."""
     ics: FloatArray
     """(C, C) mean over the images of the ICS matrices at the network's own resolution."""
+
+
+def spread(dataset: SegDataset, count: int) -> list[int]:
+    """Indices of ``count`` samples, or of all if there are fewer, spread evenly."""
+    count = min(count, len(dataset))
+    return [(2 * number + 1) * len(dataset) // (2 * count) for number in range(count)]
 
 
 @torch.inference_mode()
