@@ -140,7 +140,7 @@ def _table(networks: Sequence[Network], costs: dict[str, Cost]) -> list[dict[str
             "class accuracy %": _percent(net.metrics.get("class_accuracy")),
             "parameters": NO_VALUE if parameters is None else f"{parameters / 1e6:.2f} M",
             "GMACs": NO_VALUE if cost is None else f"{cost.gmacs:.2f}",
-            "ms per image": NO_VALUE if cost is None else f"{cost.milliseconds:.3g}",
+            "ms per image": NO_VALUE if cost is None else _milliseconds(cost.milliseconds),
         })  # fmt: skip
     return rows
 
@@ -299,6 +299,10 @@ def _versions() -> str:
     found += [f"{name} {version(name)}" for name in LIBRARIES]
     machine = platform.machine() or "unknown machine"
     return f"{', '.join(found)}; {platform.system()} {machine}, {torch.get_num_threads()} threads"
+
+
+def _milliseconds(time: float) -> str:
+    return f"{time:.0f}" if time >= 10 else f"{time:.1f}"
 
 
 def _percent(value: float | None) -> str:
