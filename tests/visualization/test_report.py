@@ -140,7 +140,7 @@ def test_no_images_is_a_line_not_a_failure(runs: Path, tmp_path: Path) -> None:
 
 def test_old_runs_without_a_confusion_matrix(runs: Path, tmp_path: Path, run_cli: RunCli) -> None:
     run, out = tmp_path / "run", tmp_path / "report.html"
-    shutil.copytree(runs / "alone", run)
+    shutil.copytree(runs / "teacher", run)
     values = json.loads((run / "metrics.json").read_text())
     for key in ("confusion", "per_class_accuracy", "teacher"):
         values.pop(key)

@@ -91,6 +91,7 @@ def cut(page: Any) -> float:
 def test_slider_by_mouse_and_keyboard(open_page: Open) -> None:
     page = open_page()
     assert cut(page) == 50
+    page.locator("#compare").scroll_into_view_if_needed()
     box = page.locator("#compare").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
     page.mouse.down()
