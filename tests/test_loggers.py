@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -131,17 +132,20 @@ def test_mlflow_keeps_figures_settings_and_pictures(
     mlflow = pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    run = tmp_path / "run"
-    command = train_command(runs / "data", run, "--epochs", 1, "--logger", "mlflow")
+    run, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(runs / "data", data)
+    (data / "classes.txt").write_text("ground\nperson (sitting)\nbar\n")
+    command = train_command(data, run, "--epochs", 1, "--logger", "mlflow")
     code, _, error = run_cli(*command)
     assert code == 0, error
     client = mlflow.tracking.MlflowClient()
     kept = client.get_run(json.loads((run / "loggers.json").read_text())["mlflow"])
     assert kept.info.status == "FINISHED"
     assert kept.data.params["epochs"] == "1"
-    losses = client.get_metric_history(kept.info.run_id, "loss")
+    losses = client.get_metric_history(kept.info.run_id, "loss/total")
     wanted = [(line["step"], line["loss"]) for line in lines(run) if "loss" in line]
     assert [(metric.step, metric.value) for metric in losses] == wanted
+    assert "val_iou/person _sitting_" in kept.data.metrics
     assert [item.path for item in client.list_artifacts(kept.info.run_id, "val")] == [
         "val/pictures-2.png"
     ]

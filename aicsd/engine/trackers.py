@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -129,13 +130,21 @@ class _MLflow:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._client.log_metric(self._id, name, value, step=step)
+            self._client.log_metric(self._id, _as_mlflow_name(name), value, step=step)
 
     def picture(self, step: int, name: str, image: UInt8Array) -> None:
         self._client.log_image(self._id, image, artifact_file=f"{name}-{step}.png")
 
     def close(self, *, finished: bool) -> None:
         self._client.set_terminated(self._id, status="FINISHED" if finished else "KILLED")
+
+
+def _as_mlflow_name(name: str) -> str:
+    """``loss`` -> ``loss/total``, for a name is a file of its store, and loss/kd needs a folder.
+
+    Other characters than these are refused there; a class may be called ``person (sitting)``.
+    """
+    return "loss/total" if name == "loss" else re.sub(r"[^\w/.\- :]", "_", name)
 
 
 def _ids(run: Path) -> dict[str, str]:
