@@ -17,19 +17,24 @@ from torch import nn
 
 from aicsd.config import build_config, compare_resumed, save_config
 from aicsd.data import check_dataset, open_dataset
-from aicsd.data.base import Subset
+from aicsd.data.base import SegDataset, Subset
 from aicsd.data.loaders import plan_batches
 from aicsd.distiller import Distiller
 from aicsd.engine import DistillConfig, FitConfig, TrainConfig, fit
 from aicsd.engine.checkpoint import LAST
 from aicsd.engine.teacher_cache import TeacherCache, check_recipe
 from aicsd.errors import UserError
+from aicsd.files import REPORT_FILE
 from aicsd.methods import Recipe, load_recipe
 from aicsd.methods.recipe import LOGITS
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model
 from aicsd.models.runtime import Runtime
 from aicsd.teacher import Teacher
 from aicsd.types import Batch
+from aicsd.visualization.report import write_report
+from aicsd.visualization.runs import Network, read_run
+
+REPORT_IMAGES = 6
 
 
 @dataclass(frozen=True)
@@ -175,11 +180,12 @@ def _run(
             f"the classification head: {', '.join(unused)}",
             file=sys.stderr,
         )
-    teacher = None
+    teacher = loaded = None
     if network is not None:
         if not isinstance(network, Segmenter):
             network = Segmenter(network, train_data.classes)
         teacher = Teacher(network, train_data.classes)
+        loaded = teacher.model
     distiller = Distiller(student, recipe, teacher)
     if teacher is not None:
         _try_out(distiller, data.augment.crop, fabric.device)
@@ -190,7 +196,26 @@ def _run(
     if fabric.is_global_zero:
         save_config(config, path)
     metrics = fit(config, distiller, train_data, val_data, fabric)
-    return Run(path, metrics, load_model(path))
+    trained = load_model(path)
+    if fabric.is_global_zero and not (path / REPORT_FILE).is_file():
+        _report(path, trained.to(fabric.device), loaded, val_data)
+    return Run(path, metrics, trained.cpu())
+
+
+def _report(
+    path: Path, student: Segmenter, teacher: Segmenter | None, val_data: SegDataset
+) -> None:
+    """Write the report; whatever goes wrong with it must not fail a training that is done."""
+    try:
+        files = read_run(path)
+        networks = [Network(files.title, student, files.result, files)]
+        if teacher is not None:
+            measured = files.result["teacher"]
+            networks.insert(0, Network("teacher", teacher, measured, None, is_teacher=True))
+        write_report(path / REPORT_FILE, networks, val_data, images=REPORT_IMAGES)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
+        print(f"{path.name}: no {REPORT_FILE}: {reason}", file=sys.stderr)
 
 
 @torch.no_grad()

@@ -13,11 +13,19 @@ from jsonargparse._typehints import ActionTypeHint
 
 from aicsd.engine.config import FitConfig
 from aicsd.errors import UserError, suggest
-from aicsd.files import write_text
+from aicsd.files import CONFIG_FILE, write_text
 
-CONFIG_FILE = "config.yaml"
 HARMLESS_KEYS = frozenset(
-    ("resume", "run", "save_every", "log_every", "data.root", "data.workers", "data.check")
+    (
+        "resume",
+        "run",
+        "save_every",
+        "log_every",
+        "logger",
+        "data.root",
+        "data.workers",
+        "data.check",
+    )
 )
 """Keys that a resumed run may change, because they do not change its result."""
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from aicsd.config import CONFIG_FILE
 from aicsd.errors import UserError
+from aicsd.files import CONFIG_FILE
 from aicsd.models import MODEL_FILE, Segmenter, load_model
 from aicsd.models.hub import PREFIX, hub_errors, not_logged_in, require_hub
 

@@ -133,6 +133,7 @@ def keep(run: Path, results: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     # the same for all: measured before every distillation
     metrics.pop("teacher", None)
+    metrics.pop("confusion", None)
     weights = {name: float(term["weight"]) for name, term in config.get("terms", {}).items()}
     kept = {"epochs": config["epochs"], "weights": weights, **metrics}
     write_text(results / f"{run.name}.json", json.dumps(kept, indent=1) + "\n")

@@ -75,3 +75,17 @@ TINY_MODEL = {
     "decoder_channels": 8,
     "low_level_channels": 4,
 }
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``data`` and the runs ``teacher``, ``alone`` and ``distilled``."""
+    from tiny_runs import aicsd, distill_command, train_command
+
+    place = tmp_path_factory.mktemp("runs")
+    root = write_folder(place / "data")
+    aicsd(*train_command(root, place / "teacher", "--epochs", "1"))
+    for name, method in (("alone", "none"), ("distilled", "aicsd")):
+        more = ("--method", method, "--epochs", "2")
+        aicsd(*distill_command(root, place / "teacher", place / name, *more))
+    return place

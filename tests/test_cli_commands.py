@@ -53,7 +53,7 @@ METHOD_TERMS = {
 }
 MEASURES = (
     "miou", "pixel_accuracy", "class_accuracy", "fwiou", "per_class_iou", "per_class_accuracy",
-    "images",
+    "images", "confusion",
 )  # fmt: skip
 LEARN = ("--optimizer.name", "adamw", "--optimizer.lr", "0.01", "--optimizer.head_lr_factor", "1")
 
@@ -226,7 +226,7 @@ def test_run_folder(student: Path) -> None:
     assert len(events) == 1
     assert files - events == {
         "config.yaml", "metrics.jsonl", "metrics.json", "student.safetensors",
-        "best.safetensors", "checkpoints/last.pt",
+        "best.safetensors", "checkpoints/last.pt", "report.html",
     }  # fmt: skip
 
 

@@ -11,11 +11,12 @@ import torch
 import yaml
 
 from aicsd.api import of_protocol
-from aicsd.config import CONFIG_FILE, build_config
+from aicsd.config import build_config
 from aicsd.data import DATASETS, Classes, Sample, SegDataset, camvid, cityscapes, open_dataset, voc
 from aicsd.data.base import Subset
 from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.errors import UserError
+from aicsd.files import CONFIG_FILE
 from aicsd.methods import Recipe, load_recipe
 from aicsd.models import MODEL_FILE, ModelConfig, Segmenter, build_model, load_model
 

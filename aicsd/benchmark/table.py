@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from aicsd.config import CONFIG_FILE, HARMLESS_KEYS, flatten
+from aicsd.config import HARMLESS_KEYS, flatten
 from aicsd.engine.config import DistillConfig
-from aicsd.engine.fit import RESULT_FILE
 from aicsd.errors import UserError, suggest
+from aicsd.files import CONFIG_FILE, RESULT_FILE
 from aicsd.methods import load_recipe
 
 NAMES = {

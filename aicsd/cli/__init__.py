@@ -22,10 +22,13 @@ from aicsd.cli import (
     import_checkpoint,
     predict,
     push,
+    report,
     submit,
+    visualize,
 )
-from aicsd.config import CONFIG_FILE, ConfigParser, bracket_scales
+from aicsd.config import ConfigParser, bracket_scales
 from aicsd.errors import UserError
+from aicsd.files import CONFIG_FILE
 
 
 class Command(NamedTuple):
@@ -44,6 +47,8 @@ COMMANDS = {
     "distill": Command(fit.DISTILL_HELP, fit.build_distill_parser, fit.run_distill),
     "evaluate": Command(evaluate.HELP, evaluate.build_parser, evaluate.run),
     "predict": Command(predict.HELP, predict.build_parser, predict.run),
+    "visualize": Command(visualize.HELP, visualize.build_parser, visualize.run),
+    "report": Command(report.HELP, report.build_parser, report.run),
     "export": Command(export.HELP, export.build_parser, export.run),
     "demo": Command(demo.HELP, demo.build_parser, demo.run),
     "push": Command(push.HELP, push.build_parser, push.run),

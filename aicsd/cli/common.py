@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aicsd.config import ConfigParser
 from aicsd.errors import UserError
 
 if TYPE_CHECKING:
+    from aicsd.data.base import SegDataset
     from aicsd.models import Segmenter
+    from aicsd.visualization.runs import Network
 
 
 def data_arguments(
@@ -26,6 +29,41 @@ def data_arguments(
         "--data.options", type=dict[str, int | float | str | bool], default={},
         help="further options of the dataset",
     )  # fmt: skip
+
+
+def compared_runs_arguments(parser: ConfigParser) -> None:
+    """The arguments of commands that compare finished runs."""
+    parser.add_argument("runs", type=str, nargs="+", help="folders of finished runs")
+    parser.add_argument(
+        "--teacher", type=str | None,
+        help="run folder or model file; without it the one that the runs name",
+    )  # fmt: skip
+    described = "without it as the first run was trained with"
+    parser.add_argument("--data.name", type=str | None, help=f"dataset, {described}")
+    parser.add_argument("--data.root", type=str | None, help=f"its folder, {described}")
+    parser.add_argument("--data.split", type=str | None, help="without it the validation split")
+    parser.add_argument(
+        "--data.options", type=dict[str, int | float | str | bool] | None,
+        help=f"further options of the dataset, {described}",
+    )  # fmt: skip
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
+
+
+def open_compared(options: Any) -> tuple[list[Network], SegDataset, list[str]]:
+    """Networks, data and remarks of :func:`compared_runs_arguments`."""
+    from aicsd.visualization.runs import open_networks, open_run_data, read_run
+
+    if options.images < 1:
+        raise UserError(f"images is {options.images}; it must be 1 or more")
+    device = pick_device(options.device)
+    runs = [read_run(Path(run)) for run in options.runs]
+    data = options.data
+    dataset = open_run_data(runs[0], data.name, data.root, data.split, data.options)
+    networks, notes = open_networks(runs, options.teacher, dataset.classes)
+    for network in networks:
+        if network.model is not None:
+            network.model.to(device)
+    return networks, dataset, notes
 
 
 def inference_of(options: Any) -> Any:

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from aicsd.cli.common import open_model
-from aicsd.config import CONFIG_FILE, ConfigParser
+from aicsd.config import ConfigParser
 from aicsd.errors import UserError
+from aicsd.files import CONFIG_FILE
 
 HELP = "a page in the browser: what teacher and student see in an image"
 

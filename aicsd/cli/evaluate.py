@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +39,7 @@ def build_parser() -> ConfigParser:
 def run(options: Any) -> int:
     from aicsd.data import open_dataset
     from aicsd.engine.logging import progress_bar
-    from aicsd.evaluation import evaluate, short_side_of
+    from aicsd.evaluation import evaluate, short_side_of, to_json
     from aicsd.files import write_text
     from aicsd.models import load_model
 
@@ -56,7 +55,7 @@ def run(options: Any) -> int:
             advance=lambda images: bar.advance(task, images),
         )  # fmt: skip
     if options.json is not None:
-        write_text(Path(options.json), json.dumps(metrics.to_dict(), indent=1) + "\n")
+        write_text(Path(options.json), to_json(metrics.to_dict()))
     print_metrics(metrics)
     return 0
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from aicsd.data.loaders import DataConfig
+from aicsd.engine.trackers import check_loggers
 from aicsd.errors import UserError
 from aicsd.models import ModelConfig
 from aicsd.models.runtime import Runtime
@@ -70,6 +71,7 @@ class FitConfig:
     val_every: int = 1
     save_every: int = 100
     log_every: int = 10
+    logger: str = "tensorboard"
     seed: int = 0
     resume: bool = False
     accelerator: str = "auto"
@@ -84,6 +86,7 @@ class FitConfig:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         if self.val_every < 0:
             raise UserError(f"val_every is {self.val_every}; it must be 0 or more")
+        check_loggers(self.logger)
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}; it must be 0 or more and below 2^63")
 
@@ -96,6 +99,8 @@ _COMMON = """
         val_every: validate after every that many epochs, and at the end; 0: only at the end.
         save_every: steps between two checkpoints; at most that many are lost when a run is cut.
         log_every: steps between two lines of metrics.jsonl.
+        logger: where the same figures and a few pictures go too: tensorboard, wandb, mlflow,
+            several with commas between, or none.
         seed: of weights, order, augmentation and dropout.
         resume: continue the run in the folder, or start it if it is not there yet.
         accelerator: auto, cpu, cuda or mps.

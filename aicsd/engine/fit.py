@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from aicsd.data.base import SegDataset
+from aicsd.data.base import SegDataset, UInt8Array
 from aicsd.data.loaders import plan_batches, timed, train_loader
 from aicsd.distiller import Distiller
 from aicsd.engine.checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
@@ -24,14 +25,17 @@ from aicsd.engine.config import FitConfig
 from aicsd.engine.logging import Meter, RunLogger
 from aicsd.engine.optimizer import build_optimizer, set_learning_rate
 from aicsd.engine.stop import Interrupted, stop_signal
+from aicsd.engine.trackers import check_loggers, open_trackers
 from aicsd.errors import UserError
-from aicsd.evaluation import Metrics, evaluate
-from aicsd.files import write_text
+from aicsd.evaluation import Metrics, evaluate, to_json
+from aicsd.files import RESULT_FILE, write_text
 from aicsd.models import MODEL_FILE, Segmenter, save_model
 from aicsd.types import Batch
+from aicsd.visualization.panels import contact_sheet
+from aicsd.visualization.views import spread
 
-RESULT_FILE = "metrics.json"
 BEST_FILE = "best.safetensors"
+LOGGED_IMAGES = 3
 
 
 def fit(
@@ -158,17 +162,25 @@ class _Loop:
         metrics = self._evaluate(self.final)
         values = {key: value for key, value in metrics.to_dict().items() if key != "images"}
         per_class = values.pop("per_class_iou")
-        values.pop("per_class_accuracy")
+        for key in ("per_class_accuracy", "confusion"):
+            values.pop(key)
         logger.scalars(
             self.progress.step,
             {f"val/{key}": value for key, value in values.items()}
             | {f"val_iou/{name}": value for name, value in per_class.items()},
         )
+        if len(self.val_data):
+            logger.picture(self.progress.step, "val/pictures", self._draw)
         logger.say(f"step {self.progress.step}: val mIoU {metrics.miou:.4f}")
         if metrics.miou > self.progress.best_miou:
             self.progress.best_miou = metrics.miou
             self._save_model(metrics, BEST_FILE)
         return metrics
+
+    def _draw(self) -> UInt8Array:
+        """Image, labels and prediction of a few images of the validation split."""
+        samples = [self.val_data.read(index) for index in spread(self.val_data, LOGGED_IMAGES)]
+        return contact_sheet(self.final, samples, self.val_data.classes)
 
     def measure_teacher(self, logger: RunLogger) -> None:
         """A teacher that was loaded wrongly shows here, before it costs a training."""
@@ -186,7 +198,10 @@ class _Loop:
         return evaluate(model, self.val_data, workers=data.workers, short_side=short_side)
 
     def logger(self, active: bool) -> RunLogger:
-        return RunLogger(self.run, self.progress.step, self.total, active)
+        config, start = self.config, self.progress.step
+        names = check_loggers(config.logger)
+        trackers = partial(open_trackers, names, self.run, start, asdict(config))
+        return RunLogger(self.run, start, self.total, trackers, active)
 
     def save(self) -> None:
         """Write the checkpoint from which the run continues exactly."""
@@ -212,7 +227,7 @@ class _Loop:
         self.save()
         self._save_model(metrics, MODEL_FILE)
         if self.fabric.is_global_zero:
-            write_text(self.run / RESULT_FILE, json.dumps(result, indent=1) + "\n")
+            write_text(self.run / RESULT_FILE, to_json(result))
         self.fabric.barrier()
         return result
 
@@ -232,7 +247,9 @@ class _Loop:
 
     def _save_model(self, metrics: Metrics, name: str) -> None:
         if self.fabric.is_global_zero:
-            info = {"metrics": metrics.to_dict(), "run": self.run.name}
+            measured = metrics.to_dict()
+            measured.pop("confusion")  # the header of a model file is no place for a matrix
+            info = {"metrics": measured, "run": self.run.name}
             save_model(self.final, self.run / name, info)
 
     def _restore(self) -> None:

@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar, metrics.jsonl and TensorBoard."""
+"""What a run tells: a progress bar, metrics.jsonl and the chosen loggers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,11 +22,11 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from aicsd.data.base import UInt8Array
+from aicsd.engine.trackers import Tracker
 from aicsd.errors import UserError
-from aicsd.files import write_text
+from aicsd.files import METRICS_FILE, write_text
 from aicsd.methods import Recipe
-
-METRICS_FILE = "metrics.jsonl"
 
 
 def progress_bar(enabled: bool = True) -> Progress:
@@ -51,23 +52,29 @@ class RunLogger:
         run: the run folder.
         start: step that the run starts from; lines of later steps, left by a cut run, are dropped.
         total: steps of the whole run.
+        open_trackers: gives the further places that figures go to.
         active: False on other ranks.
     """
 
-    def __init__(self, run: Path, start: int, total: int, active: bool = True) -> None:
+    def __init__(
+        self,
+        run: Path,
+        start: int,
+        total: int,
+        open_trackers: Callable[[], list[Tracker]],
+        active: bool = True,
+    ) -> None:
         self._active = active
         self._name = run.name
         self._bar = progress_bar(active)
         self._task = self._bar.add_task(run.name, total=total, completed=start, note="")
         if not active:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         self._path = run / METRICS_FILE
         kept = [line for line in _read_lines(self._path) if line["step"] <= start]
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run), purge_step=start + 1 if start else None)
+        self._trackers = open_trackers()
 
     def __enter__(self) -> RunLogger:
         self._bar.start()
@@ -82,17 +89,25 @@ class RunLogger:
         self._bar.stop()
         if self._active:
             self._file.close()
-            self._board.close()
+            for tracker in self._trackers:
+                tracker.close(finished=error is None)
 
     def scalars(self, step: int, values: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, and every number of it to TensorBoard."""
+        """One line of metrics.jsonl, and every number of it to the loggers."""
         if not self._active:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            if isinstance(value, int | float):
-                self._board.add_scalar(name, value, step)
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        for tracker in self._trackers:
+            tracker.scalars(step, numbers)
+
+    def picture(self, step: int, name: str, draw: Callable[[], UInt8Array]) -> None:
+        """An (H, W, 3) RGB picture to the loggers; not drawn if there are none."""
+        if self._active and self._trackers:
+            image = draw()
+            for tracker in self._trackers:
+                tracker.picture(step, name, image)
 
     def advance(self, step: int, note: str) -> None:
         self._bar.update(self._task, completed=step, note=note)

@@ -2,7 +2,7 @@
 
 from aicsd.evaluation.evaluate import evaluate, short_side_of
 from aicsd.evaluation.inference import InferenceConfig, infer
-from aicsd.evaluation.metrics import Metrics, metrics_from_confusion
+from aicsd.evaluation.metrics import Metrics, metrics_from_confusion, to_json
 
 __all__ = [
     "InferenceConfig",
@@ -11,4 +11,5 @@ __all__ = [
     "infer",
     "metrics_from_confusion",
     "short_side_of",
+    "to_json",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,6 +22,7 @@ class Metrics:
         per_class_iou: by class name; NaN for a class in neither labels nor predictions.
         per_class_accuracy: right pixels / pixels of the class, by class name.
         images: how many were evaluated.
+        confusion: (C, C) pixel counts, rows = label, columns = prediction.
         boundary_iou: mean of the classes' boundary IoU, where it was asked for.
         per_class_boundary_iou: by class name, likewise.
     """
@@ -31,6 +34,7 @@ class Metrics:
     per_class_iou: dict[str, float]
     per_class_accuracy: dict[str, float]
     images: int
+    confusion: list[list[int]]
     boundary_iou: float | None = None
     per_class_boundary_iou: dict[str, float] | None = None
 
@@ -45,6 +49,12 @@ class Metrics:
         return {key: plain(value) for key, value in asdict(self).items() if value is not None}
 
 
+def to_json(values: dict[str, Any]) -> str:
+    """Indented JSON in which a list of numbers, such as a row of a matrix, takes one line."""
+    text = json.dumps(values, indent=1)
+    return re.sub(r"\[[\s\d,]+\]", lambda row: re.sub(r"\s+", "", row[0]), text) + "\n"
+
+
 def metrics_from_confusion(matrix: Tensor, names: tuple[str, ...], images: int) -> Metrics:
     """Metrics of a confusion matrix.
 
@@ -53,6 +63,7 @@ def metrics_from_confusion(matrix: Tensor, names: tuple[str, ...], images: int) 
         names: of the C classes.
         images: how many images were counted.
     """
+    confusion = matrix.long().tolist()
     matrix = matrix.double()
     right = matrix.diagonal()
     labelled, predicted = matrix.sum(dim=1), matrix.sum(dim=0)
@@ -67,6 +78,7 @@ def metrics_from_confusion(matrix: Tensor, names: tuple[str, ...], images: int) 
         per_class_iou=dict(zip(names, iou.tolist(), strict=True)),
         per_class_accuracy=dict(zip(names, (right / labelled).tolist(), strict=True)),
         images=images,
+        confusion=confusion,
     )
 
 

@@ -18,7 +18,8 @@ ROWS_AT_ONCE = 256
 """Of an overlay: as floats, a large image would take many times its memory."""
 
 
-def _color_table(palette: tuple[Color, ...]) -> UInt8Array:
+def color_table(palette: tuple[Color, ...]) -> UInt8Array:
+    """(256, 3) RGB of every id; ignored pixels are light grey."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = palette
     table[IGNORE_INDEX] = IGNORED_COLOR
@@ -27,7 +28,7 @@ def _color_table(palette: tuple[Color, ...]) -> UInt8Array:
 
 def colorize(mask: UInt8Array, palette: tuple[Color, ...]) -> UInt8Array:
     """(H, W) class ids -> (H, W, 3) RGB; ignored pixels are light grey."""
-    colors: UInt8Array = _color_table(palette)[mask]
+    colors: UInt8Array = color_table(palette)[mask]
     return colors
 
 
@@ -50,7 +51,7 @@ def encode_ids(mask: UInt8Array, palette: tuple[Color, ...] | None) -> bytes:
     """(H, W) ids as an 8-bit PNG: grey without a palette, else viewers show its colours."""
     picture = Image.fromarray(mask)
     if palette is not None:
-        picture.putpalette(_color_table(palette).tobytes())
+        picture.putpalette(color_table(palette).tobytes())
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()

@@ -1,0 +1,162 @@
+"""Where the figures and pictures of a run go beside its own files: TensorBoard, W&B, MLflow."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+from aicsd.data.base import UInt8Array
+from aicsd.errors import UserError, suggest
+from aicsd.files import write_text
+
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+"""Logger -> the package that it needs."""
+IDS_FILE = "loggers.json"
+PROJECT = __name__.partition(".")[0]
+"""The package: what the runs are kept together under."""
+
+
+class Tracker(Protocol):
+    """One place that figures go to."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def picture(self, step: int, name: str, image: UInt8Array) -> None:
+        """``image`` is (H, W, 3) RGB."""
+
+    def close(self, *, finished: bool) -> None: ...
+
+
+def check_loggers(text: str) -> list[str]:
+    """``wandb,tensorboard`` -> the names; ``none`` -> nothing.
+
+    Raises:
+        UserError: an unknown logger, or one whose package is not installed.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if names == ["none"]:
+        return []
+    for name in names:
+        if name not in PACKAGES:
+            raise UserError(f"logger: unknown {name!r}{suggest(name, [*PACKAGES, 'none'])}")
+        if find_spec(PACKAGES[name]) is None:
+            raise UserError(
+                f"logger: {name} is not installed; pip install {PACKAGES[name]}, or choose another"
+            )
+    return names
+
+
+def open_trackers(
+    names: list[str], run: Path, start: int, settings: Mapping[str, Any]
+) -> list[Tracker]:
+    """The places to log to.
+
+    Args:
+        names: of :func:`check_loggers`.
+        run: the run folder.
+        start: step that the run starts from; later ones are of a run that was cut.
+        settings: of the run, for those that show them beside the curves.
+    """
+    builders: dict[str, Callable[[Path, int, Mapping[str, Any]], Tracker]]
+    builders = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
+    return [builders[name](run, start, settings) for name in names]
+
+
+class _TensorBoard:
+    def __init__(self, run: Path, start: int, settings: Mapping[str, Any]) -> None:  # noqa: ARG002
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._board = SummaryWriter(str(run), purge_step=start + 1 if start else None)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image: UInt8Array) -> None:
+        self._board.add_image(name, image, step, dataformats="HWC")
+
+    def close(self, *, finished: bool) -> None:  # noqa: ARG002
+        self._board.close()
+
+
+class _WandB:
+    def __init__(self, run: Path, start: int, settings: Mapping[str, Any]) -> None:  # noqa: ARG002
+        import wandb
+
+        self._wandb: Any = wandb
+        self._run: Any = wandb.init(
+            project=PROJECT, name=run.name, dir=str(run), config=dict(settings),
+            id=_known_id(run, "wandb"), resume="allow",
+        )  # fmt: skip
+        _keep_id(run, "wandb", self._run.id)
+        # a resumed run repeats steps that were logged before the cut; W&B refuses those of its
+        # own counter, not those of an axis
+        self._run.define_metric("*", step_metric="step")
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log({**values, "step": step})
+
+    def picture(self, step: int, name: str, image: UInt8Array) -> None:
+        self._run.log({name: self._wandb.Image(image), "step": step})
+
+    def close(self, *, finished: bool) -> None:
+        self._run.finish(exit_code=0 if finished else 1)
+
+
+class _MLflow:
+    def __init__(self, run: Path, start: int, settings: Mapping[str, Any]) -> None:  # noqa: ARG002
+        import mlflow
+
+        self._client: Any = mlflow.tracking.MlflowClient()
+        known = _known_id(run, "mlflow")
+        if known is None:
+            known = self._create(run)
+            for name, value in settings.items():
+                self._client.log_param(known, name, value)
+            _keep_id(run, "mlflow", known)
+        else:
+            self._client.update_run(known, status="RUNNING")
+        self._id = known
+
+    def _create(self, run: Path) -> str:
+        found = self._client.get_experiment_by_name(PROJECT)
+        experiment = found.experiment_id if found else self._client.create_experiment(PROJECT)
+        created: str = self._client.create_run(experiment, run_name=run.name).info.run_id
+        return created
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._client.log_metric(self._id, _as_mlflow_name(name), value, step=step)
+
+    def picture(self, step: int, name: str, image: UInt8Array) -> None:
+        self._client.log_image(self._id, image, artifact_file=f"{name}-{step}.png")
+
+    def close(self, *, finished: bool) -> None:
+        self._client.set_terminated(self._id, status="FINISHED" if finished else "KILLED")
+
+
+def _as_mlflow_name(name: str) -> str:
+    """``loss`` -> ``loss/total``, for a name is a file of its store, and loss/kd needs a folder.
+
+    Other characters than these are refused there; a class may be called ``person (sitting)``.
+    """
+    return "loss/total" if name == "loss" else re.sub(r"[^\w/.\- :]", "_", name)
+
+
+def _ids(run: Path) -> dict[str, str]:
+    path = run / IDS_FILE
+    found: dict[str, str] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return found
+
+
+def _known_id(run: Path, name: str) -> str | None:
+    """Under which a run that gets resumed was logged."""
+    return _ids(run).get(name)
+
+
+def _keep_id(run: Path, name: str, value: str) -> None:
+    write_text(run / IDS_FILE, json.dumps({**_ids(run), name: value}) + "\n")

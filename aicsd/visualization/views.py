@@ -1,0 +1,82 @@
+"""What a network says about a few images: predictions and inter-class similarity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aicsd.data.base import Sample, SegDataset, UInt8Array
+from aicsd.losses import ics_matrix
+from aicsd.models import Segmenter, resize
+from aicsd.types import IGNORE_INDEX
+
+FloatArray = npt.NDArray[np.float64]
+RIGHT, WRONG, UNLABELLED = 0, 1, 2
+ERROR_PALETTE = ((236, 236, 236), (213, 94, 0), (255, 255, 255))
+"""Right: light grey; wrong: vermillion of the Okabe-Ito palette; no label: white."""
+
+
+class Views(NamedTuple):
+    """Of one network on some images."""
+
+    masks: list[UInt8Array]
+    """(H, W) class ids of each image at its size."""
+    ics: FloatArray
+    """(C, C) mean over the images of the ICS matrices at the network's own resolution."""
+
+
+def spread(dataset: SegDataset, count: int) -> list[int]:
+    """Indices of ``count`` samples, or of all if there are fewer, spread evenly."""
+    count = min(count, len(dataset))
+    return [(2 * number + 1) * len(dataset) // (2 * count) for number in range(count)]
+
+
+@torch.inference_mode()
+def look(model: Segmenter, samples: Sequence[Sample]) -> Views:
+    """Predictions and the mean ICS matrix of ``model`` on ``samples``, one pass an image."""
+    masks: list[UInt8Array] = []
+    matrices: list[Tensor] = []
+    for sample in samples:
+        logits = image_logits(model, sample.image)
+        size = (sample.image.shape[0], sample.image.shape[1])
+        masks.append(resize(logits, size).argmax(dim=1)[0].to(torch.uint8).cpu().numpy())
+        matrices.append(ics_matrix(logits)[0].double().cpu())
+    return Views(masks, torch.stack(matrices).mean(dim=0).numpy())
+
+
+@torch.inference_mode()
+def image_logits(model: Segmenter, image: UInt8Array) -> Tensor:
+    """(H, W, 3) uint8 RGB -> (1, C, h, w) logits at the network's own resolution."""
+    was_training = model.training
+    model.eval()
+    try:
+        batch = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        logits: Tensor = model(batch.to(model.mean.device)).logits
+        return logits
+    finally:
+        model.train(was_training)
+
+
+def error_map(mask: UInt8Array, prediction: UInt8Array) -> UInt8Array:
+    """(H, W) labels and class ids -> (H, W) ids into ``ERROR_PALETTE``."""
+    errors = np.where(mask == prediction, RIGHT, WRONG)
+    errors[mask == IGNORE_INDEX] = UNLABELLED
+    ids: UInt8Array = errors.astype(np.uint8)
+    return ids
+
+
+def unit_rows(matrix: FloatArray) -> FloatArray:
+    """(C, C) with every row at L2 norm 1, as the ICSD loss compares it by default."""
+    rows: FloatArray = F.normalize(torch.from_numpy(matrix), dim=1).numpy()
+    return rows
+
+
+def ics_distance(student: FloatArray, teacher: FloatArray) -> float:
+    """L_ICS of two (C, C) matrices: mean squared difference of :func:`unit_rows`."""
+    return float(np.square(unit_rows(student) - unit_rows(teacher)).mean())
