@@ -56,13 +56,15 @@ def test_commands(
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("aicsd ")]
     assert [command[0] for command in commands] == [
-        "data", "train", "distill", "evaluate", "predict", "import",
+        "data", "train", "distill", "distill", "report", "evaluate", "predict", "export", "import",
     ]  # fmt: skip
     for command in commands:
         code, _, error = run_cli(*command, *QUICK_FLAGS.get(command[0], []))
         assert code == 0, (command, error)
     assert (workplace / "teacher.safetensors").is_file()
     assert (workplace / "metrics.json").is_file()
+    assert (workplace / "report.html").is_file()
+    assert (workplace / "model.onnx").is_file()
     names = {path.name for path in (workplace / "predictions").iterdir()}
     assert names == {f"{n:03}{end}.png" for n in range(4) for end in ("", "_overlay")}
     code, _, error = run_cli("distill", "--run", "runs/aicsd", "--resume")
@@ -76,11 +78,20 @@ def test_make_targets_exist() -> None:
 
 
 @pytest.mark.parametrize("block", blocks("python"))
-def test_python_block(workplace: Path, monkeypatch: pytest.MonkeyPatch, block: str) -> None:
+def test_python_block(
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_cli: Callable[..., tuple[int, str, str]],
+    block: str,
+) -> None:
     monkeypatch.chdir(workplace)
     if not Path("runs/teacher").exists():
         data = {"name": "folder", "root": "my_data", **TINY_DATA}
         aicsd.train(model=TINY_MODEL, data=data, epochs=1, run="runs/teacher")
+    if "model.onnx" in block and not Path("model.onnx").exists():
+        pytest.importorskip("onnxruntime")
+        code, _, error = run_cli("export", "runs/teacher", "-o", "model.onnx")
+        assert code == 0, error
     distill = aicsd.distill
 
     def quick(student: str, data: str, **options: Any) -> aicsd.Run:
@@ -94,6 +105,7 @@ def test_python_block(workplace: Path, monkeypatch: pytest.MonkeyPatch, block: s
     names: dict[str, Any] = {
         "ce": torch.tensor(1.0),
         "logits": torch.randn(2, 3, 8, 8),
+        "mask": torch.zeros(2, 8, 8, dtype=torch.int64),
         "student_logits": torch.randn(2, 3, 8, 8, requires_grad=True),
         "teacher_logits": torch.randn(2, 3, 8, 8),
     }
