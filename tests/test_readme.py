@@ -32,16 +32,25 @@ QUICK_FLAGS = {
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def aicsd_commands(page: str) -> list[list[str]]:
+    lines = [line for block in blocks("bash", page) for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("aicsd ")]
+
+
+def prepare(place: Path) -> Path:
+    write_folder(place / "my_data")
+    shutil.copytree(REPOSITORY / "configs", place / "configs")
+    return place
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a reader of the README has it, with the runs that its commands make."""
-    place = tmp_path_factory.mktemp("readme")
-    write_folder(place / "my_data")
-    shutil.copytree(REPOSITORY / "configs", place / "configs")
+    place = prepare(tmp_path_factory.mktemp("readme"))
     (place / "pretrained").mkdir()
     state = {"state_dict": random_deeplab("resnet18").state_dict()}
     torch.save(state, place / "pretrained" / "NAME.pth.tar")
@@ -53,8 +62,7 @@ def test_commands(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
 ) -> None:
     monkeypatch.chdir(workplace)
-    lines = [line for block in blocks("bash") for line in block.splitlines()]
-    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("aicsd ")]
+    commands = aicsd_commands(README)
     assert [command[0] for command in commands] == [
         "data", "train", "distill", "distill", "report", "evaluate", "predict", "export", "import",
     ]  # fmt: skip
@@ -69,6 +77,23 @@ def test_commands(
     assert names == {f"{n:03}{end}.png" for n in range(4) for end in ("", "_overlay")}
     code, _, error = run_cli("distill", "--run", "runs/aicsd", "--resume")
     assert code == 0, error
+
+
+def test_the_guide_to_own_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(prepare(tmp_path / "guide"))
+    commands = aicsd_commands((REPOSITORY / "docs" / "getting-started.md").read_text())
+    assert [command[0] for command in commands] == [
+        "data", "train", "distill", "distill", "evaluate", "report", "predict", "export", "predict",
+    ]  # fmt: skip
+    for command in commands:
+        code, _, error = run_cli(*command, *QUICK_FLAGS.get(command[0], []))
+        assert code == 0, (command, error)
+    assert Path("report.html").is_file()
+    for out in ("predictions", "predictions_onnx"):
+        assert len(list(Path(out).glob("*_overlay.png"))) == 4
 
 
 def test_make_targets_exist() -> None:

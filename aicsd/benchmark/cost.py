@@ -116,6 +116,8 @@ def measure_cost(
     notes = [] if source is None else [source.note]
     if data.missing is not None:
         notes.append(f"{data.missing}: RANDOM IMAGES stand in for the data")
+    if config.teacher_cache is not None and source is not None:
+        notes.append("the teacher is measured live; from teacher_cache its part is next to nothing")
     student = build_untrained(config.network, data.train.classes, config.seed)
     teacher = None
     if source is not None:
