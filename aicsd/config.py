@@ -209,6 +209,9 @@ def compare_resumed(config: FitConfig, run: Path) -> None:
         return
     before = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
     now = flatten(asdict(config))
+    # a key that an older version did not have was at its default
+    defaults = flatten(asdict(type(config)(run=config.run)))
+    before |= {key: defaults.get(key) for key in now.keys() - before.keys()}
     changed = [
         f"{key} was {before.get(key)!r} and now is {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

@@ -61,3 +61,18 @@ def test_bfloat16_without_instructions_is_told_of(
     code, _, error = run_cli(*command)
     assert code == 0, error
     assert ("bf16-mixed will be many times slower" in error) != has_instructions
+
+
+def test_a_run_of_a_version_without_the_key_resumes(place: Path, run_cli: RunCli) -> None:
+    run = place / "older"
+    command = distill_command(place / "data", place / "teacher", run, "--epochs", 1)
+    assert run_cli(*command)[0] == 0
+    config = run / "config.yaml"
+    lines = config.read_text().splitlines(keepends=True)
+    config.write_text("".join(line for line in lines if "teacher_runtime" not in line))
+    assert "teacher_runtime" not in config.read_text()
+    code, _, error = run_cli(*command, "--resume")
+    assert code == 0, error
+    code, _, error = run_cli(*command, "--resume", "--teacher_runtime", "compiled")
+    assert code == 2
+    assert "teacher_runtime was 'eager' and now is 'compiled'" in error

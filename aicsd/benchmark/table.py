@@ -24,7 +24,7 @@ NAMES = {
     "epochs": "epochs",
 }
 """Columns that name a row, and the key of the config behind each. Other keys go by themselves."""
-UNIMPORTANT = HARMLESS_KEYS | {"seed", "accelerator", "val_every"}
+UNIMPORTANT = HARMLESS_KEYS | {"seed", "accelerator", "teacher_runtime", "val_every"}
 """Keys in which runs of one group may differ."""
 OF_METHOD = ("method", "teacher", "terms.")
 """Beginnings of the keys in which a run may differ from its baseline."""
