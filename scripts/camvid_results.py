@@ -220,11 +220,12 @@ def main() -> None:
             parser.error("give --root and --weights, or --table")
         os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // options.jobs))
         train_all(options)
+    tables = {"table": table(options.results), "trials": trials(options.results)}
     text = PAGE.read_text(encoding="utf-8")
-    for place, lines in (("table", table(options.results)), ("trials", trials(options.results))):
+    for place, lines in tables.items():
         text = put(text, place, lines)
-        print(lines)
     write_text(PAGE, text)
+    print(*tables.values(), sep="\n\n")
 
 
 if __name__ == "__main__":
