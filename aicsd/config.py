@@ -17,7 +17,16 @@ from aicsd.files import write_text
 
 CONFIG_FILE = "config.yaml"
 HARMLESS_KEYS = frozenset(
-    ("resume", "run", "save_every", "log_every", "data.root", "data.workers", "data.check")
+    (
+        "resume",
+        "run",
+        "save_every",
+        "log_every",
+        "data.root",
+        "data.workers",
+        "data.cache_mb",
+        "data.check",
+    )
 )
 """Keys that a resumed run may change, because they do not change its result."""
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from aicsd.types import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,21 @@ class Metrics:
             return None if value != value else value
 
         return {key: plain(value) for key, value in asdict(self).items() if value is not None}
+
+
+def confusion_counts(predicted: Tensor, mask: Tensor, num_classes: int) -> Tensor:
+    """(C, C) int64 pixel counts, rows = label, columns = prediction; on the device of the inputs.
+
+    Args:
+        predicted: (B, H, W) class ids below C.
+        mask: (B, H, W) uint8 class ids; what is not below C has no label.
+        num_classes: C.
+    """
+    # unlabelled pixels are counted in rows of their own and left out: picking out the labelled ones
+    # would take longer than all the counting
+    pairs = mask.int() * num_classes + predicted.int()
+    counts = torch.bincount(pairs.flatten(), minlength=(IGNORE_INDEX + 1) * num_classes)
+    return counts.view(-1, num_classes)[:num_classes]
 
 
 def metrics_from_confusion(matrix: Tensor, names: tuple[str, ...], images: int) -> Metrics:

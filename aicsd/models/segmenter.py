@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from aicsd.data.base import Classes, UInt8Array, read_image
 from aicsd.errors import UserError, suggest
 from aicsd.files import atomic_path
-from aicsd.models.deeplabv3plus import resize
+from aicsd.models.deeplabv3plus import class_ids
 from aicsd.types import SegOutput
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -58,7 +58,7 @@ class Segmenter(nn.Module):
 
     def forward(self, image: Tensor) -> SegOutput:
         """(B, 3, H, W) uint8 RGB -> logits at the network's own resolution, and features."""
-        return as_output(self.net((image.to(self.mean.dtype) / 255 - self.mean) / self.std))
+        return as_output(self.net(normalize(image, self.mean, self.std)))
 
     @torch.no_grad()
     def predict(self, image: UInt8Array | str | Path) -> UInt8Array:
@@ -74,7 +74,7 @@ class Segmenter(nn.Module):
             # copied, since an array from PIL is read-only, which torch warns of
             batch = torch.from_numpy(np.array(array)).permute(2, 0, 1)[None]
             logits = self(batch.to(self.mean.device)).logits
-            labels = resize(logits, (array.shape[0], array.shape[1])).argmax(dim=1)
+            labels = class_ids(logits, (array.shape[0], array.shape[1]))
         finally:
             self.train(was_training)
         ids: UInt8Array = labels[0].to(torch.uint8).cpu().numpy()
@@ -88,6 +88,18 @@ class Segmenter(nn.Module):
     def num_parameters(self) -> int:
         """Of the whole network."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def normalize(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(B, 3, H, W) in 0 to 255 -> (image / 255 - mean) / std, with mean and std (1, 3, 1, 1)."""
+    # a copy that is then changed in place: on a CPU, new memory costs more than the arithmetic
+    scaled = image.to(mean.dtype, copy=True).div_(255)
+    if image.device.type != "cpu" or scaled.is_contiguous():
+        return scaled.sub_(mean).div_(std)
+    # the three numbers of a channels-last pixel would make an inner loop of 3, a row makes a long one
+    rows, width = scaled.permute(0, 2, 3, 1).flatten(2), image.shape[-1]
+    rows.sub_(mean.flatten().repeat(width)).div_(std.flatten().repeat(width))
+    return rows.view(*rows.shape[:2], width, -1).permute(0, 3, 1, 2)
 
 
 def as_output(output: Any) -> SegOutput:
