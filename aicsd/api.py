@@ -18,6 +18,7 @@ from torch import nn
 from aicsd.config import build_config, compare_resumed, save_config
 from aicsd.data import check_dataset, open_dataset
 from aicsd.data.base import SegDataset, Subset
+from aicsd.data.cache import CachedDataset
 from aicsd.data.loaders import plan_batches
 from aicsd.distiller import Distiller
 from aicsd.engine import DistillConfig, FitConfig, TrainConfig, fit
@@ -171,6 +172,10 @@ def _run(
         len(train_data), data, config.seed, config.epochs, config.optimizer.accumulate,
         fabric.global_rank, fabric.world_size,
     )  # fmt: skip
+    if data.cache_mb:
+        train_data = CachedDataset(train_data, data.cache_mb, shared=data.workers > 0)
+        if fabric.is_global_zero:
+            print(f"{path.name}: {train_data}", file=sys.stderr)
     torch.manual_seed(config.seed)
     student = build_model(model, train_data.classes)
     unused = getattr(student.net.backbone, "dropped_weights", [])

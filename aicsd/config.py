@@ -24,6 +24,7 @@ HARMLESS_KEYS = frozenset(
         "logger",
         "data.root",
         "data.workers",
+        "data.cache_mb",
         "data.check",
     )
 )

@@ -118,6 +118,8 @@ class FileDataset:
             self._lookup = np.full(256, IGNORE_INDEX, np.uint8)
             for stored, class_id in stored_ids.items():
                 self._lookup[stored] = class_id
+        ids = np.arange(256)
+        self._wrong = ((ids >= len(classes.names)) & (ids != IGNORE_INDEX)).astype(np.uint8)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -137,13 +139,12 @@ class FileDataset:
         """(H, W) class ids of a mask file; an id that no class has is a UserError."""
         mask = read_mask(path)
         if self._lookup is not None:
-            mapped: UInt8Array = self._lookup[mask]
-            return mapped
-        count = len(self.classes.names)
-        wrong = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)[count:IGNORE_INDEX])
-        if wrong.size:
+            return cv2.LUT(mask, self._lookup).astype(np.uint8, copy=False)
+        wrong = cv2.LUT(mask, self._wrong).view(np.bool_)
+        if wrong.any():
+            count = len(self.classes.names)
             raise UserError(
-                f"{path}: class id {wrong[0] + count} is out of range; there are {count} classes "
+                f"{path}: class id {mask[wrong].min()} is out of range; there are {count} classes "
                 f"(ids 0 to {count - 1}, {IGNORE_INDEX} = ignored)"
             )
         return mask

@@ -43,6 +43,8 @@ class DataConfig:
         batch_size: images per step and process; 2 or more.
         workers: processes that load images; 0 loads in the training process. The result is the
             same for any number.
+        cache_mb: memory in MB (10^6 bytes) for decoded training images, per device and shared by
+            its workers; 0 decodes every image each time. The result is the same for any number.
         check: before training, make sure that every mask has valid ids and its image's size.
         options: further options of the dataset, for example {size: 96} for digits, or
             {sbd: FOLDER} for the split trainaug of voc.
@@ -56,6 +58,7 @@ class DataConfig:
     val_split: str = "val"
     batch_size: int = 8
     workers: int = 2
+    cache_mb: int = 0
     check: bool = True
     options: dict[str, int | float | str | bool] = field(default_factory=dict)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -70,6 +73,8 @@ class DataConfig:
             raise UserError(f"data.train_images is {self.train_images}; it must be 0 or more")
         if self.workers < 0:
             raise UserError(f"data.workers is {self.workers}; it must be 0 or more")
+        if self.cache_mb < 0:
+            raise UserError(f"data.cache_mb is {self.cache_mb}; it must be 0 or more")
 
 
 class _Fallible(TorchDataset[Any]):
@@ -191,7 +196,7 @@ def _collate_crops(crops: list[Crop | UserError]) -> Batch | UserError:
     return Batch(
         # a permuted view: the channels-last layout that convolutions like best, without a copy
         image=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
-        mask=torch.from_numpy(np.stack(masks)).long(),
+        mask=torch.from_numpy(np.stack(masks, dtype=np.int64)),
         inside=torch.from_numpy(np.stack(inside)),
     )
 

@@ -7,7 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from aicsd.evaluation.inference import InferenceConfig, _probabilities, _scaled, _starts
+from aicsd.evaluation.inference import (
+    VIEWS_PER_PASS,
+    InferenceConfig,
+    _probabilities,
+    _scaled,
+    _starts,
+)
 from aicsd.models import Segmenter, resize
 
 
@@ -24,19 +30,13 @@ def class_probabilities(model: Segmenter, images: Tensor, config: InferenceConfi
         (B, C, H, W), float; over the classes they sum to 1.
     """
     size = (images.shape[-2], images.shape[-1])
-    views = [
-        (scale, mirrored)
-        for scale in config.scales
-        for mirrored in ((False, True) if config.flip else (False,))
-    ]
     total: Tensor | None = None
-    for scale, mirrored in views:
-        view = _scaled(images, scale)
-        maps = _probabilities(model, view.flip(-1) if mirrored else view, config)
-        maps = resize(maps.flip(-1) if mirrored else maps, size)
+    for scale in config.scales:
+        maps = _probabilities(model, _scaled(images, scale), config, VIEWS_PER_PASS)
+        maps = resize(maps, size)
         total = maps if total is None else total + maps
     assert total is not None
-    return total / len(views)
+    return total / len(config.scales)
 
 
 def has_bands(height: int, config: InferenceConfig) -> bool:

@@ -8,16 +8,21 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image as PILImage
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torch import Tensor
 
 from aicsd.data.base import Sample, SegDataset
 from aicsd.data.loaders import sample_loader
 from aicsd.errors import UserError
 from aicsd.evaluation.boundary import boundary_counts
 from aicsd.evaluation.inference import InferenceConfig, infer
-from aicsd.evaluation.metrics import Metrics, add_boundary, metrics_from_confusion
+from aicsd.evaluation.metrics import (
+    Metrics,
+    add_boundary,
+    confusion_counts,
+    metrics_from_confusion,
+)
 from aicsd.models import Segmenter
-from aicsd.types import IGNORE_INDEX, Protocol
+from aicsd.types import Protocol
 
 RELEASED_SHORT_SIDE = 513
 """Shorter side in pixels at which the published code scores."""
@@ -40,8 +45,8 @@ def evaluate(
     Args:
         model: its classes must be those of the dataset.
         dataset: images and labels.
-        batch_size: images per forward pass; only images of equal size share one, so that it
-            changes the speed alone.
+        batch_size: images, or windows of an image, per forward pass; only images of equal size
+            share one, so that it changes the speed alone.
         workers: processes that load images.
         inference: scales, mirroring, windows; a single pass over the whole image without it.
         short_side: resize image and labels so that the shorter side has that many pixels, as the
@@ -67,10 +72,9 @@ def evaluate(
         )
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = model.mean.device
-    confusion = MulticlassConfusionMatrix(
-        len(model.classes.names), ignore_index=IGNORE_INDEX, validate_args=False
-    ).to(device)
-    borders = torch.zeros((2, len(model.classes.names)), dtype=torch.int64)
+    num_classes = len(model.classes.names)
+    confusion = torch.zeros((num_classes, num_classes), dtype=torch.int64, device=device)
+    borders = torch.zeros((2, num_classes), dtype=torch.int64)
     was_training = model.training
     model.eval()
     try:
@@ -81,23 +85,26 @@ def evaluate(
         for batch in batches_of_equal_size(samples, batch_size):
             images = torch.from_numpy(np.stack([sample.image for sample in batch]))
             masks = torch.from_numpy(np.stack([sample.mask for sample in batch]))
-            predicted = infer(model, images.permute(0, 3, 1, 2).to(device), inference)
-            confusion.update(predicted, masks.to(device).long())
+            images = images.permute(0, 3, 1, 2).to(device)
+            predicted = infer(model, images, inference, batch_size)
+            confusion += confusion_counts(predicted, masks.to(device), num_classes)
             if boundary:
                 for ids, sample in zip(predicted.cpu().numpy(), batch, strict=True):
-                    counts = boundary_counts(ids, sample.mask, len(model.classes.names))
+                    counts = boundary_counts(ids, sample.mask, num_classes)
                     borders += torch.from_numpy(counts)
             if advance is not None:
                 advance(len(batch))
     finally:
         model.train(was_training)
-    metrics = metrics_from_confusion(confusion.compute().cpu(), model.classes.names, len(dataset))
-    if not boundary:
-        return metrics
-    borders = borders.to(device)
+    metrics = metrics_from_confusion(_over_ranks(confusion), model.classes.names, len(dataset))
+    return add_boundary(metrics, _over_ranks(borders.to(device))) if boundary else metrics
+
+
+def _over_ranks(counts: Tensor) -> Tensor:
+    """The sum over all processes, on the CPU."""
     if dist.is_initialized():
-        dist.all_reduce(borders)
-    return add_boundary(metrics, borders.cpu())
+        dist.all_reduce(counts)
+    return counts.cpu()
 
 
 def short_side_of(protocol: Protocol, asked: int | None) -> int:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from aicsd.data.base import UInt8Array
 from aicsd.errors import UserError
-from aicsd.models import Segmenter, resize
+from aicsd.models import Segmenter, class_ids, resize
 
-WINDOWS_PER_PASS = 4
+VIEWS_PER_PASS = 4
 SMALLEST_SIDE = 32
 """Of a scaled image or a window, in pixels: the largest output stride."""
 LARGEST_SCALE = 10
@@ -49,13 +49,20 @@ class InferenceConfig:
 
 
 @torch.no_grad()
-def infer(model: Segmenter, images: Tensor, config: InferenceConfig | None = None) -> Tensor:
+def infer(
+    model: Segmenter,
+    images: Tensor,
+    config: InferenceConfig | None = None,
+    batch_size: int = VIEWS_PER_PASS,
+) -> Tensor:
     """Class ids of images.
 
     Args:
         model: in evaluation mode.
         images: (B, 3, H, W) uint8 RGB on the model's device.
         config: single scale, not mirrored and whole without it.
+        batch_size: views of an image (mirrored, windows) that share a forward pass; fewer need
+            less memory. A pass never has fewer than B.
 
     Returns:
         (B, H, W) int64. Without averaging, the arg max of the logits resized to (H, W); else of
@@ -65,18 +72,16 @@ def infer(model: Segmenter, images: Tensor, config: InferenceConfig | None = Non
     config = config or InferenceConfig()
     height, width = images.shape[-2:]
     if len(images) > 1 and _is_larger(images, config.window / max(config.scales)):
-        return torch.cat([infer(model, image[None], config) for image in images])
+        return torch.cat([infer(model, image[None], config, batch_size) for image in images])
     if config.scales == (1.0,) and not config.flip and not _is_larger(images, config.window):
-        return resize(model(images).logits, (height, width)).argmax(dim=1)
+        return class_ids(model(images).logits, (height, width))
     total: Tensor | None = None
     for scale in config.scales:
-        view = _scaled(images, scale)
-        for mirrored in (False, True) if config.flip else (False,):
-            maps = _probabilities(model, view.flip(-1) if mirrored else view, config)
-            maps = resize(maps.flip(-1) if mirrored else maps, (height, width))
-            total = maps if total is None else total + maps
+        maps = _probabilities(model, _scaled(images, scale), config, batch_size)
+        maps = resize(maps, (height, width))
+        total = maps if total is None else total.add_(maps)
     assert total is not None
-    return total.argmax(dim=1)
+    return total.max(dim=1).indices
 
 
 def predict_ids(
@@ -105,34 +110,34 @@ def _is_larger(images: Tensor, window: float) -> bool:
     return bool(window) and max(images.shape[-2:]) > window
 
 
-def _probabilities(model: Segmenter, images: Tensor, config: InferenceConfig) -> Tensor:
-    """(B, C, h, w) class probabilities at the size of ``images``."""
-    if _is_larger(images, config.window):
-        return _windowed(model, images, config)
-    size = (images.shape[-2], images.shape[-1])
-    return resize(model(images).logits, size).softmax(dim=1)
+def _probabilities(
+    model: Segmenter, images: Tensor, config: InferenceConfig, batch_size: int
+) -> Tensor:
+    """(B, C, h, w) class probabilities at the size of ``images``.
 
-
-def _windowed(model: Segmenter, images: Tensor, config: InferenceConfig) -> Tensor:
-    """Mean of the probabilities of all windows that see a pixel; a few windows at a time.
-
-    ``images`` and the result are (1, D, h, w).
+    The mean of all views that see a pixel: windows, and each mirrored. The mirror of a view shares
+    its forward pass where ``batch_size`` allows it.
     """
     height, width = images.shape[-2:]
-    rows, columns = min(height, config.window), min(width, config.window)
-    areas = [
-        (..., slice(top, top + rows), slice(left, left + columns))
+    is_cut = _is_larger(images, config.window)
+    rows, columns = (min(side, config.window) if is_cut else side for side in (height, width))
+    views = [
+        ((..., slice(top, top + rows), slice(left, left + columns)), mirrored)
         for top in _starts(height, rows, config.overlap)
         for left in _starts(width, columns, config.overlap)
+        for mirrored in ((False, True) if config.flip else (False,))
     ]
-    total = torch.zeros((1, len(model.classes.names), height, width), device=images.device)
+    total = torch.zeros(
+        (len(images), len(model.classes.names), height, width), device=images.device
+    )
     count = total.new_zeros((height, width))
-    for start in range(0, len(areas), WINDOWS_PER_PASS):
-        group = areas[start : start + WINDOWS_PER_PASS]
-        crops = torch.cat([images[area] for area in group])
-        maps = resize(model(crops).logits, (rows, columns)).softmax(dim=1)
-        for area, window in zip(group, maps, strict=True):
-            total[area] += window
+    per_pass = max(1, batch_size // len(images))
+    for start in range(0, len(views), per_pass):
+        group = views[start : start + per_pass]
+        seen = [images[area].flip(-1) if mirrored else images[area] for area, mirrored in group]
+        maps = resize(model(torch.cat(seen)).logits, (rows, columns)).softmax(dim=1)
+        for (area, mirrored), view in zip(group, torch.split(maps, len(images)), strict=True):
+            total[area] += view.flip(-1) if mirrored else view
             count[area] += 1
     return total.div_(count)
 

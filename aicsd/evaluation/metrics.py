@@ -7,7 +7,10 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from aicsd.types import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,21 @@ def to_json(values: dict[str, Any]) -> str:
     """Indented JSON in which a list of numbers, such as a row of a matrix, takes one line."""
     text = json.dumps(values, indent=1)
     return re.sub(r"\[[\s\d,]+\]", lambda row: re.sub(r"\s+", "", row[0]), text) + "\n"
+
+
+def confusion_counts(predicted: Tensor, mask: Tensor, num_classes: int) -> Tensor:
+    """(C, C) int64 pixel counts, rows = label, columns = prediction; on the device of the inputs.
+
+    Args:
+        predicted: (B, H, W) class ids below C.
+        mask: (B, H, W) uint8 class ids; what is not below C has no label.
+        num_classes: C.
+    """
+    # unlabelled pixels are counted in rows of their own and left out: picking out the labelled ones
+    # would take longer than all the counting
+    pairs = mask.int() * num_classes + predicted.int()
+    counts = torch.bincount(pairs.flatten(), minlength=(IGNORE_INDEX + 1) * num_classes)
+    return counts.view(-1, num_classes)[:num_classes]
 
 
 def metrics_from_confusion(matrix: Tensor, names: tuple[str, ...], images: int) -> Metrics:

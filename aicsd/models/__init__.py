@@ -8,7 +8,7 @@ from aicsd.models.build import (
     import_checkpoint,
     load_model,
 )
-from aicsd.models.deeplabv3plus import DeepLabV3Plus, resize
+from aicsd.models.deeplabv3plus import DeepLabV3Plus, class_ids, resize
 from aicsd.models.segmenter import Segmenter, as_output, map_named, save_model
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Segmenter",
     "as_output",
     "build_model",
+    "class_ids",
     "import_checkpoint",
     "load_model",
     "map_named",

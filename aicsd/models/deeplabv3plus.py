@@ -23,6 +23,13 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
 
 
+def class_ids(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C, h, w) -> (B, *size) int64: the class of the largest logit, resized to ``size``."""
+    # image by image, so that the resized maps of one are in memory; and max, since PyTorch's argmax
+    # takes several times as long for the same ids
+    return torch.cat([resize(image, size).max(dim=1).indices for image in torch.split(logits, 1)])
+
+
 def conv_bn(in_channels: int, out_channels: int, kernel: int = 1, rate: int = 1) -> nn.Sequential:
     """Convolution (1x1 or 3x3, dilated by ``rate``) and batch norm, size kept."""
     padding = rate if kernel == 3 else 0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from aicsd.data.base import Classes, UInt8Array, read_image
 from aicsd.errors import UserError, suggest
 from aicsd.files import atomic_path
-from aicsd.models.deeplabv3plus import resize
+from aicsd.models.deeplabv3plus import class_ids
 from aicsd.types import SegOutput
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -74,7 +74,7 @@ class Segmenter(nn.Module):
             # copied, since an array from PIL is read-only, which torch warns of
             batch = torch.from_numpy(np.array(array)).permute(2, 0, 1)[None]
             logits = self(batch.to(self.mean.device)).logits
-            labels = resize(logits, (array.shape[0], array.shape[1])).argmax(dim=1)
+            labels = class_ids(logits, (array.shape[0], array.shape[1]))
         finally:
             self.train(was_training)
         ids: UInt8Array = labels[0].to(torch.uint8).cpu().numpy()

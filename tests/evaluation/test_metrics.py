@@ -114,6 +114,7 @@ def test_nothing_labelled_is_nan_everywhere() -> None:
         "per_class_iou": {"class 0": None, "class 1": None},
         "per_class_accuracy": {"class 0": None, "class 1": None},
         "images": 3,
+        "confusion": [[0, 0], [0, 0]],
     }
 
 
