@@ -149,11 +149,11 @@ def test_runs_that_differ_in_more_than_the_seed_are_two_rows(
     ]  # fmt: skip
     header, _, first, second = rows_of(table(run_cli, *paths))
     assert header[4] == "settings"
-    assert [first[4], first[5]] == ["terms.pixel_kd.weight = 1.0", "2"]
+    assert [first[4], first[5]] == ["terms.pixel_kd.weight = 5.0", "2"]
     assert [second[4], second[5]] == ["terms.pixel_kd.weight = 7.0", "1"]
     named = rows_of(table(run_cli, *paths, "--by", "method,terms.pixel_kd.weight"))
     assert named[0][:3] == ["method", "terms.pixel_kd.weight", "n"]
-    assert [row[:3] for row in named[2:]] == [["kd", "1.0", "2"], ["kd", "7.0", "1"]]
+    assert [row[:3] for row in named[2:]] == [["kd", "5.0", "2"], ["kd", "7.0", "1"]]
     groups = group_runs(read_runs(paths)[0], ("method",))
     assert [len(group.runs) for group in groups] == [2, 1]
     misspelt = run_cli("benchmark", "table", *paths, "--by", "methd")
