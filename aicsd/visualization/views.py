@@ -19,7 +19,7 @@ from aicsd.types import IGNORE_INDEX
 FloatArray = npt.NDArray[np.float64]
 RIGHT, WRONG, UNLABELLED = 0, 1, 2
 ERROR_PALETTE = ((236, 236, 236), (213, 94, 0), (255, 255, 255))
-"""Right: light grey; wrong: vermillion of the Okabe-Ito palette; no label: white."""
+"""Right: light grey; wrong: vermilion of the Okabe-Ito palette; no label: white."""
 
 
 class Views(NamedTuple):
