@@ -17,9 +17,9 @@ from torch import nn
 
 from aicsd.config import build_config, compare_resumed, save_config
 from aicsd.data import check_dataset, open_dataset
-from aicsd.data.base import SegDataset, Subset
+from aicsd.data.base import SegDataset
 from aicsd.data.cache import CachedDataset
-from aicsd.data.loaders import plan_batches
+from aicsd.data.loaders import plan_batches, training_images
 from aicsd.distiller import Distiller
 from aicsd.engine import DistillConfig, FitConfig, TrainConfig, fit
 from aicsd.engine.checkpoint import LAST
@@ -163,8 +163,7 @@ def _run(
         for dataset in (train_data, val_data):
             for problem in check_dataset(dataset):
                 raise UserError(f"{problem} (aicsd data check lists every such file)")
-    if data.train_images:
-        train_data = Subset(train_data, data.train_images)
+    train_data = training_images(train_data, data)
     fabric = open_fabric(config)
     fabric.launch()
     # refuses what makes no batch; here, so that no run folder is left behind

@@ -13,7 +13,7 @@ import yaml
 from aicsd.api import of_protocol
 from aicsd.config import build_config
 from aicsd.data import DATASETS, Classes, Sample, SegDataset, camvid, cityscapes, open_dataset, voc
-from aicsd.data.base import Subset
+from aicsd.data.loaders import training_images
 from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.errors import UserError
 from aicsd.files import CONFIG_FILE
@@ -126,8 +126,7 @@ def open_data(
     if entry is None or not entry.layout or (where is not None and where.is_dir()):
         train = open_dataset(data.name, data.root, data.train_split, data.options)
         val = open_dataset(data.name, data.root, data.val_split, data.options)
-        if data.train_images:
-            train = Subset(train, data.train_images)
+        train = training_images(train, data)
         height, width = val.read(0).mask.shape
         return Data(train, val, (width, height), (len(train), len(val)), None)
     missing = "data.root is not given" if where is None else f"there is no folder {where}"
@@ -142,7 +141,8 @@ def open_data(
         raise UserError(f"{missing}, so the number of classes is not known: give --classes N")
     width, height = size or (known.size if known else (data.augment.crop, data.augment.crop))
     counts = known.counts if known else {}
-    train_count = data.train_images or images or counts.get(data.train_split)
+    part = 0 if data.unlabelled_rest else data.train_images
+    train_count = part or images or counts.get(data.train_split)
     val_count = counts.get(data.val_split, 0)
     return Data(
         RandomImages(found, (width, height), train_count or SEVERAL),

@@ -73,6 +73,29 @@ class Subset:
         return self.dataset.read(self.indices[index])
 
 
+class PartlyLabelled:
+    """A dataset of which the ``count`` samples of ``Subset`` keep their labels, and no other.
+
+    Raises:
+        UserError: more samples than there are.
+    """
+
+    def __init__(self, dataset: SegDataset, count: int) -> None:
+        self.dataset = dataset
+        self.labelled = frozenset(Subset(dataset, count).indices)
+        self.classes = dataset.classes
+        self.names = dataset.names
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int) -> Sample:
+        sample = self.dataset.read(index)
+        if index in self.labelled:
+            return sample
+        return sample._replace(mask=np.full_like(sample.mask, IGNORE_INDEX))
+
+
 class Pair(NamedTuple):
     """The files of one sample."""
 
@@ -184,6 +207,8 @@ def image_size(dataset: SegDataset, index: int) -> tuple[int, int]:
     """(H, W) of an image, without decoding it if it is a file."""
     if isinstance(dataset, Subset):
         return image_size(dataset.dataset, dataset.indices[index])
+    if isinstance(dataset, PartlyLabelled):
+        return image_size(dataset.dataset, index)
     if isinstance(dataset, FileDataset):
         return dataset.image_size(index)
     height, width = dataset.read(index).mask.shape

@@ -20,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from aicsd.data.base import Sample, SegDataset
+from aicsd.data.base import PartlyLabelled, Sample, SegDataset, Subset
 from aicsd.data.teacher_cache import Taught, crop_logits
 from aicsd.data.transforms import AugmentConfig, Crop, Padding, augment, draw_view, padding_of
 from aicsd.errors import UserError
@@ -39,6 +39,8 @@ class DataConfig:
         train_split: split to train on.
         train_images: how many of its images to train on, spread evenly over the split; 0 takes
             all. Shows what few labels are worth.
+        unlabelled_rest: train on the other images of the split too, without their labels: a
+            teacher has an opinion on them.
         val_split: split to validate on during training.
         batch_size: images per step and process; 2 or more.
         workers: processes that load images; 0 loads in the training process. The result is the
@@ -55,6 +57,7 @@ class DataConfig:
     root: str | None = None
     train_split: str = "train"
     train_images: int = 0
+    unlabelled_rest: bool = False
     val_split: str = "val"
     batch_size: int = 8
     workers: int = 2
@@ -71,10 +74,22 @@ class DataConfig:
             )
         if self.train_images < 0:
             raise UserError(f"data.train_images is {self.train_images}; it must be 0 or more")
+        if self.unlabelled_rest and not self.train_images:
+            raise UserError(
+                "data.unlabelled_rest needs data.train_images, the number of images with labels"
+            )
         if self.workers < 0:
             raise UserError(f"data.workers is {self.workers}; it must be 0 or more")
         if self.cache_mb < 0:
             raise UserError(f"data.cache_mb is {self.cache_mb}; it must be 0 or more")
+
+
+def training_images(dataset: SegDataset, config: DataConfig) -> SegDataset:
+    """The part of a split that ``config`` trains on, with the labels that it may use."""
+    if not config.train_images:
+        return dataset
+    part = PartlyLabelled if config.unlabelled_rest else Subset
+    return part(dataset, config.train_images)
 
 
 class _Fallible(TorchDataset[Any]):
