@@ -14,6 +14,7 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 RESULT_FILE = "metrics.json"
 REPORT_FILE = "report.html"
+ICS_FILE = "ics.safetensors"
 """What a run folder holds, beside the networks."""
 
 

@@ -31,11 +31,19 @@ from aicsd.evaluation import Metrics, evaluate, to_json
 from aicsd.files import RESULT_FILE, write_text
 from aicsd.models import MODEL_FILE, Segmenter, save_model
 from aicsd.types import Batch
+from aicsd.visualization.ics_history import (
+    HISTORY_IMAGES,
+    ICSHistory,
+    read_history,
+    write_history,
+)
+from aicsd.visualization.matrices import matrix_sheet
 from aicsd.visualization.panels import contact_sheet
-from aicsd.visualization.views import spread
+from aicsd.visualization.views import ics_distance, look, spread
 
 BEST_FILE = "best.safetensors"
 LOGGED_IMAGES = 3
+ICS_DISTANCE = "val/ics_distance"
 
 
 def fit(
@@ -71,6 +79,8 @@ def fit(
     )  # fmt: skip
     with loop.logger(fabric.is_global_zero) as logger, stop_signal() as stop:
         loop.measure_teacher(logger)
+        if loop.progress.step == 0:
+            loop.look_at_ics(logger)
         meter = Meter(distiller.recipe)
         started = time.monotonic() - loop.progress.seconds
         while loop.progress.step < loop.total:
@@ -169,6 +179,7 @@ class _Loop:
             {f"val/{key}": value for key, value in values.items()}
             | {f"val_iou/{name}": value for name, value in per_class.items()},
         )
+        self.look_at_ics(logger)
         if len(self.val_data):
             logger.picture(self.progress.step, "val/pictures", self._draw)
         logger.say(f"step {self.progress.step}: val mIoU {metrics.miou:.4f}")
@@ -181,6 +192,27 @@ class _Loop:
         """Image, labels and prediction of a few images of the validation split."""
         samples = [self.val_data.read(index) for index in spread(self.val_data, LOGGED_IMAGES)]
         return contact_sheet(self.final, samples, self.val_data.classes)
+
+    def look_at_ics(self, logger: RunLogger) -> None:
+        """Keep the ICS matrix on a few validation images, and log how far it is from the teacher's."""
+        if not (self.fabric.is_global_zero and len(self.val_data)):
+            return
+        indices = spread(self.val_data, HISTORY_IMAGES)
+        samples = [self.val_data.read(index) for index in indices]
+        step, teacher = self.progress.step, self.distiller.teacher
+        history = read_history(self.run) or ICSHistory([self.val_data.names[i] for i in indices])
+        # those of later steps are left by a cut run
+        history.steps = {at: matrix for at, matrix in history.steps.items() if at < step}
+        history.steps[step] = look(self.final, samples).ics
+        if teacher is not None and history.teacher is None:
+            history.teacher = look(teacher.model, samples).ics
+        write_history(self.run, history)
+        shown = [history.steps[step]]
+        if history.teacher is not None:
+            shown.insert(0, history.teacher)
+            distance = ics_distance(history.steps[step], history.teacher)
+            logger.scalars(step, {ICS_DISTANCE: distance})
+        logger.picture(step, "val/ics", lambda: matrix_sheet(shown))
 
     def measure_teacher(self, logger: RunLogger) -> None:
         """A teacher that was loaded wrongly shows here, before it costs a training."""

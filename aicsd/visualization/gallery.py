@@ -10,7 +10,7 @@ from aicsd.data.base import SegDataset
 from aicsd.visualization.curves import draw_curves
 from aicsd.visualization.distributions import draw_distributions
 from aicsd.visualization.figures import save_figure
-from aicsd.visualization.matrices import draw_ics
+from aicsd.visualization.matrices import draw_ics, draw_ics_training
 from aicsd.visualization.panels import draw_panels
 from aicsd.visualization.runs import Network
 from aicsd.visualization.views import look
@@ -19,7 +19,7 @@ from aicsd.visualization.views import look
 def save_gallery(
     networks: Sequence[Network], dataset: SegDataset, indices: Sequence[int], out: Path
 ) -> Iterator[Path]:
-    """Write the pictures and yield each file: panels, ics, curves, distributions/*.
+    """Write the pictures and yield each file: panels, ics, ics_training, curves, distributions/*.
 
     Args:
         networks: to compare; those whose model is missing are left out.
@@ -39,6 +39,10 @@ def save_gallery(
     figure = draw_ics(target, students, dataset.classes.names)
     yield from save_figure(figure, out / "ics")
     runs = {net.title: net.run for net in networks if net.run and not net.is_teacher}
+    histories = {title: run.ics for title, run in runs.items() if run.ics is not None}
+    training = draw_ics_training(histories, dataset.classes.names)
+    if training is not None:
+        yield from save_figure(training, out / "ics_training")
     logs = {title: run.lines for title, run in runs.items() if run.lines}
     if logs:
         yield from save_figure(draw_curves(logs), out / "curves")

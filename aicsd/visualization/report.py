@@ -24,6 +24,7 @@ from aicsd.files import CONFIG_FILE, write_text
 from aicsd.visualization.charts import Chart, Line, draw_chart, heat_map, jpeg, png
 from aicsd.visualization.curves import LOSS, MIOU, WEIGHT, series, smooth, term_names
 from aicsd.visualization.figures import DIVERGING, MINUS, SEQUENTIAL
+from aicsd.visualization.ics_history import shared_teacher
 from aicsd.visualization.masks import color_table
 from aicsd.visualization.runs import Network, RunFiles
 from aicsd.visualization.views import (
@@ -262,6 +263,14 @@ def _charts(
         level = 100 * teacher.metrics["miou"]
         progress.append(Line(teacher.title, [0, max(steps)], [level] * 2, colors[teacher.title]))
     charts = [draw_chart("mIoU on the validation split, %", progress)]
+    histories = {net.title: net.run.ics for net in students if net.run and net.run.ics}
+    target = shared_teacher(histories.values())
+    if target is not None and target.teacher is not None:
+        charts.append(draw_chart(
+            "L_ICS to the teacher on a few validation images",
+            [Line(title, *kept.distances(target.teacher), colors[title])
+             for title, kept in histories.items() if kept.images == target.images],
+        ))  # fmt: skip
     for net in students:
         lines = runs[net.title].lines
         terms = term_names(lines)

@@ -17,6 +17,7 @@ from aicsd.errors import UserError
 from aicsd.files import CONFIG_FILE, METRICS_FILE, RESULT_FILE
 from aicsd.models import Segmenter, load_model
 from aicsd.teacher import Teacher
+from aicsd.visualization.ics_history import ICSHistory, read_history
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class RunFiles:
         config: of ``config.yaml``.
         result: of ``metrics.json``.
         lines: of ``metrics.jsonl``, in the order of the steps.
+        ics: of ``ics.safetensors``; None for a run of an older version.
     """
 
     path: Path
     config: dict[str, Any]
     result: dict[str, Any]
     lines: list[dict[str, Any]]
+    ics: ICSHistory | None = None
 
     @property
     def command(self) -> str:
@@ -86,7 +89,7 @@ def read_run(path: Path) -> RunFiles:
             raise UserError(f"{path} is not a finished run: no {name} in it")
     config = _read_mapping(path / CONFIG_FILE)
     result = _read_mapping(path / RESULT_FILE)
-    return RunFiles(path, config, result, _read_lines(path / METRICS_FILE))
+    return RunFiles(path, config, result, _read_lines(path / METRICS_FILE), read_history(path))
 
 
 def open_networks(

@@ -49,7 +49,7 @@ def test_command(runs: Path, tmp_path: Path, run_cli: RunCli) -> None:
     )
     assert code == 0, error
     written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    names = ["panels", "ics", "curves"]
+    names = ["panels", "ics", "ics_training", "curves"]
     names += [
         f"distributions/{image}-{network}"
         for image in ("001", "003")

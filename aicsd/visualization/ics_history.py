@@ -1,0 +1,74 @@
+"""How a student's ICS matrix moves in training: measured at each validation, kept in the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from aicsd.errors import UserError
+from aicsd.files import ICS_FILE, atomic_path
+from aicsd.visualization.views import FloatArray, ics_distance
+
+HISTORY_IMAGES = 8
+"""Images of the validation split that a matrix is the mean over."""
+IMAGES, TEACHER = "images", "teacher"
+
+
+@dataclass
+class ICSHistory:
+    """ICS matrices of one run on the same few images.
+
+    Args:
+        images: their names in the validation split.
+        steps: (C, C) of the student by the step of the training; 0 is before the first one.
+        teacher: (C, C) of its teacher, if it has one.
+    """
+
+    images: list[str]
+    steps: dict[int, FloatArray] = field(default_factory=dict)
+    teacher: FloatArray | None = None
+
+    def distances(self, teacher: FloatArray) -> tuple[list[int], list[float]]:
+        """Steps, and L_ICS to ``teacher`` (C, C) there."""
+        return list(self.steps), [ics_distance(matrix, teacher) for matrix in self.steps.values()]
+
+
+def write_history(run: Path, history: ICSHistory) -> None:
+    """Write ``ICS_FILE`` into the run folder."""
+    arrays = {str(step): matrix for step, matrix in history.steps.items()}
+    if history.teacher is not None:
+        arrays[TEACHER] = history.teacher
+    with atomic_path(run / ICS_FILE) as temporary:
+        save_file(arrays, temporary, metadata={IMAGES: json.dumps(history.images)})
+
+
+def read_history(run: Path) -> ICSHistory | None:
+    """What the run has written; None if there is nothing.
+
+    Raises:
+        UserError: a file that cannot be read.
+    """
+    path = run / ICS_FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            images = json.loads(file.metadata()[IMAGES])
+        teacher = arrays.pop(TEACHER, None)
+        return ICSHistory(images, {step: arrays[str(step)] for step in sorted(map(int, arrays))},
+                          teacher)  # fmt: skip
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({' '.join(str(error).split())}); delete it to go on without"
+        ) from error
+
+
+def shared_teacher(histories: Iterable[ICSHistory]) -> ICSHistory | None:
+    """The first history with a teacher, which others on the same images are compared with too."""
+    return next((history for history in histories if history.teacher is not None), None)
