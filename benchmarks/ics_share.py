@@ -1,0 +1,97 @@
+"""What the ICS term adds to a student's own training step, over the number of classes.
+
+    python -m benchmarks.ics_share
+
+The step is that of the student alone (forward, cross entropy, backward, optimizer), without teacher
+and data; the term is measured apart, forward and backward, on logits at stride 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from aicsd.data.base import Classes
+from aicsd.data.folder import distinct_color
+from aicsd.distiller import Distiller
+from aicsd.engine.optimizer import build_optimizer
+from aicsd.losses import icsd_loss
+from aicsd.methods import load_recipe
+from aicsd.models import ModelConfig, build_model
+from aicsd.types import Batch
+from benchmarks.common import fastest, report
+from benchmarks.step import SETTINGS
+
+
+class Case(NamedTuple):
+    """A student and what it trains on."""
+
+    model: ModelConfig
+    batch: int
+    side: int
+
+
+CASES = (
+    Case(ModelConfig("resnet18"), 2, 257),
+    Case(
+        ModelConfig("mobilenetv2_050", aspp_channels=64, decoder_channels=64, dropout=0.0), 8, 240
+    ),
+)
+CLASSES = (2, 21, 60, 150)
+
+
+def student_step(case: Case, count: int) -> Callable[[], None]:
+    """A whole step of the student alone, as the training loop does it."""
+    torch.manual_seed(0)
+    names = tuple(f"class {number}" for number in range(count))
+    classes = Classes(names, tuple(distinct_color(number) for number in range(count)))
+    student = build_model(case.model, classes).to(memory_format=torch.channels_last)
+    distiller = Distiller(student, load_recipe("none"), None).train()
+    optimizer = build_optimizer(SETTINGS, distiller)
+    image = torch.randint(0, 256, (case.batch, case.side, case.side, 3)).to(torch.uint8)
+    mask = torch.randint(0, count, (case.batch, case.side, case.side))
+    data = Batch(image.permute(0, 3, 1, 2), mask, inside=mask >= 0)
+
+    def step() -> None:
+        distiller(data, 0.5)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def term(case: Case, count: int) -> Callable[[], tuple[Tensor, ...]]:
+    """The ICS term and its gradient on logits at stride 4."""
+    side = -(-case.side // 4)
+    random = torch.Generator().manual_seed(0)
+    student, teacher = 3 * torch.randn(2, case.batch, count, side, side, generator=random)
+    student.requires_grad_()
+    return lambda: torch.autograd.grad(icsd_loss(student, teacher), student)
+
+
+def main() -> None:
+    rows: list[list[str]] = []
+    figures: list[dict[str, Any]] = []
+    for case in CASES:
+        for count in CLASSES:
+            parts = {"step": student_step(case, count), "term": term(case, count)}
+            seconds = fastest(parts, repeats=5)
+            share = seconds["term"] / (seconds["step"] + seconds["term"])
+            rows.append([
+                case.model.backbone, f"{case.batch}x{case.side}x{case.side}", str(count),
+                f"{1000 * seconds['step']:.0f}", f"{1000 * seconds['term']:.1f}",
+                f"{100 * share:.1f} %",
+            ])  # fmt: skip
+            figures.append({
+                "backbone": case.model.backbone, "batch": case.batch, "side": case.side,
+                "classes": count, "seconds": seconds, "share": share,
+            })  # fmt: skip
+    header = ["student", "images", "classes", "its step, ms", "ICS term, ms", "share of both"]
+    report("ics_share", {"cases": figures}, header, rows)
+
+
+if __name__ == "__main__":
+    main()
