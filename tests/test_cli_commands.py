@@ -226,7 +226,7 @@ def test_run_folder(student: Path) -> None:
     assert len(events) == 1
     assert files - events == {
         "config.yaml", "metrics.jsonl", "metrics.json", "student.safetensors",
-        "best.safetensors", "checkpoints/last.pt", "report.html",
+        "best.safetensors", "checkpoints/last.pt", "report.html", "ics.safetensors",
     }  # fmt: skip
 
 

@@ -93,9 +93,11 @@ def test_wandb_gets_the_lines_of_the_log(
     assert code == 0, error
     assert wandb.CALLS[0] == ("init", "aicsd", "run", 1, None, "allow")
     logged = [call[1] for call in wandb.CALLS if call[0] == "log"]
-    pictures = [values for values in logged if "val/pictures" in values]
-    assert [values["val/pictures"].shape for values in pictures] == [(3 * 48, 3 * 64, 3)]
-    figures = [values for values in logged if "val/pictures" not in values]
+    pictures = [values for values in logged if {"val/pictures", "val/ics"} & set(values)]
+    assert [values["step"] for values in pictures if "val/ics" in values] == [0, 2]
+    shapes = [values["val/pictures"].shape for values in pictures if "val/pictures" in values]
+    assert shapes == [(3 * 48, 3 * 64, 3)]
+    figures = [values for values in logged if values not in pictures]
     assert figures == [{**numbers(line), "step": line["step"]} for line in lines(run)]
     assert wandb.CALLS[-1] == ("finish", 0)
     assert list(run.glob("events*"))
