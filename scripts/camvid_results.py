@@ -34,17 +34,41 @@ RIVALS = ("kd", "ad", "sp", "ickd", "icsd")
 
 
 class Student(NamedTuple):
-    """Rows of the table: a student, how long it trains, and by which methods."""
+    """Rows of the table: a student, how long it trains, and by which methods.
+
+    ``unlabelled`` adds the other images without their labels, ``pretrained`` starts from ImageNet
+    weights, ``cached`` takes the teacher's answers from a cache, ``at_input`` compares logits at
+    the resolution of the images.
+    """
 
     backbone: str
     seeds: int
     epochs: int
     methods: tuple[str, ...]
     images: int = ALL_IMAGES
+    unlabelled: bool = False
+    pretrained: bool = False
+    cached: bool = False
+    at_input: bool = False
 
     def run(self, method: str, seed: int) -> str:
-        part = "" if self.images == ALL_IMAGES else f"-{self.images}"
-        return f"{self.backbone}{part}-{method}-{seed}"
+        parts = [self.backbone, *(["cached"] if self.cached and not self.unlabelled else [])]
+        parts += ["input"] if self.at_input else []
+        if self.images != ALL_IMAGES:
+            rest = f"+{ALL_IMAGES - self.images}" if self.unlabelled else ""
+            parts.append(f"{self.images}{rest}")
+        return "-".join([*parts, method, str(seed)])
+
+    @property
+    def alone(self) -> Student:
+        """The rows whose student alone is the one to compare with."""
+        return next(
+            other
+            for other in STUDENTS
+            if "none" in other.methods
+            and (other.backbone, other.images, other.pretrained)
+            == (self.backbone, self.images, self.pretrained)
+        )
 
 
 class Trial(NamedTuple):
@@ -61,9 +85,18 @@ class Trial(NamedTuple):
 
 STUDENTS = (
     Student("mobilenetv2_050", 3, 16, ("none", *RIVALS, "aicsd")),
+    Student("mobilenetv2_050", 3, 16, ("aicsd",), cached=True),
+    Student("mobilenetv2_050", 1, 16, ("aicsd",), cached=True, at_input=True),
     Student("mobilenetv2_050", 1, 80, ("none", "aicsd"), images=46),
+    Student("mobilenetv2_050", 1, 9, ("kd", "aicsd"), images=46, unlabelled=True, cached=True),
+    Student("mobilenetv2_100", 3, 400, ("none",), images=12, pretrained=True),
+    Student("mobilenetv2_100", 3, 9, ("kd", "aicsd"), images=12, unlabelled=True, pretrained=True,
+            cached=True),
+    Student("mobilenetv2_100", 1, 80, ("none", "aicsd"), images=46, pretrained=True),
+    Student("mobilenetv2_100", 1, 9, ("kd", "aicsd"), images=46, unlabelled=True, pretrained=True,
+            cached=True),
     Student("resnet18", 1, 6, ("none", "aicsd")),
-)
+)  # fmt: skip
 TRIALS = (
     Trial("kd", {"pixel_kd": 1.0}),
     Trial("ad", {"attention": 1.0}),
@@ -74,12 +107,28 @@ TRIALS = (
 )
 
 
-def student_command(student: Student, method: str, seed: int) -> list[Any]:
-    return [
+def student_command(
+    student: Student, method: str, seed: int, options: argparse.Namespace
+) -> list[Any]:
+    command = [
         "distill", "--config", CONFIGS / "aicsd.yaml", "--method", method,
         "--student.backbone", student.backbone, "--epochs", student.epochs,
-        "--data.train_images", student.images, "--seed", seed,
+        "--val_every", max(1, student.epochs // 4), "--data.train_images", student.images,
+        "--seed", seed,
     ]  # fmt: skip
+    if student.unlabelled:
+        command += ["--data.unlabelled_rest", "true"]
+        if method == "aicsd":  # a weight that falls would leave nothing to learn from the rest
+            command += ["--terms.pixel_kd.schedule", "constant"]
+    if student.pretrained:
+        command += ["--student.weights", options.weights]
+        command += ["--optimizer.lr", 0.0005, "--optimizer.head_lr_factor", 4]
+    if student.cached:
+        command += ["--teacher_cache", options.runs / "teacher_cache"]
+    if student.at_input:
+        for term in ("icsd", "pixel_kd"):
+            command += [f"--terms.{term}.resolution", "input"]
+    return command
 
 
 def train_all(options: argparse.Namespace) -> None:
@@ -88,14 +137,14 @@ def train_all(options: argparse.Namespace) -> None:
     common = ["--data.root", options.root, "--data.workers", 1]
     teacher = ["train", "--config", CONFIGS / "teacher.yaml", "--model.weights", options.weights]
     commands = {
-        student.run(method, seed): student_command(student, method, seed)
+        student.run(method, seed): student_command(student, method, seed, options)
         for student in STUDENTS
         for seed in range(student.seeds)
         for method in student.methods
     }
     for trial in TRIALS:
         flags = [(f"--terms.{term}.weight", weight) for term, weight in trial.weights.items()]
-        command = student_command(STUDENTS[0], trial.method, 0)
+        command = student_command(STUDENTS[0], trial.method, 0, options)
         commands[trial.run] = [*command, *(word for flag in flags for word in flag)]
     missing = {n: c for n, c in commands.items() if not (results / f"{n}.json").is_file()}
     alone = {name: command for name, command in missing.items() if "none" in command}
@@ -151,13 +200,20 @@ def table(results: Path) -> str:
         "| parameters |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    rows = [("mobilenetv2_100 (teacher)", ALL_IMAGES, "none", [TEACHER], [])]
-    rows += [
-        (student.backbone, student.images, method,
-         *([student.run(m, seed) for seed in range(student.seeds)] for m in (method, "none")))
-        for student in STUDENTS
-        for method in student.methods
-    ]  # fmt: skip
+    rows: list[tuple[str, str, str, list[str], list[str]]]
+    rows = [("mobilenetv2_100 (teacher)", str(ALL_IMAGES), "none", [TEACHER], [])]
+    for student in STUDENTS:
+        seeds = range(student.seeds)
+        network = student.backbone + (" (ImageNet)" if student.pretrained else "")
+        images = str(student.images)
+        if student.unlabelled:
+            images += f" + {ALL_IMAGES - student.images} unlabelled"
+        notes = ["cached teacher"] if student.cached and not student.unlabelled else []
+        notes += ["at input resolution"] if student.at_input else []
+        alone = [student.alone.run("none", seed) for seed in seeds]
+        for method in student.methods:
+            names = [student.run(method, seed) for seed in seeds]
+            rows.append((network, images, ", ".join([method, *notes]), names, alone))
     for network, images, method, names, alone in rows:
         found, baseline = read(names), read(alone)
         if not found:

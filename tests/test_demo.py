@@ -44,6 +44,10 @@ def test_camvid_table_from_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (runs / name / "metrics.json").write_text(json.dumps(values))
         (runs / name / "config.yaml").write_text("epochs: 7\n")
         script.keep(runs / name, results)
+    names = [student.run(method, seed) for student in script.STUDENTS
+             for method in student.methods for seed in range(student.seeds)]  # fmt: skip
+    names += [trial.run for trial in script.TRIALS]
+    assert len(set(names)) == len(names)
     trial = script.TRIALS[0]
     for name, weight, miou in ((script.STUDENTS[0].run(trial.method, 0), 1.0, 0.25),
                                (trial.run, 5.0, 0.125)):  # fmt: skip

@@ -194,7 +194,7 @@ class _Loop:
         return contact_sheet(self.final, samples, self.val_data.classes)
 
     def look_at_ics(self, logger: RunLogger) -> None:
-        """Keep the ICS matrix on a few validation images, and log how far it is from the teacher's."""
+        """Keep the ICS matrix on a few validation images, and log how far the teacher is."""
         if not (self.fabric.is_global_zero and len(self.val_data)):
             return
         indices = spread(self.val_data, HISTORY_IMAGES)
