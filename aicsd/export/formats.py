@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from aicsd.errors import UserError, suggest
-from aicsd.models.exported import ABOUT_KEY, INPUT_NAME, require
+from aicsd.models.exported import ABOUT_KEY, INPUT_NAME, openvino_core, require
 
 OPSET = 18
 """Of ONNX; ONNX Runtime 1.14 and later read it."""
@@ -86,8 +86,7 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, about: About)
 
 def _write_openvino(program: torch.export.ExportedProgram, path: Path, about: About) -> None:
     model = _to_onnx(program, str(about["output"]))
-    openvino = require("openvino")
-    save_openvino(openvino.Core().read_model(model.SerializeToString()), path, about)
+    save_openvino(openvino_core().read_model(model.SerializeToString()), path, about)
 
 
 def _write_torch(program: torch.export.ExportedProgram, path: Path, about: About) -> None:

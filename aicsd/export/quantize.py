@@ -9,7 +9,7 @@ from typing import Any
 
 from aicsd.data.base import SegDataset, UInt8Array
 from aicsd.export.formats import About, save_onnx, save_openvino
-from aicsd.models.exported import INPUT_NAME, require
+from aicsd.models.exported import INPUT_NAME, openvino_core, require
 
 QUANTIZED = ("Conv", "Relu", "Clip", "Add", "Concat", "Resize")
 """ONNX operators with INT8 kernels that meet in a DeepLabV3+; its image pooling stays in float."""
@@ -76,9 +76,9 @@ def _last_resize(graph: Any) -> list[str]:
 
 
 def _quantize_openvino(source: Path, images: SegDataset, target: Path, about: About) -> None:
-    openvino, nncf = require("openvino"), require("nncf")
+    nncf = require("nncf")
     nncf.set_log_level(logging.ERROR)
-    model = openvino.Core().read_model(source)
+    model = openvino_core().read_model(source)
     found = nncf.quantize(
         model,
         nncf.Dataset(_batches(images)),

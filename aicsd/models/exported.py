@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,22 @@ def require(module: str) -> Any:
         ) from error
 
 
+@cache
+def openvino_core() -> Any:
+    """The process's only ``openvino.Core``, which lives as long as the process.
+
+    Of two cores where the first is released before the second (OpenVINO 2026.4), the second leaves
+    the thread with a signal stack that has been unmapped: the next signal, a Ctrl-C or a loader
+    process that ends, kills the process.
+
+    Raises:
+        UserError: OpenVINO is not installed.
+    """
+    core = require("openvino").Core()
+    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin, whose signal stack it is
+    return core
+
+
 def _read_onnx(path: Path) -> tuple[Run, str]:
     runtime = require("onnxruntime")
     options = runtime.SessionOptions()
@@ -116,11 +133,11 @@ def _read_onnx(path: Path) -> tuple[Run, str]:
 
 
 def _read_openvino(path: Path) -> tuple[Run, str]:
-    openvino = require("openvino")
+    core = openvino_core()
     try:
-        model = openvino.Core().read_model(path)
+        model = core.read_model(path)
         # processors with bfloat16 would round to it, and no longer give the exported logits
-        compiled = openvino.compile_model(
+        compiled = core.compile_model(
             model, "CPU",
             {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY",
              "INFERENCE_NUM_THREADS": torch.get_num_threads()},

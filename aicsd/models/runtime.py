@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aicsd.errors import UserError
+from aicsd.models.exported import openvino_core
 from aicsd.models.segmenter import Segmenter
 from aicsd.types import SegOutput
 
@@ -86,7 +87,7 @@ class _OpenVINO:
                 converted = self.openvino.convert_model(
                     self.model, example_input=image, input=list(image.shape)
                 )
-            return self.openvino.compile_model(converted, "CPU", settings)
+            return openvino_core().compile_model(converted, "CPU", settings)
         except Exception as error:  # whatever its converter meets in a network of somebody's own
             reason = " ".join(str(error).split())[:200]
             raise UserError(

@@ -254,10 +254,9 @@ def test_a_teacher_that_is_not_there(place: Path, tmp_path: Path, run_cli: RunCl
     assert "teacher  test_resnet" in text
     run = tmp_path / "gone"  # a run that has begun has its config already
     run.mkdir()
-    (run / "config.yaml").write_text(config.read_text())
-    code, text, _ = run_cli(*command)
-    assert code == 0
-    assert f"UNTRAINED, the network of {run / 'config.yaml'}" in text
+    (run / "config.yaml").write_text("[]")
+    words = (str(run / "config.yaml"), "must be a mapping")
+    assert_one_line(run_cli(*command), *words)
 
 
 def test_the_network_of_a_config(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,6 +119,29 @@ def test_openvino_gives_the_logits_for_any_shape() -> None:
             assert differ(results[-1].logits, segmenter(x).logits) < 1e-3
     assert torch.equal(results[0].logits, results[2].logits)
     assert not results[0].features
+
+
+def test_a_signal_after_two_openvino_models_have_gone() -> None:
+    """In a process of its own, which a signal on a stack that is not there would end."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    code = """
+import gc, signal, sys
+sys.path.insert(0, sys.argv[1])
+from test_runtime import images, model, start_runtime
+looks = [start_runtime(model("mobilenetv2_050"), "openvino") for _ in range(2)]
+for look in looks:
+    look(images(1, 32, 32))
+while looks:
+    del look, looks[0]
+    gc.collect()
+    look = None
+signal.signal(signal.SIGCHLD, lambda *_: print("received"))
+signal.raise_signal(signal.SIGCHLD)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent)], capture_output=True, text=True
+    )
+    assert (found.returncode, found.stdout) == (0, "received\n"), found.stderr
 
 
 def test_compiled_gives_the_logits() -> None:
