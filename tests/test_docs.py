@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-import socket
-import subprocess
-import sys
 from itertools import groupby
 from pathlib import Path
 
 import pytest
-from conftest import write_folder
-from tiny_runs import lines, train_command
 
 from aicsd.cli import build_parser
 from aicsd.config import bracket_scales
@@ -78,21 +73,3 @@ def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
-
-
-def test_torchrun_starts_the_processes(tmp_path: Path) -> None:
-    data, run = write_folder(tmp_path / "data"), tmp_path / "run"
-    command = train_command(data, run, "--devices", 2, "--epochs", 1)
-    command[command.index("--data.batch_size") + 1] = "2"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-                "--master-addr", "127.0.0.1", "--master-port", str(port)]  # fmt: skip
-    done = subprocess.run(
-        [*launcher, "-m", "--", "aicsd", *command], capture_output=True, text=True, timeout=180
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert (run / "metrics.json").is_file()
-    # 8 images, 2 processes with 2 each: 2 steps
-    assert max(line["step"] for line in lines(run)) == 2
