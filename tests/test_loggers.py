@@ -149,7 +149,9 @@ def test_mlflow_keeps_figures_settings_and_pictures(
     assert [(metric.step, metric.value) for metric in losses] == wanted
     assert "val_iou/person _sitting_" in kept.data.metrics
     assert [item.path for item in client.list_artifacts(kept.info.run_id, "val")] == [
-        "val/pictures-2.png"
+        "val/ics-0.png",
+        "val/ics-2.png",
+        "val/pictures-2.png",
     ]
 
 
