@@ -23,7 +23,8 @@ class Batch(NamedTuple):
     image: Tensor
     """(B, 3, H, W) uint8, RGB."""
     mask: Tensor
-    """(B, H, W) int64 class ids; ``IGNORE_INDEX`` where there is no label."""
+    """(B, H, W) class ids; ``IGNORE_INDEX`` where there is no label. uint8 from a loader, an eighth
+    of what workers and the bus would have to carry; int64 after :meth:`to`, as losses want it."""
     inside: Tensor
     """(B, H, W) bool; False where a crop reaches beyond the image (padding).
 
@@ -33,7 +34,8 @@ class Batch(NamedTuple):
     """(B, C, h, w) at stride 4, where they come from a cache; else the teacher has to look."""
 
     def to(self, device: object) -> Batch:
-        return Batch(*(t if t is None else t.to(device, non_blocking=True) for t in self))  # type: ignore[call-overload, arg-type]
+        there = Batch(*(t if t is None else t.to(device, non_blocking=True) for t in self))  # type: ignore[call-overload, arg-type]
+        return there._replace(mask=there.mask.long())
 
 
 class SegOutput(NamedTuple):

@@ -62,8 +62,8 @@ def batches(dataset: SegDataset) -> list[Batch]:
 
 
 def normalized(found: list[Batch]) -> None:
-    """What the model does with a batch, on its device; here on this core too."""
-    for batch in found:
+    """What is done with a batch on the model's device; here on this core too."""
+    for batch in (each.to("cpu") for each in found):
         (batch.image.float() / 255).sub_(MEAN).div_(STD)
 
 

@@ -43,7 +43,8 @@ def compare(teacher: Teacher, batches: Iterable[Batch]) -> tuple[float, float, f
             resize(maps, size) for maps in (teacher(batch.image).logits, batch.teacher_logits)
         )
         entropies = [
-            F.cross_entropy(maps, batch.mask, ignore_index=IGNORE_INDEX) for maps in (live, cached)
+            F.cross_entropy(maps, batch.mask.long(), ignore_index=IGNORE_INDEX)
+            for maps in (live, cached)
         ]
         divergence = F.kl_div(
             cached.log_softmax(1), live.log_softmax(1), reduction="none", log_target=True

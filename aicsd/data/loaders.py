@@ -211,7 +211,7 @@ def _collate_crops(crops: list[Crop | UserError]) -> Batch | UserError:
     return Batch(
         # a permuted view: the channels-last layout that convolutions like best, without a copy
         image=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
-        mask=torch.from_numpy(np.stack(masks, dtype=np.int64)),
+        mask=torch.from_numpy(np.stack(masks)),
         inside=torch.from_numpy(np.stack(inside)),
     )
 

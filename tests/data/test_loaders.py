@@ -63,7 +63,7 @@ def equal(a: Batch, b: Batch) -> bool:
 
 
 def ids(batch: Batch) -> list[int]:
-    return batch.mask.masked_fill(~batch.inside, -1).flatten(1).amax(1).tolist()
+    return batch.mask.long().masked_fill(~batch.inside, -1).flatten(1).amax(1).tolist()
 
 
 def test_form_of_a_batch() -> None:
@@ -72,7 +72,10 @@ def test_form_of_a_batch() -> None:
     assert batch.image.dtype == torch.uint8
     assert batch.image.is_contiguous(memory_format=torch.channels_last)
     assert batch.mask.shape == batch.inside.shape == (3, 16, 16)
-    assert (batch.mask.dtype, batch.inside.dtype) == (torch.int64, torch.bool)
+    assert (batch.mask.dtype, batch.inside.dtype) == (torch.uint8, torch.bool)
+    there = batch.to("cpu")
+    assert there.mask.dtype == torch.int64
+    assert torch.equal(there.mask, batch.mask)
 
 
 def test_a_batch_holds_the_augmented_samples_of_its_keys() -> None:
