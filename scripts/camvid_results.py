@@ -38,7 +38,7 @@ class Student(NamedTuple):
 
     ``unlabelled`` adds the other images without their labels, ``pretrained`` starts from ImageNet
     weights, ``cached`` takes the teacher's answers from a cache, ``at_input`` compares logits at
-    the resolution of the images.
+    the resolution of the images, ``long`` tells a longer training from the first one.
     """
 
     backbone: str
@@ -50,10 +50,13 @@ class Student(NamedTuple):
     pretrained: bool = False
     cached: bool = False
     at_input: bool = False
+    long: bool = False
 
     def run(self, method: str, seed: int) -> str:
-        parts = [self.backbone, *(["cached"] if self.cached and not self.unlabelled else [])]
+        parts = [self.backbone]
+        parts += ["cached"] if self.cached and not (self.unlabelled or self.long) else []
         parts += ["input"] if self.at_input else []
+        parts += ["long"] if self.long else []
         if self.images != ALL_IMAGES:
             rest = f"+{ALL_IMAGES - self.images}" if self.unlabelled else ""
             parts.append(f"{self.images}{rest}")
@@ -66,8 +69,8 @@ class Student(NamedTuple):
             other
             for other in STUDENTS
             if "none" in other.methods
-            and (other.backbone, other.images, other.pretrained)
-            == (self.backbone, self.images, self.pretrained)
+            and (other.backbone, other.images, other.pretrained, other.long)
+            == (self.backbone, self.images, self.pretrained, self.long)
         )
 
 
@@ -87,6 +90,7 @@ STUDENTS = (
     Student("mobilenetv2_050", 3, 16, ("none", *RIVALS, "aicsd")),
     Student("mobilenetv2_050", 3, 16, ("aicsd",), cached=True),
     Student("mobilenetv2_050", 1, 16, ("aicsd",), cached=True, at_input=True),
+    Student("mobilenetv2_050", 2, 64, ("none", "aicsd"), cached=True, long=True),
     Student("mobilenetv2_050", 1, 80, ("none", "aicsd"), images=46),
     Student("mobilenetv2_050", 1, 9, ("kd", "aicsd"), images=46, unlabelled=True, cached=True),
     Student("mobilenetv2_100", 3, 400, ("none",), images=12, pretrained=True),
@@ -123,7 +127,7 @@ def student_command(
     if student.pretrained:
         command += ["--student.weights", options.weights]
         command += ["--optimizer.lr", 0.0005, "--optimizer.head_lr_factor", 4]
-    if student.cached:
+    if student.cached and method != "none":
         command += ["--teacher_cache", options.runs / "teacher_cache"]
     if student.at_input:
         for term in ("icsd", "pixel_kd"):
@@ -208,12 +212,13 @@ def table(results: Path) -> str:
         images = str(student.images)
         if student.unlabelled:
             images += f" + {ALL_IMAGES - student.images} unlabelled"
-        notes = ["cached teacher"] if student.cached and not student.unlabelled else []
-        notes += ["at input resolution"] if student.at_input else []
+        notes = ", cached teacher" if student.cached else ""
+        notes += ", at input resolution" if student.at_input else ""
         alone = [student.alone.run("none", seed) for seed in seeds]
         for method in student.methods:
             names = [student.run(method, seed) for seed in seeds]
-            rows.append((network, images, ", ".join([method, *notes]), names, alone))
+            title = method if method == "none" else method + notes
+            rows.append((network, images, title, names, alone))
     for network, images, method, names, alone in rows:
         found, baseline = read(names), read(alone)
         if not found:

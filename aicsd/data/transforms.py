@@ -143,6 +143,8 @@ def _scaled_crop(sample: Sample, view: View, side: int, padding: Padding) -> Cro
 def _pad(pixels: npt.NDArray[Any], side: int, value: tuple[int, ...]) -> UInt8Array:
     """(h, w, ...) -> (side, side, ...), ``value`` below and to the right."""
     rows, columns = side - pixels.shape[0], side - pixels.shape[1]
+    if not (rows or columns):
+        return pixels.astype(np.uint8, copy=False)
     padded = cv2.copyMakeBorder(pixels, 0, rows, 0, columns, cv2.BORDER_CONSTANT, value=value)
     return padded.astype(np.uint8, copy=False)
 
