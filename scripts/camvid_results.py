@@ -38,7 +38,7 @@ class Student(NamedTuple):
 
     ``unlabelled`` adds the other images without their labels, ``pretrained`` starts from ImageNet
     weights, ``cached`` takes the teacher's answers from a cache, ``at_input`` compares logits at
-    the resolution of the images, ``long`` tells a longer training from the first one.
+    the resolution of the images.
     """
 
     backbone: str
@@ -50,13 +50,11 @@ class Student(NamedTuple):
     pretrained: bool = False
     cached: bool = False
     at_input: bool = False
-    long: bool = False
 
     def run(self, method: str, seed: int) -> str:
         parts = [self.backbone]
-        parts += ["cached"] if self.cached and not (self.unlabelled or self.long) else []
+        parts += ["cached"] if self.cached and not self.unlabelled else []
         parts += ["input"] if self.at_input else []
-        parts += ["long"] if self.long else []
         if self.images != ALL_IMAGES:
             rest = f"+{ALL_IMAGES - self.images}" if self.unlabelled else ""
             parts.append(f"{self.images}{rest}")
@@ -69,8 +67,8 @@ class Student(NamedTuple):
             other
             for other in STUDENTS
             if "none" in other.methods
-            and (other.backbone, other.images, other.pretrained, other.long)
-            == (self.backbone, self.images, self.pretrained, self.long)
+            and (other.backbone, other.images, other.pretrained)
+            == (self.backbone, self.images, self.pretrained)
         )
 
 
@@ -90,7 +88,6 @@ STUDENTS = (
     Student("mobilenetv2_050", 3, 16, ("none", *RIVALS, "aicsd")),
     Student("mobilenetv2_050", 3, 16, ("aicsd",), cached=True),
     Student("mobilenetv2_050", 1, 16, ("aicsd",), cached=True, at_input=True),
-    Student("mobilenetv2_050", 2, 64, ("none", "aicsd"), cached=True, long=True),
     Student("mobilenetv2_050", 1, 80, ("none", "aicsd"), images=46),
     Student("mobilenetv2_050", 1, 9, ("kd", "aicsd"), images=46, unlabelled=True, cached=True),
     Student("mobilenetv2_100", 3, 400, ("none",), images=12, pretrained=True),
