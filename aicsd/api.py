@@ -19,7 +19,7 @@ from aicsd.config import build_config, compare_resumed, save_config
 from aicsd.data import check_dataset, open_dataset
 from aicsd.data.base import SegDataset
 from aicsd.data.cache import CachedDataset
-from aicsd.data.loaders import plan_batches, training_images
+from aicsd.data.loaders import epoch_indices, plan_batches, training_images
 from aicsd.distiller import Distiller
 from aicsd.engine import DistillConfig, FitConfig, TrainConfig, fit
 from aicsd.engine.checkpoint import LAST
@@ -168,8 +168,8 @@ def _run(
     fabric.launch()
     # refuses what makes no batch; here, so that no run folder is left behind
     plan_batches(
-        len(train_data), data, config.seed, config.epochs, config.optimizer.accumulate,
-        fabric.global_rank, fabric.world_size,
+        len(epoch_indices(train_data, data)), data, config.seed, config.epochs,
+        config.optimizer.accumulate, fabric.global_rank, fabric.world_size,
     )  # fmt: skip
     if data.cache_mb:
         train_data = CachedDataset(train_data, data.cache_mb, shared=data.workers > 0)

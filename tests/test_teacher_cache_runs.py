@@ -112,6 +112,18 @@ def test_terms_compare_the_student_with_the_cache(place: Path) -> None:
         assert live["icsd"].item() != found["icsd"].item()
 
 
+def test_an_image_shown_again_brings_its_own_logits(place: Path) -> None:
+    data = taught(place, place / "cache")
+    still = AugmentConfig(crop=64, scale_min=1.0, scale_max=1.0, flip=0.0, blur=0.0)
+    config = DataConfig(batch_size=16, workers=0, labelled_repeat=2, augment=still)
+    (batch,) = train_loader(data, config, TrainBatches(16, 16, 0, 0, 1))
+    assert batch.teacher_logits is not None
+    images, logits = batch.image.flatten(1), batch.teacher_logits.flatten(1)
+    same = (images[:, None] == images[None]).all(2)
+    assert same.sum(1).tolist() == [2] * 16
+    assert torch.equal((logits[:, None] == logits[None]).all(2), same)
+
+
 def test_the_teacher_does_not_run_during_training(
     place: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

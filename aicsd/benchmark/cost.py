@@ -18,7 +18,7 @@ from aicsd.benchmark.steps import PARTS, ClockedSteps, peak_memory, repeated
 from aicsd.benchmark.switches import RunTime, Switch, of_step, reckoned_switches, step_variants
 from aicsd.benchmark.timing import machine, machine_line, synchronize, take_turns
 from aicsd.data.base import Subset
-from aicsd.data.loaders import TrainBatches, plan_batches, timed, train_loader
+from aicsd.data.loaders import TrainBatches, epoch_indices, plan_batches, timed, train_loader
 from aicsd.distiller import Distiller
 from aicsd.errors import UserError
 from aicsd.evaluation import evaluate
@@ -174,8 +174,8 @@ class _Bench:
         self.accumulate = config.optimizer.accumulate
         self.images_per_step = config.data.batch_size * self.accumulate * self.world
         plan = plan_batches(
-            len(data.train), config.data, config.seed, config.epochs, self.accumulate,
-            world=self.world,
+            len(epoch_indices(data.train, config.data)), config.data, config.seed, config.epochs,
+            self.accumulate, world=self.world,
         )  # fmt: skip
         self.plan: TrainBatches = plan
         self.total = plan.stop // self.accumulate

@@ -20,7 +20,8 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from aicsd.data.base import PartlyLabelled, Sample, SegDataset, Subset
+from aicsd.data.base import FileDataset, PartlyLabelled, Sample, SegDataset, Subset
+from aicsd.data.cache import CachedDataset
 from aicsd.data.teacher_cache import Taught, crop_logits
 from aicsd.data.transforms import AugmentConfig, Crop, Padding, augment, draw_view, padding_of
 from aicsd.errors import UserError
@@ -41,6 +42,8 @@ class DataConfig:
             all. Shows what few labels are worth.
         unlabelled_rest: train on the other images of the split too, without their labels: a
             teacher has an opinion on them.
+        labelled_repeat: times that an epoch shows each image that has labels, where others have
+            none; with 8, 50 labels are half of what the student sees beside 400 images without.
         val_split: split to validate on during training.
         batch_size: images per step and process; 2 or more.
         workers: processes that load images; 0 loads in the training process. The result is the
@@ -58,6 +61,7 @@ class DataConfig:
     train_split: str = "train"
     train_images: int = 0
     unlabelled_rest: bool = False
+    labelled_repeat: int = 1
     val_split: str = "val"
     batch_size: int = 8
     workers: int = 2
@@ -74,6 +78,8 @@ class DataConfig:
             )
         if self.train_images < 0:
             raise UserError(f"data.train_images is {self.train_images}; it must be 0 or more")
+        if self.labelled_repeat < 1:
+            raise UserError(f"data.labelled_repeat is {self.labelled_repeat}; it must be 1 or more")
         if self.unlabelled_rest and not self.train_images:
             raise UserError(
                 "data.unlabelled_rest needs data.train_images, the number of images with labels"
@@ -90,6 +96,26 @@ def training_images(dataset: SegDataset, config: DataConfig) -> SegDataset:
         return dataset
     part = PartlyLabelled if config.unlabelled_rest else Subset
     return part(dataset, config.train_images)
+
+
+def epoch_indices(dataset: SegDataset, config: DataConfig) -> list[int]:
+    """What an epoch shows: each sample once, those with labels ``labelled_repeat`` times."""
+    repeated = _labelled(dataset) * (config.labelled_repeat - 1)
+    return [*range(len(dataset)), *repeated]
+
+
+def _labelled(dataset: SegDataset) -> list[int]:
+    """Indices of the samples with labels."""
+    if isinstance(dataset, CachedDataset | Taught):
+        return _labelled(dataset.dataset)
+    if isinstance(dataset, FileDataset):
+        return [index for index, pair in enumerate(dataset.pairs) if pair.mask is not None]
+    if isinstance(dataset, Subset):
+        labelled = set(_labelled(dataset.dataset))
+        return [place for place, index in enumerate(dataset.indices) if index in labelled]
+    if isinstance(dataset, PartlyLabelled):
+        return [index for index in _labelled(dataset.dataset) if index in dataset.labelled]
+    return list(range(len(dataset)))
 
 
 class _Fallible(TorchDataset[Any]):
@@ -111,11 +137,15 @@ class _Augmented:
     config: AugmentConfig
     seed: int
     padding: Padding
+    indices: list[int]
+    """Of the dataset, by the number of a sample in the epoch."""
 
     def __call__(self, key: tuple[int, int]) -> Crop:
-        epoch, index = key
-        rng = np.random.default_rng((self.seed, epoch, index))
-        return augment(self.dataset.read(index), rng, self.config, self.padding)
+        sample = self.dataset.read(self.indices[key[1]])
+        return augment(sample, self.rng(key), self.config, self.padding)
+
+    def rng(self, key: tuple[int, int]) -> np.random.Generator:
+        return np.random.default_rng((self.seed, *key))
 
 
 @dataclass(frozen=True)
@@ -126,11 +156,10 @@ class _WithLogits:
     dataset: Taught
 
     def __call__(self, key: tuple[int, int]) -> tuple[Crop, torch.Tensor]:
-        (epoch, index), config = key, self.augmented.config
+        index, config = self.augmented.indices[key[1]], self.augmented.config
         crop = self.augmented(key)
         size = self.dataset.size(index)
-        rng = np.random.default_rng((self.augmented.seed, epoch, index))
-        view = draw_view(*size, rng, config)
+        view = draw_view(*size, self.augmented.rng(key), config)
         return crop, crop_logits(self.dataset.logits(index), size, view, config.crop)
 
 
@@ -142,7 +171,9 @@ def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class TrainBatches:
-    """Keys (epoch, index) of every batch from ``start`` to ``stop``, for one of ``world`` ranks.
+    """Keys of every batch from ``start`` to ``stop``, for one of ``world`` ranks.
+
+    A key is an epoch and a number in it, of the ``count`` samples that it shows.
 
     An epoch has ``count // (batch_size * world)`` batches of equal size; which samples are left
     over changes with the epoch's order.
@@ -288,7 +319,8 @@ def train_loader(
 ) -> Iterator[Batch]:
     """Augmented batches in the order of ``batches``; with the teacher's logits if it has them."""
     padding = padding_of(protocol, dataset.classes)
-    load: Any = _Augmented(dataset, config.augment, batches.seed, padding)
+    indices = epoch_indices(dataset, config)
+    load: Any = _Augmented(dataset, config.augment, batches.seed, padding, indices)
     collate: Any = _collate_crops
     if isinstance(dataset, Taught):
         load, collate = _WithLogits(load, dataset), _collate_with_logits

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aicsd.data.base import SegDataset, UInt8Array
-from aicsd.data.loaders import plan_batches, timed, train_loader
+from aicsd.data.loaders import epoch_indices, plan_batches, timed, train_loader
 from aicsd.distiller import Distiller
 from aicsd.engine.checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
 from aicsd.engine.config import FitConfig
@@ -65,8 +65,8 @@ def fit(
     """
     accumulate = config.optimizer.accumulate
     plan = plan_batches(
-        len(train_data), config.data, config.seed, config.epochs, accumulate,
-        fabric.global_rank, fabric.world_size,
+        len(epoch_indices(train_data, config.data)), config.data, config.seed, config.epochs,
+        accumulate, fabric.global_rank, fabric.world_size,
     )  # fmt: skip
     loop = _Loop(config, distiller, val_data, fabric, total=plan.stop // accumulate)
     if loop.is_finished():

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import write_folder
 from tiny_runs import distill_command, same_weights, train_command, train_lines
 
 from aicsd.data import open_dataset, open_images, survey
+from aicsd.data.base import PartlyLabelled, Subset
+from aicsd.data.cache import CachedDataset
+from aicsd.data.loaders import DataConfig, epoch_indices, plan_batches, train_loader
+from aicsd.data.transforms import AugmentConfig
 from aicsd.errors import UserError
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -70,3 +75,48 @@ def test_a_student_learns_from_the_teacher_alone(
     assert all(line["loss/cross_entropy"] == 0 for line in lines)
     assert lines[-1]["loss/pixel_kd"] < 0.7 * lines[0]["loss/pixel_kd"]
     assert same_weights(tmp_path / "labels", tmp_path / "teacher_only")
+
+
+# more of those with labels
+
+
+def test_an_epoch_shows_labelled_images_several_times(partly_labelled: Path) -> None:
+    thrice = DataConfig(labelled_repeat=3)
+    root = str(partly_labelled)
+    joined = open_dataset("folder", root, "train+unlabelled")
+    assert epoch_indices(joined, DataConfig()) == list(range(10))
+    again = 2 * [0, 1, 2, 3]
+    assert epoch_indices(joined, thrice) == [*range(10), *again]
+    assert epoch_indices(CachedDataset(joined, 1, shared=False), thrice) == [*range(10), *again]
+    # every second image: 0 and 2 of the labelled ones
+    assert epoch_indices(Subset(joined, 5), thrice) == [*range(5), 0, 1, 0, 1]
+    assert epoch_indices(PartlyLabelled(joined, 5), thrice) == [*range(10), 0, 2, 0, 2]
+    labelled = open_dataset("folder", root, "train")
+    assert epoch_indices(labelled, thrice) == 3 * [0, 1, 2, 3]
+    with pytest.raises(UserError, match=r"data\.labelled_repeat is 0; it must be 1 or more"):
+        DataConfig(labelled_repeat=0)
+
+
+def test_an_image_shown_again_is_augmented_anew(partly_labelled: Path) -> None:
+    joined = open_dataset("folder", str(partly_labelled), "train+unlabelled")
+    config = DataConfig(
+        batch_size=9, workers=0, labelled_repeat=3, augment=AugmentConfig(crop=32, jitter=0.5)
+    )
+    plan = plan_batches(len(epoch_indices(joined, config)), config, seed=0, epochs=1)
+    batches = list(train_loader(joined, config, plan))
+    images, masks = (torch.cat([batch[part] for batch in batches]) for part in (0, 1))
+    assert len(images) == 18
+    assert sum(bool((mask != 255).any()) for mask in masks) == 3 * 4
+    assert len(np.unique(images.flatten(1).numpy(), axis=0)) == 18
+
+
+def test_a_run_with_repeated_labels(partly_labelled: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    teacher = tmp_path / "teacher"
+    assert run_cli(*train_command(partly_labelled, teacher, "--epochs", 1))[0] == 0
+    flags = ("--data.train_split", "train+unlabelled", "--data.labelled_repeat", 3, "--epochs", 1)
+    run = tmp_path / "run"
+    command = distill_command(partly_labelled, teacher, run, *flags)
+    code, _, error = run_cli(*command, "--teacher_cache", tmp_path / "cache")
+    assert code == 0, error
+    assert "teacher cache: 10 images" in error  # each once
+    assert [line["step"] for line in train_lines(run)] == [1, 2, 3, 4]  # 18 samples, 4 a step
