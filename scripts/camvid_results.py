@@ -36,9 +36,9 @@ RIVALS = ("kd", "ad", "sp", "ickd", "icsd")
 class Student(NamedTuple):
     """Rows of the table: a student, how long it trains, and by which methods.
 
-    ``unlabelled`` adds the other images without their labels, ``pretrained`` starts from ImageNet
-    weights, ``cached`` takes the teacher's answers from a cache, ``at_input`` compares logits at
-    the resolution of the images.
+    ``unlabelled`` adds the other images without their labels, beside which an epoch shows those
+    with labels ``repeat`` times; ``pretrained`` starts from ImageNet weights; ``cached`` takes the
+    teacher's answers from a cache; ``at_input`` compares logits at the resolution of the images.
     """
 
     backbone: str
@@ -47,6 +47,7 @@ class Student(NamedTuple):
     methods: tuple[str, ...]
     images: int = ALL_IMAGES
     unlabelled: bool = False
+    repeat: int = 1
     pretrained: bool = False
     cached: bool = False
     at_input: bool = False
@@ -56,8 +57,9 @@ class Student(NamedTuple):
         parts += ["cached"] if self.cached and not self.unlabelled else []
         parts += ["input"] if self.at_input else []
         if self.images != ALL_IMAGES:
+            times = f"x{self.repeat}" if self.repeat > 1 else ""
             rest = f"+{ALL_IMAGES - self.images}" if self.unlabelled else ""
-            parts.append(f"{self.images}{rest}")
+            parts.append(f"{self.images}{times}{rest}")
         return "-".join([*parts, method, str(seed)])
 
     @property
@@ -93,9 +95,12 @@ STUDENTS = (
     Student("mobilenetv2_100", 3, 400, ("none",), images=12, pretrained=True),
     Student("mobilenetv2_100", 3, 9, ("kd", "aicsd"), images=12, unlabelled=True, pretrained=True,
             cached=True),
-    Student("mobilenetv2_100", 1, 80, ("none", "aicsd"), images=46, pretrained=True),
+    Student("mobilenetv2_100", 3, 80, ("none",), images=46, pretrained=True),
+    Student("mobilenetv2_100", 1, 80, ("aicsd",), images=46, pretrained=True),
     Student("mobilenetv2_100", 1, 9, ("kd", "aicsd"), images=46, unlabelled=True, pretrained=True,
             cached=True),
+    Student("mobilenetv2_100", 3, 5, ("kd", "aicsd"), images=46, unlabelled=True, repeat=7,
+            pretrained=True, cached=True),
     Student("resnet18", 1, 6, ("none", "aicsd")),
 )  # fmt: skip
 TRIALS = (
@@ -118,7 +123,7 @@ def student_command(
         "--seed", seed,
     ]  # fmt: skip
     if student.unlabelled:
-        command += ["--data.unlabelled_rest", "true"]
+        command += ["--data.unlabelled_rest", "true", "--data.labelled_repeat", student.repeat]
         if method == "aicsd":  # a weight that falls would leave nothing to learn from the rest
             command += ["--terms.pixel_kd.schedule", "constant"]
     if student.pretrained:
@@ -208,6 +213,7 @@ def table(results: Path) -> str:
         network = student.backbone + (" (ImageNet)" if student.pretrained else "")
         images = str(student.images)
         if student.unlabelled:
+            images += f" ({student.repeat} times)" if student.repeat > 1 else ""
             images += f" + {ALL_IMAGES - student.images} unlabelled"
         notes = ", cached teacher" if student.cached else ""
         notes += ", at input resolution" if student.at_input else ""
