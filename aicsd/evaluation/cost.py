@@ -1,9 +1,10 @@
-"""What a network costs: operations, and the time of one image."""
+"""What networks cost: operations, and the time of one image."""
 
 from __future__ import annotations
 
-import statistics
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aicsd.models import Segmenter
 
-REPEATS = 5
+REPEATS = 15
 ENOUGH_SECONDS = 2.0
+"""For each network, unless one pass takes longer."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Cost:
     Args:
         parameters: of the whole network.
         gmacs: multiply-accumulates of convolutions and matrix products, in 10^9.
-        milliseconds: median time of a forward pass with batch size 1, after one to warm up.
+        milliseconds: shortest time of a forward pass with batch size 1.
         device: that the time was taken on.
     """
 
@@ -35,31 +37,52 @@ class Cost:
 
 
 @torch.inference_mode()
-def measure_cost(model: Segmenter, height: int, width: int) -> Cost:
-    """Cost of ``model`` on an empty image, on the device where the model is.
+def measure_costs(models: Mapping[str, Segmenter], height: int, width: int) -> dict[str, Cost]:
+    """Cost of each model on an empty image, on the device where it is.
 
-    The time is a rough one: at most 5 passes, on a machine that may do other work.
+    The models take turns, so that a slow moment of the machine does not fall on one of them.
     """
-    device = model.mean.device
-    image = torch.zeros((1, 3, height, width), dtype=torch.uint8, device=device)
+    with ExitStack() as stack:
+        gmacs, shortest = {}, {}
+        for name, model in models.items():
+            stack.enter_context(_evaluating(model))
+            with FlopCounterMode(display=False) as counter:  # this pass warms up, too
+                _seconds(model, height, width)
+            gmacs[name] = counter.get_total_flops() / 2e9
+            shortest[name] = _seconds(model, height, width)
+        end = time.monotonic() + ENOUGH_SECONDS * len(models)
+        for _ in range(REPEATS):
+            for name, model in models.items():
+                shortest[name] = min(shortest[name], _seconds(model, height, width))
+            if time.monotonic() > end:
+                break
+    return {
+        name: Cost(
+            model.num_parameters(), gmacs[name], 1000 * shortest[name], height, width,
+            model.mean.device.type,
+        )
+        for name, model in models.items()
+    }  # fmt: skip
+
+
+@contextmanager
+def _evaluating(model: Segmenter) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        with FlopCounterMode(display=False) as counter:  # this pass warms up, too
-            model(image)
-        times: list[float] = []
-        while len(times) < REPEATS and sum(times) < ENOUGH_SECONDS:
-            _wait(device)
-            begin = time.perf_counter()
-            model(image)
-            _wait(device)
-            times.append(time.perf_counter() - begin)
+        yield
     finally:
         model.train(was_training)
-    return Cost(
-        model.num_parameters(), counter.get_total_flops() / 2e9, 1000 * statistics.median(times),
-        height, width, device.type,
-    )  # fmt: skip
+
+
+def _seconds(model: Segmenter, height: int, width: int) -> float:
+    device = model.mean.device
+    image = torch.zeros((1, 3, height, width), dtype=torch.uint8, device=device)
+    _wait(device)
+    begin = time.perf_counter()
+    model(image)
+    _wait(device)
+    return time.perf_counter() - begin
 
 
 def _wait(device: torch.device) -> None:

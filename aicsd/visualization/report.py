@@ -19,7 +19,7 @@ from PIL import Image
 from aicsd._version import __version__
 from aicsd.data.base import Classes, Color, Sample, SegDataset, UInt8Array
 from aicsd.evaluation import evaluate
-from aicsd.evaluation.cost import Cost, measure_cost
+from aicsd.evaluation.cost import Cost, measure_costs
 from aicsd.files import CONFIG_FILE, write_text
 from aicsd.visualization.charts import Chart, Line, draw_chart, heat_map, jpeg, png
 from aicsd.visualization.curves import LOSS, MIOU, WEIGHT, series, smooth, term_names
@@ -71,7 +71,7 @@ def write_report(
     remarks = list(notes) + ([] if samples else ["The split has no images to show."])
     models = {net.title: net.model for net in networks if net.model is not None and samples}
     views = {title: look(model, samples) for title, model in models.items()}
-    costs = {title: measure_cost(model, *samples[0].mask.shape) for title, model in models.items()}
+    costs = measure_costs(models, *samples[0].mask.shape) if models else {}
     colors = {net.title: number for number, net in enumerate(networks)}
     runs = {net.title: net.run for net in networks if net.run is not None}
     names = [dataset.names[index] for index in indices]

@@ -18,7 +18,7 @@ from tiny_runs import distill_command, train_command
 from torch import nn
 
 from aicsd.data import Classes, open_dataset
-from aicsd.evaluation.cost import measure_cost
+from aicsd.evaluation.cost import measure_costs
 from aicsd.models import ModelConfig, Segmenter, build_model
 from aicsd.visualization.report import verdict, write_report
 from aicsd.visualization.runs import Network, RunFiles, read_run
@@ -207,7 +207,7 @@ def test_verdict_by_hand() -> None:
 def test_cost_by_hand() -> None:
     classes = Classes(("a", "b"), ((0, 0, 0), (1, 1, 1)))
     model = Segmenter(nn.Conv2d(3, 2, 3, padding=1, bias=False), classes)
-    cost = measure_cost(model, 10, 20)
+    cost = measure_costs({"model": model}, 10, 20)["model"]
     assert cost.gmacs == pytest.approx(10 * 20 * 3 * 2 * 9 / 1e9)
     assert cost.parameters == 3 * 2 * 9
     assert (cost.height, cost.width, cost.device) == (10, 20, "cpu")
@@ -221,7 +221,7 @@ def test_cost_leaves_the_network_alone() -> None:
         ModelConfig(**TINY_MODEL), Classes(("a", "b"), ((0, 0, 0), (1, 1, 1)))
     ).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    measure_cost(model, 32, 32)
+    measure_costs({"model": model}, 32, 32)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
