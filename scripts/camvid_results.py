@@ -38,7 +38,8 @@ class Student(NamedTuple):
 
     ``unlabelled`` adds the other images without their labels, beside which an epoch shows those
     with labels ``repeat`` times; ``pretrained`` starts from ImageNet weights; ``cached`` takes the
-    teacher's answers from a cache; ``at_input`` compares logits at the resolution of the images.
+    teacher's answers from a cache; ``at_input`` compares logits at the resolution of the images;
+    ``long`` tells a longer training of the same from the first one.
     """
 
     backbone: str
@@ -51,11 +52,13 @@ class Student(NamedTuple):
     pretrained: bool = False
     cached: bool = False
     at_input: bool = False
+    long: bool = False
 
     def run(self, method: str, seed: int) -> str:
         parts = [self.backbone]
         parts += ["cached"] if self.cached and not self.unlabelled else []
         parts += ["input"] if self.at_input else []
+        parts += ["long"] if self.long else []
         if self.images != ALL_IMAGES:
             times = f"x{self.repeat}" if self.repeat > 1 else ""
             rest = f"+{ALL_IMAGES - self.images}" if self.unlabelled else ""
@@ -69,8 +72,8 @@ class Student(NamedTuple):
             other
             for other in STUDENTS
             if "none" in other.methods
-            and (other.backbone, other.images, other.pretrained)
-            == (self.backbone, self.images, self.pretrained)
+            and (other.backbone, other.images, other.pretrained, other.long)
+            == (self.backbone, self.images, self.pretrained, self.long)
         )
 
 
@@ -95,12 +98,14 @@ STUDENTS = (
     Student("mobilenetv2_100", 3, 400, ("none",), images=12, pretrained=True),
     Student("mobilenetv2_100", 3, 9, ("kd", "aicsd"), images=12, unlabelled=True, pretrained=True,
             cached=True),
-    Student("mobilenetv2_100", 3, 80, ("none",), images=46, pretrained=True),
-    Student("mobilenetv2_100", 1, 80, ("aicsd",), images=46, pretrained=True),
+    Student("mobilenetv2_100", 1, 80, ("none", "aicsd"), images=46, pretrained=True),
     Student("mobilenetv2_100", 1, 9, ("kd", "aicsd"), images=46, unlabelled=True, pretrained=True,
             cached=True),
-    Student("mobilenetv2_100", 3, 5, ("kd", "aicsd"), images=46, unlabelled=True, repeat=7,
+    Student("mobilenetv2_100", 1, 5, ("kd", "aicsd"), images=46, unlabelled=True, repeat=7,
             pretrained=True, cached=True),
+    Student("mobilenetv2_100", 1, 240, ("none",), images=46, pretrained=True, long=True),
+    Student("mobilenetv2_100", 1, 15, ("aicsd",), images=46, unlabelled=True, repeat=7,
+            pretrained=True, cached=True, long=True),
     Student("resnet18", 1, 6, ("none", "aicsd")),
 )  # fmt: skip
 TRIALS = (
