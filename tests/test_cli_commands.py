@@ -613,7 +613,7 @@ def test_accumulated_gradient_is_the_mean(root: Path, tmp_path: Path, run_cli: R
     config = DataConfig(batch_size=4, workers=0, augment=AugmentConfig(crop=32))
     for batch in train_loader(data, config, plan_batches(len(data), config, 0, 1)):
         logits = resize(model(batch.image).logits, (32, 32))
-        loss = nn.functional.cross_entropy(logits, batch.mask, ignore_index=255)
+        loss = nn.functional.cross_entropy(logits, batch.mask.long(), ignore_index=255)
         (loss / 2).backward()
     trained = weights(run)
     for name, parameter in model.net.named_parameters():
