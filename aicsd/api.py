@@ -230,7 +230,7 @@ def _try_out(distiller: Distiller, crop: int, device: torch.device) -> None:
         distiller.teacher.to(device)
     image = torch.zeros(1, 3, crop, crop, dtype=torch.uint8)
     mask = torch.zeros(1, crop, crop, dtype=torch.int64)
-    distiller(Batch(image, mask, inside=mask == 0).to(device), 0.0)
+    distiller(Batch(image, mask, valid=mask == 0).to(device), 0.0)
     distiller.train()
 
 

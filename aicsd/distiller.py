@@ -88,7 +88,7 @@ def term_value(
     else:
         assert teacher is not None
         target = map_named(teacher, term.at, f"term {name!r}: the teacher")
-        value = loss(maps, resize(target, size), inside=batch.inside)
+        value = loss(maps, resize(target, size), valid=batch.valid)
     return value
 
 

@@ -191,7 +191,7 @@ def _check_choices(flags: argparse.Namespace) -> None:
 
 def _config(flags: argparse.Namespace, checkout: Path, distils: bool) -> Path:
     name = "student.yaml" if distils else "teacher.yaml"
-    return checkout / "configs" / str(flags.dataset) / name
+    return checkout / "configs" / DATASETS[flags.dataset] / name
 
 
 def _common(flags: argparse.Namespace, model: str) -> Iterator[str]:

@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     mask: Tensor
     """(B, H, W) class ids; ``IGNORE_INDEX`` where there is no label. uint8 from a loader, an eighth
     of what workers and the bus would have to carry; int64 after :meth:`to`, as losses want it."""
-    inside: Tensor
+    valid: Tensor
     """(B, H, W) bool; False where a crop reaches beyond the image (padding).
 
     An unlabelled pixel of the image is inside: the teacher still has an opinion on it.

@@ -53,7 +53,7 @@ def student_step(case: Case, count: int) -> Callable[[], None]:
     optimizer = build_optimizer(SETTINGS, distiller)
     image = torch.randint(0, 256, (case.batch, case.side, case.side, 3)).to(torch.uint8)
     mask = torch.randint(0, count, (case.batch, case.side, case.side))
-    data = Batch(image.permute(0, 3, 1, 2), mask, inside=mask >= 0)
+    data = Batch(image.permute(0, 3, 1, 2), mask, valid=mask >= 0)
 
     def step() -> None:
         distiller(data, 0.5)["loss"].backward()

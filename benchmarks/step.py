@@ -45,7 +45,7 @@ def batch() -> Batch:
     # the layout in which the loader hands images over
     image = torch.randint(0, 256, (BATCH, SIDE, SIDE, 3), generator=random, dtype=torch.uint8)
     mask = torch.randint(0, CLASSES, (BATCH, SIDE, SIDE), generator=random)
-    return Batch(image.permute(0, 3, 1, 2), mask, inside=mask >= 0)
+    return Batch(image.permute(0, 3, 1, 2), mask, valid=mask >= 0)
 
 
 def fast_teacher(runtime: Runtime) -> Teacher:

@@ -48,13 +48,13 @@ def make_terms(padded: bool) -> dict[str, tuple[Tensor, Term]]:
     decoder = [smooth_maps(d, SIDE, generator) for d in (STUDENT_CHANNELS, TEACHER_CHANNELS)]
     aspp = [smooth_maps(d, DEEP_SIDE, generator) for d in (STUDENT_CHANNELS, TEACHER_CHANNELS)]
     mask = teacher.argmax(dim=1)
-    inside = torch.ones(BATCH, SIDE, SIDE, dtype=torch.bool)
+    valid = torch.ones(BATCH, SIDE, SIDE, dtype=torch.bool)
     if padded:
-        inside[:, 3 * SIDE // 4 :] = False
-        mask[~inside] = 255
+        valid[:, 3 * SIDE // 4 :] = False
+        mask[~valid] = 255
         for maps in (student, teacher, *decoder, *aspp):  # networks are nearly constant there
             maps[:, :, 3 * maps.shape[2] // 4 :] = 0.5
-    where = {"inside": inside}
+    where = {"valid": valid}
     return {
         "cross_entropy": (student, lambda z, n: cross_entropy_loss(z, mask, numerics=n)),
         "pixel_kd": (student, lambda z, n: pixel_kd_loss(z, teacher, numerics=n, **where)),

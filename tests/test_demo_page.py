@@ -19,8 +19,8 @@ from PIL import Image
 from tiny_models import CLASSES, noise, save_tiny_model
 
 from aicsd.data import Classes
-from aicsd.demo import legend, look, matrix_picture
 from aicsd.models import load_model
+from aicsd.prediction.page import legend, look, matrix_picture
 
 RunCli = Callable[..., tuple[int, str, str]]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

@@ -53,12 +53,12 @@ def make_batch(size: tuple[int, int] = (32, 48), count: int = 2, seed: int = 0) 
     generator = torch.Generator().manual_seed(seed)
     image = torch.randint(256, (count, 3, *size), generator=generator).to(torch.uint8)
     mask = torch.randint(3, (count, *size), generator=generator)
-    inside = torch.ones(count, *size, dtype=torch.bool)
-    inside[0, 20:] = False
-    inside[1, :, 30:] = False
-    mask[~inside] = IGNORE_INDEX
+    valid = torch.ones(count, *size, dtype=torch.bool)
+    valid[0, 20:] = False
+    valid[1, :, 30:] = False
+    mask[~valid] = IGNORE_INDEX
     mask[:, 3:6] = IGNORE_INDEX
-    return Batch(image, mask, inside)
+    return Batch(image, mask, valid)
 
 
 def tiny(seed: int = 0, **changes: object) -> Segmenter:
@@ -82,10 +82,10 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.einsum("Yy,bcyx,Xx->bcYX", rows, maps.double(), columns)
 
 
-def ics(logits: Tensor, inside: Tensor) -> Tensor:
+def ics(logits: Tensor, valid: Tensor) -> Tensor:
     """Row-normalised mean over the batch of the matrices of KLs."""
     matrices = []
-    for maps, where in zip(logits, inside, strict=True):
+    for maps, where in zip(logits, valid, strict=True):
         log_rho = maps[:, where].log_softmax(1)
         rho = log_rho.exp()
         kl = (rho[:, None] * (log_rho[:, None] - log_rho[None])).sum(2)
@@ -95,17 +95,17 @@ def ics(logits: Tensor, inside: Tensor) -> Tensor:
 
 
 def terms_by_hand(
-    student: Tensor, teacher: Tensor, mask: Tensor, inside: Tensor
+    student: Tensor, teacher: Tensor, mask: Tensor, valid: Tensor
 ) -> dict[str, Tensor]:
-    """Of double logits, mask and inside that have one size."""
+    """Of double logits, mask and valid that have one size."""
     labelled = mask != IGNORE_INDEX
     log_student, log_teacher = student.log_softmax(1), teacher.log_softmax(1)
     by_pixel = log_student.permute(0, 2, 3, 1)[labelled]
     kl = (log_teacher.exp() * (log_teacher - log_student)).sum(1)
     return {
         "cross_entropy": -by_pixel[torch.arange(len(by_pixel)), mask[labelled]].mean(),
-        "icsd": (ics(student, inside) - ics(teacher, inside)).square().mean(),
-        "pixel_kd": kl[inside].mean(),
+        "icsd": (ics(student, valid) - ics(teacher, valid)).square().mean(),
+        "pixel_kd": kl[valid].mean(),
     }
 
 
@@ -131,10 +131,10 @@ def test_loss_is_the_weighted_sum_by_hand(
     for name, term in recipe.terms.items():
         if term.resolution == "input":
             pair = upsample(s, (32, 48)), upsample(t, (32, 48))
-            values = terms_by_hand(*pair, batch.mask, batch.inside)
+            values = terms_by_hand(*pair, batch.mask, batch.valid)
         else:
             t_native = t if teacher_stride == 4 else upsample(t, (8, 12))
-            values = terms_by_hand(s, t_native, batch.mask[:, ::4, ::4], batch.inside[:, ::4, ::4])
+            values = terms_by_hand(s, t_native, batch.mask[:, ::4, ::4], batch.valid[:, ::4, ::4])
         expected[name] = values[name]
     lambda_ics, lambda_kd = recipe.terms["icsd"].weight, recipe.terms["pixel_kd"].weight
     total = progress * (expected["cross_entropy"] + lambda_ics * expected["icsd"])
@@ -373,7 +373,7 @@ def test_a_term_compares_the_maps_it_names(
     function = {
         "attention": attention_loss, "pairwise": pairwise_loss, "correlation": correlation_loss,
     }[name]  # fmt: skip
-    expected = function(s, t, inside=batch.inside)
+    expected = function(s, t, valid=batch.valid)
     assert expected.item() > 1e-5
     assert result[name].item() == pytest.approx(expected.item(), rel=1e-4)
     weight = recipe.terms[name].weight
@@ -389,7 +389,7 @@ def test_a_term_moved_to_the_logits_reads_them() -> None:
     result = Distiller(student, recipe, Teacher(teacher, CLASSES))(batch, 0.5)
     with torch.no_grad():
         s, t = (upsample(m(batch.image).logits, (32, 48)) for m in (student, teacher))
-    expected = attention_loss(s, t, inside=batch.inside)
+    expected = attention_loss(s, t, valid=batch.valid)
     assert result["attention"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 

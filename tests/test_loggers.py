@@ -106,7 +106,7 @@ def test_wandb_gets_the_lines_of_the_log(
 def test_wandb_continues_the_run_that_is_resumed(
     runs: Path, tmp_path: Path, run_cli: RunCli, wandb: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aicsd.engine.logging import RunLogger
+    from aicsd.engine.reporting import RunLogger
 
     run = tmp_path / "run"
     write = RunLogger.scalars

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from published_deeplab import random_deeplab
+from released_deeplab import random_deeplab
 
 from aicsd.cli import build_parser
 from aicsd.errors import UserError

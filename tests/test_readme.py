@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import TINY_MODEL, write_folder
 from PIL import Image
-from published_deeplab import random_deeplab
+from released_deeplab import random_deeplab
 
 import aicsd
 from aicsd.cli import build_parser

@@ -31,7 +31,7 @@ from tiny_runs import (
     weights,
 )
 
-from aicsd.engine.logging import RunLogger
+from aicsd.engine.reporting import RunLogger
 
 RunCli = Callable[..., tuple[int, str, str]]
 

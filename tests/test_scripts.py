@@ -105,7 +105,7 @@ def test_the_table_of_costs(
 ) -> None:
     import training_cost
 
-    config = REPOSITORY / "configs" / "pascal" / "student.yaml"
+    config = REPOSITORY / "configs" / "voc" / "student.yaml"
     monkeypatch.setattr(
         sys, "argv", ["training_cost.py", "--config", str(config), "--images", "1464"]
     )

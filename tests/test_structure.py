@@ -18,7 +18,7 @@ import aicsd.losses
 PACKAGE = Path(__file__).parents[1] / "aicsd"
 LAYERS = (
     ("types", "errors", "_version"),
-    ("files",),
+    ("files", "terminal"),
     ("data",),
     ("models",),
     ("losses",),
@@ -28,7 +28,7 @@ LAYERS = (
     ("distiller",),
     ("evaluation",),
     ("visualization",),
-    ("prediction", "demo", "evaluation.submission"),
+    ("prediction", "evaluation.submission"),
     ("export",),
     ("engine",),
     ("config",),

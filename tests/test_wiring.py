@@ -43,7 +43,7 @@ def test_the_protocol_reaches_padding_and_evaluation(
 
     def train_loader(*arguments: Any, **options: Any) -> Any:
         for batch in original_loader(*arguments, **options):
-            outside = ~batch.inside
+            outside = ~batch.valid
             paddings.append(batch.image.permute(0, 2, 3, 1)[outside].unique().tolist())
             yield batch
 

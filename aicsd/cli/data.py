@@ -63,7 +63,7 @@ def _check(options: Any) -> int:
 
 def _prepare(options: Any) -> int:
     from aicsd.data.prepare import prepare
-    from aicsd.engine.logging import progress_bar
+    from aicsd.terminal import progress_bar
 
     with progress_bar() as bar:
         tasks: dict[str, Any] = {}

@@ -33,7 +33,7 @@ def build_parser() -> ConfigParser:
 
 
 def run(options: Any) -> int:
-    from aicsd.demo import build_page, launch, require_gradio
+    from aicsd.prediction.page import build_page, launch, require_gradio
 
     require_gradio()
     if options.port is not None and not 0 < options.port < 1 << 16:

@@ -38,10 +38,10 @@ def build_parser() -> ConfigParser:
 
 def run(options: Any) -> int:
     from aicsd.data import open_dataset
-    from aicsd.engine.logging import progress_bar
     from aicsd.evaluation import evaluate, short_side_of, to_json
     from aicsd.files import write_text
     from aicsd.models import load_model
+    from aicsd.terminal import progress_bar
 
     model = load_model(options.model).to(pick_device(options.device))
     data = options.data

@@ -87,8 +87,8 @@ def _open_data(options: Any) -> tuple[Any, Any]:
 
 
 def _miou(model: Any, dataset: Any, what: str) -> float:
-    from aicsd.engine.logging import progress_bar
     from aicsd.evaluation import evaluate
+    from aicsd.terminal import progress_bar
 
     with progress_bar() as bar:
         task = bar.add_task(f"evaluating {what}", total=len(dataset), note="")

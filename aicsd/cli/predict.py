@@ -68,8 +68,8 @@ def run(options: Any) -> int:
 
 
 def _run_files(options: Any, config: PredictConfig) -> int:
-    from aicsd.engine.logging import progress_bar
     from aicsd.prediction import count_images, find_inputs, plan_results, predict_files
+    from aicsd.terminal import progress_bar
 
     if STREAM in options.images:
         raise UserError("- reads standard input; its results go to standard output: --out -")

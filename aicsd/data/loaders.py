@@ -238,12 +238,12 @@ def _collate_crops(crops: list[Crop | UserError]) -> Batch | UserError:
     for crop in crops:
         if isinstance(crop, UserError):
             return crop
-    images, masks, inside = zip(*crops, strict=True)
+    images, masks, valid = zip(*crops, strict=True)
     return Batch(
         # a permuted view: the channels-last layout that convolutions like best, without a copy
         image=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
         mask=torch.from_numpy(np.stack(masks)),
-        inside=torch.from_numpy(np.stack(inside)),
+        valid=torch.from_numpy(np.stack(valid)),
     )
 
 

@@ -72,7 +72,7 @@ class Crop(NamedTuple):
 
     image: UInt8Array
     mask: UInt8Array
-    inside: npt.NDArray[np.bool_]
+    valid: npt.NDArray[np.bool_]
     """False where the crop reaches beyond the image."""
 
 
@@ -132,9 +132,9 @@ def _scaled_crop(sample: Sample, view: View, side: int, padding: Padding) -> Cro
     shrink = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     image = cv2.resize(sample.image[window], size, interpolation=shrink)
     mask = cv2.resize(sample.mask[window], size, interpolation=cv2.INTER_NEAREST_EXACT)
-    inside = np.zeros((side, side), np.bool_)
-    inside[:content_rows, :content_columns] = True
-    return Crop(_pad(image, side, padding.color), _pad(mask, side, (padding.class_id,)), inside)
+    valid = np.zeros((side, side), np.bool_)
+    valid[:content_rows, :content_columns] = True
+    return Crop(_pad(image, side, padding.color), _pad(mask, side, (padding.class_id,)), valid)
 
 
 # OpenCV where NumPy would do: NumPy needs ten times as long to fill or mirror pixels of 3 bytes

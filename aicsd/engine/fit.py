@@ -22,8 +22,8 @@ from aicsd.data.loaders import epoch_indices, plan_batches, timed, train_loader
 from aicsd.distiller import Distiller
 from aicsd.engine.checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
 from aicsd.engine.config import FitConfig
-from aicsd.engine.logging import Meter, RunLogger
 from aicsd.engine.optimizer import build_optimizer, set_learning_rate
+from aicsd.engine.reporting import Meter, RunLogger
 from aicsd.engine.stop import Interrupted, stop_signal
 from aicsd.engine.trackers import check_loggers, open_trackers
 from aicsd.errors import UserError

@@ -35,12 +35,12 @@ from aicsd.data.teacher_cache import (
     require_sound,
     sound_maps,
 )
-from aicsd.engine.logging import progress_bar
 from aicsd.errors import UserError
 from aicsd.methods import Recipe
 from aicsd.methods.recipe import LOGITS, TERMS
 from aicsd.models import Segmenter, resize
 from aicsd.teacher import Teacher
+from aicsd.terminal import progress_bar
 
 PROBABILITY_TERMS = ("pixel_kd",)
 """Terms to which a cell is a distribution over the classes, and only that."""

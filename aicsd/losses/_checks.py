@@ -72,16 +72,16 @@ def to_safe_precision(logits: Tensor) -> Tensor:
     return logits.to(safe_precision(logits))
 
 
-def match_inside(inside: Tensor | None, logits: Tensor) -> Tensor | None:
+def match_valid(valid: Tensor | None, logits: Tensor) -> Tensor | None:
     """(B, H', W') bool -> (B, H, W) bool at the size of ``logits``, or a map (nearest pixel)."""
-    if inside is None:
+    if valid is None:
         return None
-    if inside.dim() != 3 or inside.shape[0] != logits.shape[0]:
+    if valid.dim() != 3 or valid.shape[0] != logits.shape[0]:
         raise UserError(
-            f"inside {tuple(inside.shape)} must be (B, H, W) with the batch of logits "
+            f"valid {tuple(valid.shape)} must be (B, H, W) with the batch of logits "
             f"{tuple(logits.shape)}"
         )
     size = logits.shape[-2:]
-    if inside.shape[-2:] != size:
-        inside = F.interpolate(inside[:, None].float(), size=size, mode="nearest")[:, 0] > 0.5
-    return inside.bool()
+    if valid.shape[-2:] != size:
+        valid = F.interpolate(valid[:, None].float(), size=size, mode="nearest")[:, 0] > 0.5
+    return valid.bool()

@@ -27,23 +27,23 @@ from aicsd.losses._first_order import FirstOrder
 class ICSMatrix(torch.autograd.Function):
     """(B, C, H, W) logits -> (B, C, C) matrices of KL(rho_i || rho_j); see ``ics_matrix``.
 
-    ``apply`` takes the logits, ``inside`` (B, 1, N) as 0 and 1 or None, the temperature, and the
+    ``apply`` takes the logits, ``valid`` (B, 1, N) as 0 and 1 or None, the temperature, and the
     precision in which everything is computed.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, inside: Tensor | None, temperature: float, dtype: torch.dtype
+        ctx: Any, logits: Tensor, valid: Tensor | None, temperature: float, dtype: torch.dtype
     ) -> Tensor:
         with torch.autocast(logits.device.type, enabled=False):
-            top, total, cross = _summarise(logits.flatten(2), inside, temperature, dtype)
-        ctx.save_for_backward(logits, inside, top, total, cross)
+            top, total, cross = _summarise(logits.flatten(2), valid, temperature, dtype)
+        ctx.save_for_backward(logits, valid, top, total, cross)
         ctx.temperature = temperature
         return cross.diagonal(dim1=1, dim2=2)[:, :, None] - cross
 
     @staticmethod
     def backward(ctx: Any, grad_matrix: Tensor) -> tuple[Tensor, None, None, None]:
-        logits, inside, top, total, cross = ctx.saved_tensors
+        logits, valid, top, total, cross = ctx.saved_tensors
         with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
             by_cross = torch.diag_embed(grad_matrix.sum(2)) - grad_matrix
             scale = ctx.temperature * total[:, :, None]
@@ -52,7 +52,7 @@ class ICSMatrix(torch.autograd.Function):
             shift = shift[:, :, None] / scale
             maps = logits.flatten(2)
             grad = torch.empty_like(maps)
-            for part in _parts(maps, inside, ctx.temperature, top.dtype, top):
+            for part in _parts(maps, valid, ctx.temperature, top.dtype, top):
                 torch.baddbmm(shift, mix, part.scores, beta=-1, out=part.space)
                 others = torch.bmm(mix.transpose(1, 2), part.powers, out=part.scores)
                 torch.addcmul(others, part.space, part.powers, out=grad[..., part.chunk])
@@ -61,7 +61,7 @@ class ICSMatrix(torch.autograd.Function):
 
 
 def _summarise(
-    maps: Tensor, inside: Tensor | None, temperature: float, dtype: torch.dtype
+    maps: Tensor, valid: Tensor | None, temperature: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Largest logit (B, C, 1), total (B, C) and cross (B, C, C) over all pixels inside.
 
@@ -69,7 +69,7 @@ def _summarise(
     largest of all afterwards.
     """
     tops, totals, crosses = [], [], []
-    for part in _parts(maps, inside, temperature, dtype):
+    for part in _parts(maps, valid, temperature, dtype):
         tops.append(part.top)
         totals.append(part.powers.sum(2))
         crosses.append(part.powers @ part.scores.transpose(1, 2))
@@ -97,7 +97,7 @@ class _Part(NamedTuple):
 
 def _parts(
     maps: Tensor,
-    inside: Tensor | None,
+    valid: Tensor | None,
     temperature: float,
     dtype: torch.dtype,
     top: Tensor | None = None,
@@ -105,7 +105,7 @@ def _parts(
     """Scores and powers chunk by chunk, relative to ``top``, or to the chunk's own largest."""
     for chunk, (scores, powers, space) in chunks(maps, 3, dtype):
         logits = maps[..., chunk].to(dtype)
-        weight = None if inside is None else inside[..., chunk]
+        weight = None if valid is None else valid[..., chunk]
         if top is not None:
             own_top = top
         elif weight is None:

@@ -33,13 +33,13 @@ class PixelTerms(torch.autograd.Function):
         mask: Tensor | None,
         ignore_index: int,
         teacher: Tensor | None,
-        inside: Tensor | None,
+        valid: Tensor | None,
         temperature: float,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(student, mask, teacher, inside)
+        ctx.save_for_backward(student, mask, teacher, valid)
         ctx.options = ignore_index, temperature, dtype
-        maps, mask, target, inside = _flatten(student, mask, teacher, inside)
+        maps, mask, target, valid = _flatten(student, mask, teacher, valid)
         zero = torch.zeros((), dtype=dtype, device=maps.device)
         entropies, divergences = [zero], [zero]
         for chunk, (scores, powers, target_scores, target_powers) in chunks(maps, 4, dtype):
@@ -54,8 +54,8 @@ class PixelTerms(torch.autograd.Function):
                 products = target_scores.sub_(scores).mul_(target_powers)
                 divergence = products.sum(dim=1, keepdim=True) / target_total
                 divergence += total.log() - target_total.log()
-                if inside is not None:
-                    divergence.masked_fill_(~inside[..., chunk], 0)
+                if valid is not None:
+                    divergence.masked_fill_(~valid[..., chunk], 0)
                 divergences.append(divergence.sum())
         return torch.stack(entropies).sum(), torch.stack(divergences).sum()
 
@@ -63,8 +63,8 @@ class PixelTerms(torch.autograd.Function):
     def backward(ctx: Any, grad_ce: Tensor, grad_kl: Tensor) -> tuple[Tensor | None, ...]:
         student = ctx.saved_tensors[0]
         with torch.no_grad():
-            maps, mask, target, inside = _flatten(*ctx.saved_tensors)
-            grad = _gradient(maps, mask, target, inside, grad_ce, grad_kl, *ctx.options)
+            maps, mask, target, valid = _flatten(*ctx.saved_tensors)
+            grad = _gradient(maps, mask, target, valid, grad_ce, grad_kl, *ctx.options)
         grad = FirstOrder.apply(grad.view(student.shape), student, grad_ce, grad_kl)
         return grad, None, None, None, None, None, None
 
@@ -73,7 +73,7 @@ def _gradient(
     maps: Tensor,
     mask: Tensor | None,
     target: Tensor | None,
-    inside: Tensor | None,
+    valid: Tensor | None,
     grad_ce: Tensor,
     grad_kl: Tensor,
     ignore_index: int,
@@ -93,8 +93,8 @@ def _gradient(
             part = target[..., chunk]
             target_total = _softmax(part, temperature, target_scores, target_powers)
             kl_weight = (grad_kl / temperature).expand_as(total)
-            if inside is not None:
-                kl_weight = kl_weight * inside[..., chunk]
+            if valid is not None:
+                kl_weight = kl_weight * valid[..., chunk]
             weight += kl_weight
             target_powers *= kl_weight / target_total
         powers *= weight / total
@@ -107,14 +107,14 @@ def _gradient(
 
 
 def _flatten(
-    student: Tensor, mask: Tensor | None, teacher: Tensor | None, inside: Tensor | None
+    student: Tensor, mask: Tensor | None, teacher: Tensor | None, valid: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Logits (B, C, N), and what is known of the pixels (B, 1, N)."""
     return (
         student.flatten(2),
         None if mask is None else mask.flatten(1)[:, None],
         None if teacher is None else teacher.flatten(2),
-        None if inside is None else inside.flatten(1)[:, None],
+        None if valid is None else valid.flatten(1)[:, None],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aicsd.losses._checks import Numerics, check_numerics, match_inside, prepare_pair
+from aicsd.losses._checks import Numerics, check_numerics, match_valid, prepare_pair
 
 
 def attention_loss(
@@ -13,7 +13,7 @@ def attention_loss(
     teacher: Tensor,
     *,
     numerics: Numerics = "described",
-    inside: Tensor | None = None,
+    valid: Tensor | None = None,
 ) -> Tensor:
     """Squared distance of the two attention maps: L_AD = 1/B sum_b ||a^S_b - a^T_b||^2.
 
@@ -27,9 +27,9 @@ def attention_loss(
         teacher: (B, D', H, W); the number of channels may differ.
         numerics: ``released`` is the published code instead, whose norm runs over the *rows of each
             column*: a = Q / ||Q||, with ||.|| over H at fixed b and x, and the mean of
-            (a^S - a^T)^2 over all B H W pixels. ``inside`` is not looked at, since that code never
+            (a^S - a^T)^2 over all B H W pixels. ``valid`` is not looked at, since that code never
             masks padding.
-        inside: (B, H', W') bool; at padding (False) Q is 0 in both maps, so that it takes part
+        valid: (B, H', W') bool; at padding (False) Q is 0 in both maps, so that it takes part
             neither in the norm nor in the distance.
 
     Returns:
@@ -44,7 +44,7 @@ def attention_loss(
     if numerics == "released":
         ours, target = (F.normalize(energy, dim=1) for energy in energies)
         return (ours - target).square().mean()
-    where = match_inside(inside, student)
+    where = match_valid(valid, student)
     if where is not None:
         energies = [energy.masked_fill(~where, 0.0) for energy in energies]
     ours, target = (F.normalize(energy.flatten(1), dim=1) for energy in energies)
@@ -62,6 +62,6 @@ class AttentionLoss(nn.Module):
         check_numerics(numerics)
         self.numerics: Numerics = numerics
 
-    def forward(self, student: Tensor, teacher: Tensor, inside: Tensor | None = None) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """Two maps (B, D, H, W), or logits (B, C, H, W) -> scalar."""
-        return attention_loss(student, teacher, numerics=self.numerics, inside=inside)
+        return attention_loss(student, teacher, numerics=self.numerics, valid=valid)

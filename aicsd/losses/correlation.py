@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aicsd.losses._checks import Numerics, check_numerics, match_inside, prepare_pair
+from aicsd.losses._checks import Numerics, check_numerics, match_valid, prepare_pair
 
 
 def correlation_loss(
@@ -14,7 +14,7 @@ def correlation_loss(
     teacher: Tensor,
     *,
     numerics: Numerics = "described",
-    inside: Tensor | None = None,
+    valid: Tensor | None = None,
 ) -> Tensor:
     """Squared distance of the two correlation matrices: L_CC = 1/(B C) sum_b ||G^S_b - G^T_b||^2_F.
 
@@ -26,11 +26,11 @@ def correlation_loss(
     Args:
         student: (B, C, H, W) logits; the only input that gets a gradient.
         teacher: (B, C, H, W) logits.
-        numerics: both compute the formula above. ``released`` does not look at ``inside``, since
+        numerics: both compute the formula above. ``released`` does not look at ``valid``, since
             the published code never masks padding. (That code runs at the input's resolution: a
             recipe asks for it by ``resolution: input``; and it computes the term without ever
             adding it to the loss.)
-        inside: (B, H', W') bool; padding (False) takes no part in the sums over the pixels.
+        valid: (B, H', W') bool; padding (False) takes no part in the sums over the pixels.
 
     Returns:
         Unweighted scalar >= 0; 0 where the matrices agree. At most 4.
@@ -40,16 +40,16 @@ def correlation_loss(
     """
     check_numerics(numerics)
     student, teacher = prepare_pair(student, teacher)
-    where = match_inside(inside, student) if numerics == "described" else None
+    where = match_valid(valid, student) if numerics == "described" else None
     ours, target = (_correlations(maps, where) for maps in (student, teacher))
     batch, channels = student.shape[:2]
     return (ours - target).square().sum() / (batch * channels)
 
 
-def _correlations(maps: Tensor, inside: Tensor | None) -> Tensor:
+def _correlations(maps: Tensor, valid: Tensor | None) -> Tensor:
     """(B, C, H, W) -> (B, C, C), rows of length 1."""
-    if inside is not None:
-        maps = maps.masked_fill(~inside[:, None], 0.0)
+    if valid is not None:
+        maps = maps.masked_fill(~valid[:, None], 0.0)
     flat = maps.flatten(2)
     with torch.autocast(flat.device.type, enabled=False):  # it would round the product to 16 bits
         return F.normalize(flat @ flat.transpose(1, 2), dim=2)
@@ -66,6 +66,6 @@ class CorrelationLoss(nn.Module):
         check_numerics(numerics)
         self.numerics: Numerics = numerics
 
-    def forward(self, student: Tensor, teacher: Tensor, inside: Tensor | None = None) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """Two (B, C, H, W) logit maps -> scalar."""
-        return correlation_loss(student, teacher, numerics=self.numerics, inside=inside)
+        return correlation_loss(student, teacher, numerics=self.numerics, valid=valid)

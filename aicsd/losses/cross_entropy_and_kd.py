@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from aicsd.losses._checks import check_pair, match_inside, safe_precision
+from aicsd.losses._checks import check_pair, match_valid, safe_precision
 from aicsd.losses._pixel_terms import PixelTerms
 from aicsd.losses.cross_entropy import match_mask, mean_over_labelled
 from aicsd.losses.pixel_kd import scale_divergence
@@ -17,7 +17,7 @@ def cross_entropy_and_kd_loss(
     mask: Tensor,
     *,
     ignore_index: int = IGNORE_INDEX,
-    inside: Tensor | None = None,
+    valid: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """:func:`cross_entropy_loss` and :func:`pixel_kd_loss` with their defaults, sharing a softmax.
 
@@ -29,7 +29,7 @@ def cross_entropy_and_kd_loss(
         mask: (B, H', W') integer class ids in [0, C) or ``ignore_index``; see
             :func:`cross_entropy_loss`.
         ignore_index: id of unlabelled pixels. The KD term counts them too.
-        inside: (B, H', W') bool; False at padding, which the KD term does not count.
+        valid: (B, H', W') bool; False at padding, which the KD term does not count.
 
     Returns:
         Both losses, unweighted scalars to weight and add as one likes.
@@ -39,11 +39,11 @@ def cross_entropy_and_kd_loss(
     """
     check_pair(student, teacher)
     mask = match_mask(mask, student)
-    inside = match_inside(inside, student)
+    valid = match_valid(valid, student)
     entropy, divergence = PixelTerms.apply(
-        student, mask, ignore_index, teacher.detach(), inside, 1.0, safe_precision(student)
+        student, mask, ignore_index, teacher.detach(), valid, 1.0, safe_precision(student)
     )
     return (
         mean_over_labelled(entropy, mask, ignore_index),
-        scale_divergence(divergence, student, inside, 1.0, "pixel_mean"),
+        scale_divergence(divergence, student, valid, 1.0, "pixel_mean"),
     )

@@ -12,7 +12,7 @@ from aicsd.losses._checks import (
     check_numerics,
     check_pair,
     check_temperature,
-    match_inside,
+    match_valid,
     prepare_pair,
     safe_precision,
     to_safe_precision,
@@ -23,14 +23,14 @@ ROW_NORM_FLOOR = 1e-6
 
 
 def _log_distributions(
-    logits: Tensor, temperature: float, inside: Tensor | None
+    logits: Tensor, temperature: float, valid: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(B, C, N) probabilities and their logs over the N pixels; both 0 outside the image."""
     check_temperature(temperature)
     if logits.dim() != 4:
         raise UserError(f"logits {tuple(logits.shape)} must be (B, C, H, W)")
     scores = to_safe_precision(logits).flatten(2) / temperature
-    keep = _pixels_that_count(inside, logits)
+    keep = _pixels_that_count(valid, logits)
     if keep is None:
         log_rho = scores.log_softmax(dim=2)
         return log_rho.exp(), log_rho
@@ -38,25 +38,25 @@ def _log_distributions(
     return log_rho.exp(), log_rho.masked_fill(~keep, 0.0)
 
 
-def _pixels_that_count(inside: Tensor | None, logits: Tensor) -> Tensor | None:
-    """``inside`` at the size of the logits, (B, 1, N)."""
-    inside = match_inside(inside, logits)
-    if inside is None:
+def _pixels_that_count(valid: Tensor | None, logits: Tensor) -> Tensor | None:
+    """``valid`` at the size of the logits, (B, 1, N)."""
+    valid = match_valid(valid, logits)
+    if valid is None:
         return None
-    keep = inside.flatten(1)[:, None]
+    keep = valid.flatten(1)[:, None]
     # an image that is padding only keeps all its pixels: any distribution will do, NaN will not
     return keep | ~keep.any(dim=2, keepdim=True)
 
 
 def intra_class_distributions(
-    logits: Tensor, temperature: float = 1.0, inside: Tensor | None = None
+    logits: Tensor, temperature: float = 1.0, valid: Tensor | None = None
 ) -> Tensor:
     """One distribution over the pixels for every class: rho_c = softmax over space of z_c / T.
 
     Args:
         logits: (B, C, H, W).
         temperature: T > 0.
-        inside: (B, H', W') bool; pixels where it is False (padding) get probability 0 and are left
+        valid: (B, H', W') bool; pixels where it is False (padding) get probability 0 and are left
             out of the sum. It is taken to (H, W) by nearest pixel.
 
     Returns:
@@ -65,11 +65,11 @@ def intra_class_distributions(
     Raises:
         UserError: a temperature that is not positive, or another number of dimensions.
     """
-    rho, _ = _log_distributions(logits, temperature, inside)
+    rho, _ = _log_distributions(logits, temperature, valid)
     return rho.reshape(logits.shape)
 
 
-def ics_matrix(logits: Tensor, temperature: float = 1.0, inside: Tensor | None = None) -> Tensor:
+def ics_matrix(logits: Tensor, temperature: float = 1.0, valid: Tensor | None = None) -> Tensor:
     """Inter-class similarity: K[b, i, j] = KL(rho_i || rho_j).
 
     KL(rho_i || rho_j) = sum over x of rho_i(x) (log rho_i(x) - log rho_j(x)), x the pixels.
@@ -77,13 +77,13 @@ def ics_matrix(logits: Tensor, temperature: float = 1.0, inside: Tensor | None =
     Args:
         logits: (B, C, H, W).
         temperature: T > 0 of the intra-class distributions.
-        inside: (B, H', W') bool; see :func:`intra_class_distributions`.
+        valid: (B, H', W') bool; see :func:`intra_class_distributions`.
 
     Returns:
         (B, C, C), 0 or above up to rounding, with a diagonal of exactly 0. It is not symmetric.
         float64 if ``logits`` is, else float32.
     """
-    rho, log_rho = _log_distributions(logits, temperature, inside)
+    rho, log_rho = _log_distributions(logits, temperature, valid)
     with torch.autocast(rho.device.type, enabled=False):  # it would round the product to 16 bits
         cross = rho @ log_rho.transpose(1, 2)  # (B, C, C): sum_x rho_i log rho_j
     return cross.diagonal(dim1=1, dim2=2)[:, :, None] - cross
@@ -97,7 +97,7 @@ def icsd_loss(
     normalize_rows: bool = True,
     per_image: bool = False,
     numerics: Numerics = "described",
-    inside: Tensor | None = None,
+    valid: Tensor | None = None,
 ) -> Tensor:
     """Mean squared difference of the two ICS matrices: L_ICS = mean_ij (K^T_ij - K^S_ij)^2.
 
@@ -113,8 +113,8 @@ def icsd_loss(
             over the batch is less noisy.
         numerics: ``released`` is the published code instead: mean_ij (K^T_ij - K^S_ij)^2 / B of
             :func:`released_ics_matrix`. Its temperature is 1, its rows are normalised, the batch
-            has one matrix, and ``inside`` is not looked at, since that code never masks padding.
-        inside: (B, H', W') bool; False at padding, which then takes no part. Unlabelled pixels of
+            has one matrix, and ``valid`` is not looked at, since that code never masks padding.
+        valid: (B, H', W') bool; False at padding, which then takes no part. Unlabelled pixels of
             the image do take part.
 
     Returns:
@@ -132,7 +132,7 @@ def icsd_loss(
         return difference.square().mean() / student.shape[0]
     check_pair(student, teacher)
     dtype = safe_precision(student)
-    keep = _pixels_that_count(inside, student)
+    keep = _pixels_that_count(valid, student)
     where = None if keep is None else keep.to(dtype)
     target, matrix = (
         _reduce(ICSMatrix.apply(maps, where, temperature, dtype), normalize_rows, per_image)
@@ -219,7 +219,7 @@ class ICSDLoss(nn.Module):
         self.per_image = per_image
         self.numerics: Numerics = numerics
 
-    def forward(self, student: Tensor, teacher: Tensor, inside: Tensor | None = None) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """Two (B, C, H, W) logit maps -> scalar."""
         return icsd_loss(
             student,
@@ -228,5 +228,5 @@ class ICSDLoss(nn.Module):
             normalize_rows=self.normalize_rows,
             per_image=self.per_image,
             numerics=self.numerics,
-            inside=inside,
+            valid=valid,
         )

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import Numerics, check_numerics, match_inside, prepare_pair
+from aicsd.losses._checks import Numerics, check_numerics, match_valid, prepare_pair
 
 NODE_NORM_FLOOR = 1e-6
 RELEASED_NORM_SHIFT = 1e-8
@@ -19,7 +19,7 @@ def pairwise_loss(
     *,
     patch: int | None = None,
     numerics: Numerics = "described",
-    inside: Tensor | None = None,
+    valid: Tensor | None = None,
 ) -> Tensor:
     """Mean squared difference of the cosines between all pairs of nodes of an image.
 
@@ -35,8 +35,8 @@ def pairwise_loss(
         numerics: ``released`` is the published code instead. It differs in three things: nodes are
             the *maximum* of each channel, over halves of the map (``patch`` 0); ||f|| + 1e-8 is a
             *constant to the gradient*, which then pulls on the length of a node too; and padding
-            counts, ``inside`` is not looked at.
-        inside: (B, H', W') bool; a node is the mean over its pixels inside the image, and one
+            counts, ``valid`` is not looked at.
+        valid: (B, H', W') bool; a node is the mean over its pixels inside the image, and one
             without any is left out of the pairs.
 
     Returns:
@@ -56,11 +56,11 @@ def pairwise_loss(
             for maps in (student, teacher)
         )
         return (ours - target).square().mean()
-    where = match_inside(inside, student)
+    where = match_valid(valid, student)
     if where is None:
         where = student.new_ones((student.shape[0], height, width), dtype=torch.bool)
     pair = (maps.masked_fill(~where[:, None], 0.0) for maps in (student, teacher))
-    # this divides by all pixels of a square, not by those inside: a direction has no length
+    # this divides by all pixels of a square, not by those valid: a direction has no length
     ours, target = (
         _cosines(_directions(F.avg_pool2d(maps, window, ceil_mode=True))) for maps in pair
     )
@@ -110,8 +110,8 @@ class PairwiseLoss(nn.Module):
         self.patch = resolve_patch(patch, numerics)
         self.numerics: Numerics = numerics
 
-    def forward(self, student: Tensor, teacher: Tensor, inside: Tensor | None = None) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """Two maps (B, D, H, W), or logits (B, C, H, W) -> scalar."""
         return pairwise_loss(
-            student, teacher, patch=self.patch, numerics=self.numerics, inside=inside
+            student, teacher, patch=self.patch, numerics=self.numerics, valid=valid
         )

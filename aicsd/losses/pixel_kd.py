@@ -12,7 +12,7 @@ from aicsd.losses._checks import (
     check_numerics,
     check_pair,
     check_temperature,
-    match_inside,
+    match_valid,
     safe_precision,
 )
 from aicsd.losses._pixel_terms import PixelTerms
@@ -27,7 +27,7 @@ def pixel_kd_loss(
     temperature: float = 1.0,
     reduction: Reduction | None = None,
     numerics: Numerics = "described",
-    inside: Tensor | None = None,
+    valid: Tensor | None = None,
 ) -> Tensor:
     """T^2 KL(p_T || p_S) over the classes at every pixel, p = softmax(z / T).
 
@@ -39,9 +39,9 @@ def pixel_kd_loss(
             change with the map's size, the batch or C); ``element_mean`` divides once more by C
             (the published AICSD code, whose weight 10 belongs to it); ``image_sum`` divides by B
             only.
-        numerics: ``released`` is the published code: ``element_mean``, and ``inside`` is not
+        numerics: ``released`` is the published code: ``element_mean``, and ``valid`` is not
             looked at, since that code sums and counts padding too. (It runs T = 1.)
-        inside: (B, H', W') bool; False at padding, which is then neither summed nor counted.
+        valid: (B, H', W') bool; False at padding, which is then neither summed nor counted.
 
     Returns:
         Unweighted scalar >= 0; 0 where the predictions agree.
@@ -53,17 +53,17 @@ def pixel_kd_loss(
     check_temperature(temperature)
     reduction = resolve_reduction(reduction, numerics)
     check_pair(student, teacher)
-    inside = match_inside(inside, student) if numerics == "described" else None
+    valid = match_valid(valid, student) if numerics == "described" else None
     _, divergence = PixelTerms.apply(
-        student, None, 0, teacher.detach(), inside, temperature, safe_precision(student)
+        student, None, 0, teacher.detach(), valid, temperature, safe_precision(student)
     )
-    return scale_divergence(divergence, student, inside, temperature, reduction)
+    return scale_divergence(divergence, student, valid, temperature, reduction)
 
 
 def scale_divergence(
     divergence: Tensor,
     student: Tensor,
-    inside: Tensor | None,
+    valid: Tensor | None,
     temperature: float,
     reduction: Reduction,
 ) -> Tensor:
@@ -72,7 +72,7 @@ def scale_divergence(
     total = temperature**2 * divergence
     if reduction == "image_sum":
         return total / batch
-    pixels = batch * height * width if inside is None else inside.sum().clamp_min(1)
+    pixels = batch * height * width if valid is None else valid.sum().clamp_min(1)
     return total / pixels / (classes if reduction == "element_mean" else 1)
 
 
@@ -105,7 +105,7 @@ class PixelKDLoss(nn.Module):
         self.reduction = resolve_reduction(reduction, numerics)
         self.numerics: Numerics = numerics
 
-    def forward(self, student: Tensor, teacher: Tensor, inside: Tensor | None = None) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """Two (B, C, H, W) logit maps -> scalar."""
         return pixel_kd_loss(
             student,
@@ -113,5 +113,5 @@ class PixelKDLoss(nn.Module):
             temperature=self.temperature,
             reduction=self.reduction,
             numerics=self.numerics,
-            inside=inside,
+            valid=valid,
         )

@@ -63,7 +63,7 @@ def equal(a: Batch, b: Batch) -> bool:
 
 
 def ids(batch: Batch) -> list[int]:
-    return batch.mask.long().masked_fill(~batch.inside, -1).flatten(1).amax(1).tolist()
+    return batch.mask.long().masked_fill(~batch.valid, -1).flatten(1).amax(1).tolist()
 
 
 def test_form_of_a_batch() -> None:
@@ -71,8 +71,8 @@ def test_form_of_a_batch() -> None:
     assert batch.image.shape == (3, 3, 16, 16)
     assert batch.image.dtype == torch.uint8
     assert batch.image.is_contiguous(memory_format=torch.channels_last)
-    assert batch.mask.shape == batch.inside.shape == (3, 16, 16)
-    assert (batch.mask.dtype, batch.inside.dtype) == (torch.uint8, torch.bool)
+    assert batch.mask.shape == batch.valid.shape == (3, 16, 16)
+    assert (batch.mask.dtype, batch.valid.dtype) == (torch.uint8, torch.bool)
     there = batch.to("cpu")
     assert there.mask.dtype == torch.int64
     assert torch.equal(there.mask, batch.mask)
@@ -88,7 +88,7 @@ def test_a_batch_holds_the_augmented_samples_of_its_keys() -> None:
             crop = augment(data.read(index), np.random.default_rng((5, epoch, index)), AUGMENT)
             assert np.array_equal(batch.image[row].permute(1, 2, 0).numpy(), crop.image)
             assert np.array_equal(batch.mask[row].numpy(), crop.mask)
-            assert np.array_equal(batch.inside[row].numpy(), crop.inside)
+            assert np.array_equal(batch.valid[row].numpy(), crop.valid)
     assert step == 6
 
 

@@ -23,14 +23,14 @@ def half_and_half(height: int, width: int) -> Sample:
 def test_short_side_becomes_the_size_at_scale_1(height: int, width: int) -> None:
     config = AugmentConfig(crop=256, short_side=64, **PLAIN)
     crop = augment(half_and_half(height, width), np.random.default_rng(0), config)
-    rows, columns = crop.inside.any(axis=1).sum(), crop.inside.any(axis=0).sum()
+    rows, columns = crop.valid.any(axis=1).sum(), crop.valid.any(axis=0).sum()
     scale = 64 / min(height, width)
     assert (rows, columns) == (round(height * scale), round(width * scale))
 
 
 def test_short_side_0_leaves_the_size() -> None:
     crop = augment(half_and_half(40, 60), np.random.default_rng(0), AugmentConfig(crop=96, **PLAIN))
-    assert crop.inside.sum() == 40 * 60
+    assert crop.valid.sum() == 40 * 60
 
 
 @pytest.mark.parametrize(
@@ -45,5 +45,5 @@ def test_released_padding_is_black_and_labelled_background_where_there_is_one(
     assert padding_of("standard", classes) == Padding()
     config = AugmentConfig(crop=96, **PLAIN)
     crop = augment(half_and_half(40, 60), np.random.default_rng(0), config, expected)
-    assert (crop.image[~crop.inside] == 0).all()
-    assert (crop.mask[~crop.inside] == expected.class_id).all()
+    assert (crop.image[~crop.valid] == 0).all()
+    assert (crop.mask[~crop.valid] == expected.class_id).all()

@@ -121,11 +121,11 @@ def test_logits_tell_the_position_that_the_crop_shows(
         assert batch.teacher_logits is not None
         assert batch.teacher_logits.shape == (3, 3, 9, 9)
         shown = batch.image[:, :2, ::4, ::4].float()
-        inside = batch.inside[:, None, ::4, ::4].expand(-1, 2, -1, -1)
+        valid = batch.valid[:, None, ::4, ::4].expand(-1, 2, -1, -1)
         told = batch.teacher_logits[:, :2] * 16
         # half a grey level, float16, and a quarter of a pixel that enlarging lacks at the border
-        assert (told - shown)[inside].abs().max() < 0.5 + 0.07 + 0.25
-        compared, padded = compared + int(inside.sum()), padded + int((~inside).sum())
+        assert (told - shown)[valid].abs().max() < 0.5 + 0.07 + 0.25
+        compared, padded = compared + int(valid.sum()), padded + int((~valid).sum())
     assert compared > 2000
     assert (padded > 0) == (scales[0] < 1)
 
@@ -163,9 +163,9 @@ def test_logits_that_are_a_smooth_function_of_the_place(
             # in pixels that are squares, as resizing has it
             y = view.top + (below + 0.5) / (view.content_rows / view.rows) - 0.5
             x = view.left + (right + 0.5) / (view.content_columns / view.columns) - 0.5
-            inside = below <= view.content_rows - 1 and right <= view.content_columns - 1
+            valid = below <= view.content_rows - 1 and right <= view.content_columns - 1
             y, x = np.clip(y, 0, 119), np.clip(x, 0, 159)
-            if inside:
+            if valid:
                 # a bilinear map of stride 4 is off by at most 4^2 / 8 of the second derivative
                 assert got[:, row, column] == pytest.approx(field(y, x), abs=2 / 15**2 + 1e-3)
 
@@ -177,7 +177,7 @@ def test_a_view_is_the_one_that_augment_draws() -> None:
     for seed in range(40):
         view = draw_view(120, 161, np.random.default_rng(seed), config)
         crop = augment(data.read(0), np.random.default_rng(seed), config)
-        rows, columns = (int(crop.inside.any(axis=axis).sum()) for axis in (1, 0))
+        rows, columns = (int(crop.valid.any(axis=axis).sum()) for axis in (1, 0))
         assert (rows, columns) == (view.content_rows, view.content_columns)
         shown = crop.image[:, ::-1] if view.flipped else crop.image
         content = shown[:rows, :columns, :2].astype(float)

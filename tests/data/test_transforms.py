@@ -60,17 +60,17 @@ def test_form(size: tuple[int, int], config: AugmentConfig, seed: int) -> None:
     crop = run(noise(*size), config, seed)
     side = config.crop
     assert crop.image.shape == (side, side, 3)
-    assert crop.mask.shape == crop.inside.shape == (side, side)
+    assert crop.mask.shape == crop.valid.shape == (side, side)
     assert (crop.image.dtype, crop.mask.dtype) == (np.uint8, np.uint8)
-    assert crop.inside.dtype == np.bool_
-    assert (crop.mask[~crop.inside] == IGNORE_INDEX).all()
-    assert (crop.mask[crop.inside] < 4).all()
-    rows, columns = crop.inside.any(axis=1), crop.inside.any(axis=0)
-    assert np.array_equal(crop.inside, rows[:, None] & columns[None])
+    assert crop.valid.dtype == np.bool_
+    assert (crop.mask[~crop.valid] == IGNORE_INDEX).all()
+    assert (crop.mask[crop.valid] < 4).all()
+    rows, columns = crop.valid.any(axis=1), crop.valid.any(axis=0)
+    assert np.array_equal(crop.valid, rows[:, None] & columns[None])
     assert rows[: rows.sum()].all()
     assert columns[: columns.sum()].all() or (config.flip and columns[-columns.sum() :].all())
     if not config.blur and not config.jitter:
-        assert (crop.image[~crop.inside] == Padding().color).all()
+        assert (crop.image[~crop.valid] == Padding().color).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -81,7 +81,7 @@ def test_padding_is_where_the_scaled_image_ends(
     crop = run(noise(*size), replace(PLAIN, scale_min=scale, scale_max=scale), seed)
     for length, axis in ((size[0], 1), (size[1], 0)):
         expected = min(max(length * scale, 1), 32)
-        assert abs(crop.inside.any(axis=axis).sum() - expected) <= 1
+        assert abs(crop.valid.any(axis=axis).sum() - expected) <= 1
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
@@ -95,7 +95,7 @@ def test_image_and_labels_stay_together(size: tuple[int, int], scale: float, fli
         # away from borders, where interpolation mixes colours
         low = cv2.erode(crop.mask, np.ones((3, 3)), borderType=cv2.BORDER_REPLICATE)
         high = cv2.dilate(crop.mask, np.ones((3, 3)), borderType=cv2.BORDER_REPLICATE)
-        clear = (low == high) & crop.inside
+        clear = (low == high) & crop.valid
         expected = COLORS[crop.mask[clear]].astype(int)
         assert np.abs(crop.image[clear] - expected).max() <= 1
         compared += clear.sum()
@@ -107,7 +107,7 @@ def test_scaling_invents_no_labels(scale: float) -> None:
     mask = np.random.default_rng(0).choice(np.array([0, 7, 200], np.uint8), (60, 60))
     sample = Sample(np.zeros((60, 60, 3), np.uint8), mask)
     crop = run(sample, replace(PLAIN, scale_min=scale, scale_max=scale))
-    assert set(np.unique(crop.mask[crop.inside])) == {0, 7, 200}
+    assert set(np.unique(crop.mask[crop.valid])) == {0, 7, 200}
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
@@ -119,7 +119,7 @@ def test_scale_is_the_factor_of_lengths(scale: float) -> None:
     found = crop.mask == 1
     assert found.any(axis=1).sum() == 16 * scale
     assert found.any(axis=0).sum() == 24 * scale
-    assert crop.inside.sum() == (96 * scale) ** 2
+    assert crop.valid.sum() == (96 * scale) ** 2
 
 
 def test_all_off_copies_the_image() -> None:
@@ -127,7 +127,7 @@ def test_all_off_copies_the_image() -> None:
     crop = run(sample, PLAIN)
     assert np.array_equal(crop.image, sample.image)
     assert np.array_equal(crop.mask, sample.mask)
-    assert crop.inside.all()
+    assert crop.valid.all()
 
 
 def test_all_off_cuts_a_window_from_a_larger_image() -> None:
@@ -154,15 +154,15 @@ def test_a_small_image_is_kept_whole_and_padded() -> None:
     crop = run(sample, PLAIN)
     assert np.array_equal(crop.image[:20, :25], sample.image)
     assert np.array_equal(crop.mask[:20, :25], sample.mask)
-    assert crop.inside.sum() == 20 * 25
-    assert (crop.image[~crop.inside] == Padding().color).all()
+    assert crop.valid.sum() == 20 * 25
+    assert (crop.image[~crop.valid] == Padding().color).all()
 
 
 def test_unlabelled_pixels_are_inside() -> None:
     sample = noise(32, 32)
     sample.mask[:, :5] = IGNORE_INDEX
     crop = run(sample, PLAIN)
-    assert crop.inside.all()
+    assert crop.valid.all()
     assert (crop.mask[:, :5] == IGNORE_INDEX).all()
 
 
@@ -188,7 +188,7 @@ def test_changes_of_colour_touch_the_image_only(name: str) -> None:
     for seed in range(5):
         plain, other = run(sample, PLAIN, seed), run(sample, replace(PLAIN, **{name: 1.0}), seed)
         assert np.array_equal(plain.mask, other.mask)
-        assert np.array_equal(plain.inside, other.inside)
+        assert np.array_equal(plain.valid, other.valid)
         changed += not np.array_equal(plain.image, other.image)
     assert changed >= 4
 
@@ -233,7 +233,7 @@ def test_switching_one_off_leaves_the_others_as_they_were() -> None:
         for name in ("blur", "jitter"):
             less = run(sample, replace(every, **{name: 0.0}), seed)
             assert np.array_equal(less.mask, full.mask)
-            assert np.array_equal(less.inside, full.inside)
+            assert np.array_equal(less.valid, full.valid)
         unflipped = run(sample, replace(every, flip=0.0), seed).mask
         assert np.array_equal(unflipped, full.mask) or np.array_equal(unflipped[:, ::-1], full.mask)
 
@@ -261,7 +261,7 @@ def test_other_seeds_give_other_crops() -> None:
 def test_scales_fill_their_range() -> None:
     sample = noise(64, 64)
     config = replace(PLAIN, crop=256, scale_min=0.5, scale_max=2.0)
-    found = [run(sample, config, seed).inside.any(axis=1).sum() / 64 for seed in range(200)]
+    found = [run(sample, config, seed).valid.any(axis=1).sum() / 64 for seed in range(200)]
     assert 0.49 < min(found) < 0.6
     assert 1.9 < max(found) < 2.01
     assert np.mean(found) == pytest.approx(1.25, abs=0.1)

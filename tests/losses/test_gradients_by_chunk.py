@@ -32,7 +32,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def plain_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, inside: Tensor) -> Tensor:
+def plain_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
     labelled = mask != IGNORE_INDEX
     log_p = student.log_softmax(1).permute(0, 2, 3, 1)[labelled]
     if not len(log_p):
@@ -40,16 +40,16 @@ def plain_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, inside: 
     return -log_p[torch.arange(len(log_p)), mask[labelled].long()].mean()
 
 
-def plain_kd(student: Tensor, teacher: Tensor, mask: Tensor, inside: Tensor) -> Tensor:
+def plain_kd(student: Tensor, teacher: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
     p, log_q = (teacher / 2).softmax(1), (student / 2).log_softmax(1)
     divergence = F.kl_div(log_q, p, reduction="none").sum(1)
-    return 4 * (divergence * inside).sum() / inside.sum().clamp_min(1)
+    return 4 * (divergence * valid).sum() / valid.sum().clamp_min(1)
 
 
-def plain_icsd(student: Tensor, teacher: Tensor, mask: Tensor, inside: Tensor) -> Tensor:
+def plain_icsd(student: Tensor, teacher: Tensor, mask: Tensor, valid: Tensor) -> Tensor:
     def matrix(logits: Tensor) -> Tensor:
         every = []
-        for maps, where in zip(logits / 1.5, inside, strict=True):
+        for maps, where in zip(logits / 1.5, valid, strict=True):
             rho = maps[:, where if bool(where.any()) else ~where].softmax(1)
             every.append((rho[:, None] * (rho[:, None] / rho[None]).log()).sum(2))
         return F.normalize(torch.stack(every).mean(0), dim=1)
@@ -58,13 +58,13 @@ def plain_icsd(student: Tensor, teacher: Tensor, mask: Tensor, inside: Tensor) -
 
 
 PAIRS: dict[str, tuple[Loss, Loss]] = {
-    "cross_entropy": (lambda s, t, mask, inside: cross_entropy_loss(s, mask), plain_cross_entropy),
+    "cross_entropy": (lambda s, t, mask, valid: cross_entropy_loss(s, mask), plain_cross_entropy),
     "pixel_kd": (
-        lambda s, t, mask, inside: pixel_kd_loss(s, t, temperature=2.0, inside=inside),
+        lambda s, t, mask, valid: pixel_kd_loss(s, t, temperature=2.0, valid=valid),
         plain_kd,
     ),
     "icsd": (
-        lambda s, t, mask, inside: icsd_loss(s, t, temperature=1.5, inside=inside),
+        lambda s, t, mask, valid: icsd_loss(s, t, temperature=1.5, valid=valid),
         plain_icsd,
     ),
 }
@@ -81,11 +81,11 @@ def draw_batch(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
     mask = torch.randint(max(1, classes - 1), (batch, *size), generator=generator)
     mask[torch.rand(mask.shape, generator=generator) < 0.2] = IGNORE_INDEX
-    inside = torch.rand(mask.shape, generator=generator) < 0.7
+    valid = torch.rand(mask.shape, generator=generator) < 0.7
     if batch > 1:
-        mask[0], inside[0] = IGNORE_INDEX, True
-        inside[1, : size[0] // 2] = False  # whole chunks of it
-    return draw(shape, 1), draw(shape, 2), mask, inside
+        mask[0], valid[0] = IGNORE_INDEX, True
+        valid[1, : size[0] // 2] = False  # whole chunks of it
+    return draw(shape, 1), draw(shape, 2), mask, valid
 
 
 def value_and_gradient(loss: Loss, student: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,12 +111,12 @@ def test_value_and_gradient_are_those_of_the_plain_formula(
     name: str, shape: tuple[int, ...], layout: str, chunk: int | None
 ) -> None:
     fast, plain = PAIRS[name]
-    student, teacher, mask, inside = draw_batch(shape)
-    expected = value_and_gradient(plain, student, teacher, mask, inside)
+    student, teacher, mask, valid = draw_batch(shape)
+    expected = value_and_gradient(plain, student, teacher, mask, valid)
     change = LAYOUTS[layout]
-    result = value_and_gradient(fast, change(student), change(teacher), mask, inside)
+    result = value_and_gradient(fast, change(student), change(teacher), mask, valid)
     torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-12)
-    single = value_and_gradient(fast, change(student.float()), change(teacher), mask, inside)
+    single = value_and_gradient(fast, change(student.float()), change(teacher), mask, valid)
     assert single[0].dtype == single[1].dtype == torch.float32
     torch.testing.assert_close(single, tuple(x.float() for x in expected), rtol=1e-4, atol=1e-6)
 
@@ -137,11 +137,11 @@ def test_half_logits_are_computed_in_float32(
     name: str, autocast: bool, dtype: torch.dtype, chunk: int | None
 ) -> None:
     fast, plain = PAIRS[name]
-    student, teacher, mask, inside = draw_batch((2, 5, 12, 11))
+    student, teacher, mask, valid = draw_batch((2, 5, 12, 11))
     student, teacher = student.to(dtype), teacher.to(dtype)
-    expected = value_and_gradient(plain, student.double(), teacher.double(), mask, inside)
+    expected = value_and_gradient(plain, student.double(), teacher.double(), mask, valid)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        value, gradient = value_and_gradient(fast, student, teacher, mask, inside)
+        value, gradient = value_and_gradient(fast, student, teacher, mask, valid)
     assert (value.dtype, gradient.dtype) == (torch.float32, dtype)
     torch.testing.assert_close(value.double(), expected[0], rtol=1e-5, atol=1e-7)
     # one rounding to the small precision at the end, none before
@@ -152,10 +152,10 @@ def test_half_logits_are_computed_in_float32(
 @pytest.mark.parametrize("name", PAIRS)
 def test_extreme_logits(name: str, size: float, chunk: int | None) -> None:
     fast, _ = PAIRS[name]
-    student, teacher, mask, inside = draw_batch((2, 5, 12, 11))
+    student, teacher, mask, valid = draw_batch((2, 5, 12, 11))
     pair = [maps.clamp(-2, 2) * (size / 2) for maps in (student, teacher)]
-    wide = value_and_gradient(fast, *pair, mask, inside)
-    narrow = value_and_gradient(fast, *(maps.float() for maps in pair), mask, inside)
+    wide = value_and_gradient(fast, *pair, mask, valid)
+    narrow = value_and_gradient(fast, *(maps.float() for maps in pair), mask, valid)
     for values in (*wide, *narrow):
         assert bool(values.isfinite().all())
     assert float(narrow[0]) == pytest.approx(float(wide[0]), rel=2e-5)
@@ -178,16 +178,16 @@ def test_icsd_in_float32_loses_no_digits(size: tuple[int, int], temperature: flo
     assert float(error) < 1e-5
 
 
-@pytest.mark.parametrize("with_inside", [False, True])
-def test_both_pixel_terms_in_one_pass(with_inside: bool, chunk: int | None) -> None:
-    student, teacher, mask, inside = draw_batch((2, 5, 12, 11))
-    where = inside if with_inside else None
+@pytest.mark.parametrize("with_valid", [False, True])
+def test_both_pixel_terms_in_one_pass(with_valid: bool, chunk: int | None) -> None:
+    student, teacher, mask, valid = draw_batch((2, 5, 12, 11))
+    where = valid if with_valid else None
 
     def apart(z: Tensor, *others: Tensor) -> Tensor:
-        return 0.3 * cross_entropy_loss(z, mask) + 2 * pixel_kd_loss(z, teacher, inside=where)
+        return 0.3 * cross_entropy_loss(z, mask) + 2 * pixel_kd_loss(z, teacher, valid=where)
 
     def together(z: Tensor, *others: Tensor) -> Tensor:
-        entropy, divergence = cross_entropy_and_kd_loss(z, teacher, mask, inside=where)
+        entropy, divergence = cross_entropy_and_kd_loss(z, teacher, mask, valid=where)
         return 0.3 * entropy + 2 * divergence
 
     torch.testing.assert_close(
@@ -278,8 +278,8 @@ def peak_maps(loss: Loss, student: Tensor, *others: Tensor) -> float:
 def test_extra_memory_is_little_more_than_the_gradient(name: str, limit: float) -> None:
     fast, plain = PAIRS[name]
     shape = (2, 21, 385, 385)
-    inside = torch.ones(2, 385, 385, dtype=torch.bool)
-    others = draw(shape, 2), torch.zeros(2, 385, 385, dtype=torch.uint8), inside
+    valid = torch.ones(2, 385, 385, dtype=torch.bool)
+    others = draw(shape, 2), torch.zeros(2, 385, 385, dtype=torch.uint8), valid
     assert 1 <= peak_maps(fast, draw(shape, 1), *others) <= limit
     small = draw_batch((2, 5, 30, 30))
     assert peak_maps(plain, *small) > 2.5  # the ruler measures

@@ -25,15 +25,15 @@ def draw(shape: tuple[int, ...], seed: int = 0, scale: float = 3.0) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64) * scale
 
 
-def draw_inside(shape: tuple[int, ...], seed: int = 0) -> Tensor:
-    """Random, with at least two pixels of every image inside."""
+def draw_valid(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    """Random, with at least two pixels of every image valid."""
     batch, _, height, width = shape
-    inside = torch.rand(batch, height, width, generator=torch.Generator().manual_seed(seed)) > 0.4
-    inside.flatten(1)[:, :2] = True
-    return inside
+    valid = torch.rand(batch, height, width, generator=torch.Generator().manual_seed(seed)) > 0.4
+    valid.flatten(1)[:, :2] = True
+    return valid
 
 
-def oracle_matrix(logits: Tensor, temperature: float, inside: Tensor | None = None) -> np.ndarray:
+def oracle_matrix(logits: Tensor, temperature: float, valid: Tensor | None = None) -> np.ndarray:
     """KL of every ordered pair of class maps, one pair and one pixel at a time."""
     values = logits.numpy()
     batch, classes, height, width = values.shape
@@ -43,7 +43,7 @@ def oracle_matrix(logits: Tensor, temperature: float, inside: Tensor | None = No
             (y, x)
             for y in range(height)
             for x in range(width)
-            if inside is None or bool(inside[b, y, x])
+            if valid is None or bool(valid[b, y, x])
         ]
         for i in range(classes):
             for j in range(classes):
@@ -64,11 +64,11 @@ def oracle_loss(
     temperature: float,
     normalize_rows: bool,
     per_image: bool,
-    inside: Tensor | None = None,
+    valid: Tensor | None = None,
 ) -> float:
     pair = []
     for logits in (student, teacher):
-        matrices = oracle_matrix(logits, temperature, inside)
+        matrices = oracle_matrix(logits, temperature, valid)
         if not per_image:
             matrices = matrices.sum(axis=0)[None] / len(matrices)
         if normalize_rows:
@@ -88,19 +88,19 @@ def test_matrix_of_two_pixels_by_hand() -> None:
     torch.testing.assert_close(ics_matrix(logits), expected, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("with_inside", [False, True])
+@pytest.mark.parametrize("with_valid", [False, True])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_matrix_equals_loop(shape: tuple[int, ...], temperature: float, with_inside: bool) -> None:
+def test_matrix_equals_loop(shape: tuple[int, ...], temperature: float, with_valid: bool) -> None:
     logits = draw(shape)
-    inside = draw_inside(shape) if with_inside else None
-    matrix = ics_matrix(logits, temperature, inside)
+    valid = draw_valid(shape) if with_valid else None
+    matrix = ics_matrix(logits, temperature, valid)
     assert matrix.dtype == torch.float64
     assert matrix.shape == (shape[0], shape[1], shape[1])
     np.testing.assert_allclose(
-        matrix.numpy(), oracle_matrix(logits, temperature, inside), rtol=1e-10, atol=1e-12
+        matrix.numpy(), oracle_matrix(logits, temperature, valid), rtol=1e-10, atol=1e-12
     )
-    single = ics_matrix(logits.float(), temperature, inside)
+    single = ics_matrix(logits.float(), temperature, valid)
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), matrix, rtol=1e-4, atol=1e-4)
 
@@ -146,14 +146,14 @@ def test_matrix_follows_the_order_of_classes_but_not_of_pixels() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_distributions_are_the_spatial_softmax(shape: tuple[int, ...]) -> None:
-    logits, inside = draw(shape), draw_inside(shape)
+    logits, valid = draw(shape), draw_valid(shape)
     rho = intra_class_distributions(logits, 2.0)
     torch.testing.assert_close(rho, (logits / 2).flatten(2).softmax(2).reshape(shape))
-    masked = intra_class_distributions(logits, 2.0, inside)
+    masked = intra_class_distributions(logits, 2.0, valid)
     for b, c in itertools.product(range(shape[0]), range(shape[1])):
-        values = logits[b, c][inside[b]] / 2
-        torch.testing.assert_close(masked[b, c][inside[b]], values.softmax(0))
-        assert bool((masked[b, c][~inside[b]] == 0).all())
+        values = logits[b, c][valid[b]] / 2
+        torch.testing.assert_close(masked[b, c][valid[b]], values.softmax(0))
+        assert bool((masked[b, c][~valid[b]] == 0).all())
     for maps in (rho, masked):
         torch.testing.assert_close(maps.sum((2, 3)), torch.ones(shape[:2], dtype=torch.float64))
 
@@ -161,15 +161,15 @@ def test_distributions_are_the_spatial_softmax(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("normalize_rows", "per_image"), OPTIONS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_loss_equals_loop(shape: tuple[int, ...], normalize_rows: bool, per_image: bool) -> None:
-    student, teacher, inside = draw(shape, 1), draw(shape, 2), draw_inside(shape)
-    for temperature, where in ((1.0, None), (2.5, None), (2.5, inside)):
+    student, teacher, valid = draw(shape, 1), draw(shape, 2), draw_valid(shape)
+    for temperature, where in ((1.0, None), (2.5, None), (2.5, valid)):
         loss = icsd_loss(
             student,
             teacher,
             temperature=temperature,
             normalize_rows=normalize_rows,
             per_image=per_image,
-            inside=where,
+            valid=where,
         )
         assert loss.shape == ()
         expected = oracle_loss(student, teacher, temperature, normalize_rows, per_image, where)
@@ -198,32 +198,32 @@ def test_normalised_loss_is_bounded_by_four_over_classes(seed: int) -> None:
     assert 0 < float(icsd_loss(student, teacher)) <= 4 / 6
 
 
-@pytest.mark.parametrize("with_inside", [False, True])
+@pytest.mark.parametrize("with_valid", [False, True])
 @pytest.mark.parametrize(("normalize_rows", "per_image"), OPTIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_loss_and_no_gradient_at_the_teacher(
-    dtype: torch.dtype, normalize_rows: bool, per_image: bool, with_inside: bool
+    dtype: torch.dtype, normalize_rows: bool, per_image: bool, with_valid: bool
 ) -> None:
     teacher = draw((2, 4, 5, 5)).to(dtype)
     student = teacher.clone().requires_grad_()
-    inside = draw_inside(teacher.shape) if with_inside else None
+    valid = draw_valid(teacher.shape) if with_valid else None
     loss = icsd_loss(
-        student, teacher, normalize_rows=normalize_rows, per_image=per_image, inside=inside
+        student, teacher, normalize_rows=normalize_rows, per_image=per_image, valid=valid
     )
     loss.backward()
     assert loss.item() == 0
     assert bool((student.grad == 0).all())
 
 
-@pytest.mark.parametrize("with_inside", [False, True])
+@pytest.mark.parametrize("with_valid", [False, True])
 @pytest.mark.parametrize(("normalize_rows", "per_image"), OPTIONS)
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_gradient_equals_differences(
-    temperature: float, normalize_rows: bool, per_image: bool, with_inside: bool
+    temperature: float, normalize_rows: bool, per_image: bool, with_valid: bool
 ) -> None:
     shape = (2, 3, 3, 4)
     teacher = draw(shape, 2, 1.0)
-    inside = draw_inside(shape) if with_inside else None
+    valid = draw_valid(shape) if with_valid else None
 
     def loss(student: Tensor) -> Tensor:
         return icsd_loss(
@@ -232,7 +232,7 @@ def test_gradient_equals_differences(
             temperature=temperature,
             normalize_rows=normalize_rows,
             per_image=per_image,
-            inside=inside,
+            valid=valid,
         )
 
     student = draw(shape, 1, 1.0).requires_grad_()
@@ -320,12 +320,12 @@ def test_one_class_gives_no_loss() -> None:
 @pytest.mark.parametrize("fill", [-1e4, 0.0, 1e4])
 def test_padding_neither_counts_nor_learns(fill: float) -> None:
     shape = (2, 3, 4, 6)
-    student, teacher, inside = draw(shape, 1), draw(shape, 2), draw_inside(shape)
-    expected = icsd_loss(student, teacher, inside=inside)
-    outside = ~inside[:, None].expand(shape)
+    student, teacher, valid = draw(shape, 1), draw(shape, 2), draw_valid(shape)
+    expected = icsd_loss(student, teacher, valid=valid)
+    outside = ~valid[:, None].expand(shape)
     student = student.masked_fill(outside, fill).requires_grad_()
     teacher = teacher.masked_fill(outside, -fill)
-    loss = icsd_loss(student, teacher, inside=inside)
+    loss = icsd_loss(student, teacher, valid=valid)
     loss.backward()
     assert torch.equal(loss, expected)
     assert bool((student.grad[outside] == 0).all())
@@ -334,10 +334,10 @@ def test_padding_neither_counts_nor_learns(fill: float) -> None:
 
 def test_padding_equals_a_smaller_map() -> None:
     student, teacher = draw((2, 3, 6, 6), 1), draw((2, 3, 6, 6), 2)
-    inside = torch.zeros(2, 6, 6, dtype=torch.bool)
-    inside[:, :4, :5] = True
+    valid = torch.zeros(2, 6, 6, dtype=torch.bool)
+    valid[:, :4, :5] = True
     torch.testing.assert_close(
-        icsd_loss(student, teacher, inside=inside),
+        icsd_loss(student, teacher, valid=valid),
         icsd_loss(student[:, :, :4, :5], teacher[:, :, :4, :5]),
     )
 
@@ -345,14 +345,14 @@ def test_padding_equals_a_smaller_map() -> None:
 @pytest.mark.parametrize(("normalize_rows", "per_image"), OPTIONS)
 def test_an_image_of_padding_only_gives_no_nan(normalize_rows: bool, per_image: bool) -> None:
     student = draw((2, 3, 4, 4), 1).requires_grad_()
-    inside = torch.ones(2, 4, 4, dtype=torch.bool)
-    inside[1] = False
+    valid = torch.ones(2, 4, 4, dtype=torch.bool)
+    valid[1] = False
     loss = icsd_loss(
         student,
         draw((2, 3, 4, 4), 2),
         normalize_rows=normalize_rows,
         per_image=per_image,
-        inside=inside,
+        valid=valid,
     )
     loss.backward()
     assert math.isfinite(loss.item())
@@ -362,12 +362,12 @@ def test_an_image_of_padding_only_gives_no_nan(normalize_rows: bool, per_image: 
 @pytest.mark.parametrize("size", [(16, 24), (13, 22), (2, 3)])
 def test_inside_of_another_size_is_taken_by_nearest_pixel(size: tuple[int, int]) -> None:
     logits = draw((2, 3, 4, 6))
-    inside = draw_inside((2, 1, *size))
+    valid = draw_valid((2, 1, *size))
     rows = [y * size[0] // 4 for y in range(4)]
     columns = [x * size[1] // 6 for x in range(6)]
-    small = inside[:, rows][:, :, columns]
+    small = valid[:, rows][:, :, columns]
     assert 0 < int(small.sum()) < small.numel()
-    assert torch.equal(ics_matrix(logits, 1.0, inside), ics_matrix(logits, 1.0, small))
+    assert torch.equal(ics_matrix(logits, 1.0, valid), ics_matrix(logits, 1.0, small))
 
 
 def test_memory_layout_does_not_matter() -> None:
@@ -385,12 +385,12 @@ def test_memory_layout_does_not_matter() -> None:
 @pytest.mark.parametrize(("normalize_rows", "per_image"), OPTIONS)
 def test_module_equals_function(normalize_rows: bool, per_image: bool) -> None:
     student, teacher = draw((2, 3, 4, 4), 1), draw((2, 3, 4, 4), 2)
-    inside = draw_inside((2, 3, 4, 4))
+    valid = draw_valid((2, 3, 4, 4))
     options = {"temperature": 2.0, "normalize_rows": normalize_rows, "per_image": per_image}
     module = ICSDLoss(**options)
     assert torch.equal(module(student, teacher), icsd_loss(student, teacher, **options))
     assert torch.equal(
-        module(student, teacher, inside), icsd_loss(student, teacher, inside=inside, **options)
+        module(student, teacher, valid), icsd_loss(student, teacher, valid=valid, **options)
     )
     assert module.target == "teacher"
     assert not list(module.parameters())
@@ -427,7 +427,7 @@ def test_a_map_without_batch_is_refused(function: object) -> None:
 
 @pytest.mark.parametrize("shape", [(4, 4), (1, 4, 4), (2, 1, 4, 4)])
 def test_inside_of_another_batch_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match="inside"):
+    with pytest.raises(UserError, match="valid"):
         ics_matrix(draw((2, 3, 4, 4)), 1.0, torch.ones(shape, dtype=torch.bool))
 
 

@@ -188,12 +188,12 @@ LOGIT_LOSSES: dict[str, Callable[..., Tensor]] = {"icsd": icsd_loss, "pixel_kd":
 @pytest.mark.parametrize("name", LOGIT_LOSSES)
 def test_released_never_masks_padding(name: str) -> None:
     student, teacher = draw((2, 3, 4, 6), 1), draw((2, 3, 4, 6), 2)
-    inside = torch.ones(2, 4, 6, dtype=torch.bool)
-    inside[:, 2:] = False
+    valid = torch.ones(2, 4, 6, dtype=torch.bool)
+    valid[:, 2:] = False
     loss = LOGIT_LOSSES[name]
     released = loss(student, teacher, numerics="released")
-    assert torch.equal(loss(student, teacher, numerics="released", inside=inside), released)
-    assert not torch.equal(loss(student, teacher, inside=inside), loss(student, teacher))
+    assert torch.equal(loss(student, teacher, numerics="released", valid=valid), released)
+    assert not torch.equal(loss(student, teacher, valid=valid), loss(student, teacher))
 
 
 @settings(max_examples=40, deadline=None)

@@ -27,11 +27,11 @@ def draw(shape: tuple[int, ...], seed: int = 0, scale: float = 3.0) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64) * scale
 
 
-def draw_inside(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+def draw_valid(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     batch, _, height, width = shape
-    inside = torch.rand(batch, height, width, generator=torch.Generator().manual_seed(seed)) > 0.4
-    inside[0, 0, 0] = True
-    return inside
+    valid = torch.rand(batch, height, width, generator=torch.Generator().manual_seed(seed)) > 0.4
+    valid[0, 0, 0] = True
+    return valid
 
 
 def softmax(values: np.ndarray) -> np.ndarray:
@@ -44,14 +44,14 @@ def oracle(
     teacher: Tensor,
     temperature: float,
     reduction: str,
-    inside: Tensor | None = None,
+    valid: Tensor | None = None,
 ) -> float:
     batch, classes, height, width = student.shape
     terms = []
     for b in range(batch):
         for y in range(height):
             for x in range(width):
-                if inside is not None and not bool(inside[b, y, x]):
+                if valid is not None and not bool(valid[b, y, x]):
                     continue
                 p = softmax(teacher[b, :, y, x].numpy() / temperature)
                 q = softmax(student[b, :, y, x].numpy() / temperature)
@@ -65,18 +65,18 @@ def oracle(
     return total / divisor
 
 
-@pytest.mark.parametrize("with_inside", [False, True])
+@pytest.mark.parametrize("with_valid", [False, True])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_loop(
-    shape: tuple[int, ...], temperature: float, reduction: Reduction, with_inside: bool
+    shape: tuple[int, ...], temperature: float, reduction: Reduction, with_valid: bool
 ) -> None:
     student, teacher = draw(shape, 1), draw(shape, 2)
-    inside = draw_inside(shape) if with_inside else None
-    arguments = {"temperature": temperature, "reduction": reduction, "inside": inside}
+    valid = draw_valid(shape) if with_valid else None
+    arguments = {"temperature": temperature, "reduction": reduction, "valid": valid}
     loss = pixel_kd_loss(student, teacher, **arguments)
-    expected = oracle(student, teacher, temperature, reduction, inside)
+    expected = oracle(student, teacher, temperature, reduction, valid)
     assert loss.shape == ()
     assert loss.item() == pytest.approx(expected, rel=1e-10, abs=1e-14)
     single = pixel_kd_loss(student.float(), teacher.float(), **arguments)
@@ -103,10 +103,10 @@ def test_equals_kl_div_of_torch(shape: tuple[int, ...], temperature: float) -> N
 @pytest.mark.parametrize("shape", SHAPES)
 def test_reductions_differ_by_exact_factors(shape: tuple[int, ...]) -> None:
     batch, classes, height, width = shape
-    student, teacher, inside = draw(shape, 1), draw(shape, 2), draw_inside(shape)
-    for where, pixels in ((None, batch * height * width), (inside, int(inside.sum()))):
+    student, teacher, valid = draw(shape, 1), draw(shape, 2), draw_valid(shape)
+    for where, pixels in ((None, batch * height * width), (valid, int(valid.sum()))):
         pixel_mean, element_mean, image_sum = (
-            float(pixel_kd_loss(student, teacher, reduction=reduction, inside=where))
+            float(pixel_kd_loss(student, teacher, reduction=reduction, valid=where))
             for reduction in ("pixel_mean", "element_mean", "image_sum")
         )
         assert pixel_mean == pytest.approx(classes * element_mean, rel=1e-14)
@@ -172,19 +172,19 @@ def test_a_constant_added_to_a_pixel_changes_nothing() -> None:
     )
 
 
-@pytest.mark.parametrize("with_inside", [False, True])
+@pytest.mark.parametrize("with_valid", [False, True])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_gradient_equals_differences(
-    temperature: float, reduction: Reduction, with_inside: bool
+    temperature: float, reduction: Reduction, with_valid: bool
 ) -> None:
     shape = (2, 3, 3, 2)
     teacher = draw(shape, 2, 1.0)
-    inside = draw_inside(shape) if with_inside else None
+    valid = draw_valid(shape) if with_valid else None
 
     def loss(student: Tensor) -> Tensor:
         return pixel_kd_loss(
-            student, teacher, temperature=temperature, reduction=reduction, inside=inside
+            student, teacher, temperature=temperature, reduction=reduction, valid=valid
         )
 
     assert torch.autograd.gradcheck(loss, (draw(shape, 1, 1.0).requires_grad_(),))
@@ -235,12 +235,12 @@ def test_extreme_logits_stay_finite(reduction: Reduction, size: float, dtype: to
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_padding_neither_counts_nor_learns(reduction: Reduction, fill: float) -> None:
     shape = (2, 3, 4, 6)
-    student, teacher, inside = draw(shape, 1), draw(shape, 2), draw_inside(shape)
-    expected = pixel_kd_loss(student, teacher, reduction=reduction, inside=inside)
-    outside = ~inside[:, None].expand(shape)
+    student, teacher, valid = draw(shape, 1), draw(shape, 2), draw_valid(shape)
+    expected = pixel_kd_loss(student, teacher, reduction=reduction, valid=valid)
+    outside = ~valid[:, None].expand(shape)
     student = student + outside * fill * torch.tensor([1.0, 2.0, 3.0])[:, None, None]
     student.requires_grad_()
-    loss = pixel_kd_loss(student, teacher, reduction=reduction, inside=inside)
+    loss = pixel_kd_loss(student, teacher, reduction=reduction, valid=valid)
     loss.backward()
     assert torch.equal(loss, expected)
     assert bool((student.grad[outside] == 0).all())
@@ -250,8 +250,8 @@ def test_padding_neither_counts_nor_learns(reduction: Reduction, fill: float) ->
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_a_batch_of_padding_only_gives_zero(reduction: Reduction) -> None:
     student = draw((2, 3, 4, 4), 1).requires_grad_()
-    inside = torch.zeros(2, 4, 4, dtype=torch.bool)
-    loss = pixel_kd_loss(student, draw((2, 3, 4, 4), 2), reduction=reduction, inside=inside)
+    valid = torch.zeros(2, 4, 4, dtype=torch.bool)
+    loss = pixel_kd_loss(student, draw((2, 3, 4, 4), 2), reduction=reduction, valid=valid)
     loss.backward()
     assert loss.item() == 0
     assert bool((student.grad == 0).all())
@@ -259,10 +259,10 @@ def test_a_batch_of_padding_only_gives_zero(reduction: Reduction) -> None:
 
 def test_inside_of_another_size_is_taken_by_nearest_pixel() -> None:
     student, teacher = draw((2, 3, 4, 6), 1), draw((2, 3, 4, 6), 2)
-    inside = draw_inside((2, 1, 16, 24))
+    valid = draw_valid((2, 1, 16, 24))
     assert torch.equal(
-        pixel_kd_loss(student, teacher, inside=inside),
-        pixel_kd_loss(student, teacher, inside=inside[:, ::4, ::4]),
+        pixel_kd_loss(student, teacher, valid=valid),
+        pixel_kd_loss(student, teacher, valid=valid[:, ::4, ::4]),
     )
 
 
@@ -277,11 +277,11 @@ def test_memory_layout_does_not_matter() -> None:
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_module_equals_function(reduction: Reduction) -> None:
     student, teacher = draw((2, 3, 4, 4), 1), draw((2, 3, 4, 4), 2)
-    inside = draw_inside((2, 3, 4, 4))
+    valid = draw_valid((2, 3, 4, 4))
     module = PixelKDLoss(temperature=2.0, reduction=reduction)
-    for where in (None, inside):
+    for where in (None, valid):
         expected = pixel_kd_loss(
-            student, teacher, temperature=2.0, reduction=reduction, inside=where
+            student, teacher, temperature=2.0, reduction=reduction, valid=where
         )
         assert torch.equal(module(student, teacher, where), expected)
     assert module.target == "teacher"

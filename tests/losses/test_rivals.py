@@ -41,19 +41,19 @@ def draw(shape: tuple[int, ...], seed: int = 0, scale: float = 3.0) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64) * scale
 
 
-def draw_inside(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+def draw_valid(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     batch, _, height, width = shape
-    inside = torch.rand(batch, height, width, generator=torch.Generator().manual_seed(seed)) > 0.4
-    inside[:, 0, 0] = True
-    return inside
+    valid = torch.rand(batch, height, width, generator=torch.Generator().manual_seed(seed)) > 0.4
+    valid[:, 0, 0] = True
+    return valid
 
 
 def norm(values: Any) -> float:
     return math.sqrt(math.fsum(float(v) ** 2 for v in values))
 
 
-def is_inside(inside: Tensor | None, b: int, y: int, x: int) -> bool:
-    return inside is None or bool(inside[b, y, x])
+def is_valid(valid: Tensor | None, b: int, y: int, x: int) -> bool:
+    return valid is None or bool(valid[b, y, x])
 
 
 def energy(maps: np.ndarray, b: int, y: int, x: int) -> float:
@@ -61,7 +61,7 @@ def energy(maps: np.ndarray, b: int, y: int, x: int) -> float:
 
 
 def attention_oracle(
-    student: Tensor, teacher: Tensor, numerics: str, inside: Tensor | None = None
+    student: Tensor, teacher: Tensor, numerics: str, valid: Tensor | None = None
 ) -> float:
     batch, _, height, width = student.shape
     maps = []
@@ -70,7 +70,7 @@ def attention_oracle(
         for b in range(batch):
             for y in range(height):
                 for x in range(width):
-                    if numerics == "released" or is_inside(inside, b, y, x):
+                    if numerics == "released" or is_valid(valid, b, y, x):
                         attention[b, y, x] = energy(features, b, y, x)
         for b in range(batch):
             if numerics == "released":
@@ -84,7 +84,7 @@ def attention_oracle(
 
 
 def nodes_of(
-    features: np.ndarray, b: int, window: tuple[int, int], numerics: str, inside: Tensor | None
+    features: np.ndarray, b: int, window: tuple[int, int], numerics: str, valid: Tensor | None
 ) -> list[np.ndarray | None]:
     """One vector a patch, None for a patch outside the image."""
     channels, height, width = features.shape[1:]
@@ -95,7 +95,7 @@ def nodes_of(
                 features[b, :, y, x]
                 for y in range(top, min(top + window[0], height))
                 for x in range(left, min(left + window[1], width))
-                if numerics == "released" or is_inside(inside, b, y, x)
+                if numerics == "released" or is_valid(valid, b, y, x)
             ]
             if not pixels:
                 nodes.append(None)
@@ -110,7 +110,7 @@ def pairwise_oracle(
     student: Tensor,
     teacher: Tensor,
     numerics: str,
-    inside: Tensor | None = None,
+    valid: Tensor | None = None,
     patch: int | None = None,
 ) -> float:
     batch, _, height, width = student.shape
@@ -121,7 +121,7 @@ def pairwise_oracle(
     for b in range(batch):
         found = []
         for features in (student.numpy(), teacher.numpy()):
-            nodes = nodes_of(features, b, window, numerics, inside)
+            nodes = nodes_of(features, b, window, numerics, valid)
             units = [n / (norm(n) + shift) for n in nodes if n is not None]
             found.append([[float(m @ n) for m in units] for n in units])
         count = len(found[0])
@@ -133,7 +133,7 @@ def pairwise_oracle(
 
 
 def correlation_oracle(
-    student: Tensor, teacher: Tensor, numerics: str, inside: Tensor | None = None
+    student: Tensor, teacher: Tensor, numerics: str, valid: Tensor | None = None
 ) -> float:
     batch, classes, height, width = student.shape
     total = 0.0
@@ -147,7 +147,7 @@ def correlation_oracle(
                         float(logits[b, i, y, x] * logits[b, j, y, x])
                         for y in range(height)
                         for x in range(width)
-                        if numerics == "released" or is_inside(inside, b, y, x)
+                        if numerics == "released" or is_valid(valid, b, y, x)
                     )
             for row in matrix:
                 row /= max(norm(row), 1e-12)
@@ -170,29 +170,29 @@ def pair(name: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return draw(shape, 1), draw((batch, more, *size), 2)
 
 
-@pytest.mark.parametrize("with_inside", [False, True])
+@pytest.mark.parametrize("with_valid", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("name", "numerics"), BOTH)
-def test_equals_loop(name: str, numerics: str, shape: tuple[int, ...], with_inside: bool) -> None:
+def test_equals_loop(name: str, numerics: str, shape: tuple[int, ...], with_valid: bool) -> None:
     student, teacher = pair(name, shape)
-    inside = draw_inside(shape) if with_inside else None
-    expected = ORACLES[name](student, teacher, numerics, inside)
-    loss = LOSSES[name](student, teacher, numerics=numerics, inside=inside)
+    valid = draw_valid(shape) if with_valid else None
+    expected = ORACLES[name](student, teacher, numerics, valid)
+    loss = LOSSES[name](student, teacher, numerics=numerics, valid=valid)
     assert loss.shape == ()
     assert loss.item() == pytest.approx(expected, rel=1e-7, abs=1e-13)
-    single = LOSSES[name](student.float(), teacher.float(), numerics=numerics, inside=inside)
+    single = LOSSES[name](student.float(), teacher.float(), numerics=numerics, valid=valid)
     assert single.dtype == torch.float32
     assert single.item() == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
-@pytest.mark.parametrize("with_inside", [False, True])
+@pytest.mark.parametrize("with_valid", [False, True])
 @pytest.mark.parametrize("patch", [0, 1, 2, 3, 8])
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (1, 3)])
-def test_pairwise_patch_equals_loop(size: tuple[int, int], patch: int, with_inside: bool) -> None:
+def test_pairwise_patch_equals_loop(size: tuple[int, int], patch: int, with_valid: bool) -> None:
     student, teacher = pair("pairwise", (2, 3, *size))
-    inside = draw_inside((2, 3, *size)) if with_inside else None
-    expected = pairwise_oracle(student, teacher, "described", inside, patch)
-    loss = pairwise_loss(student, teacher, patch=patch, inside=inside)
+    valid = draw_valid((2, 3, *size)) if with_valid else None
+    expected = pairwise_oracle(student, teacher, "described", valid, patch)
+    loss = pairwise_loss(student, teacher, patch=patch, valid=valid)
     assert loss.item() == pytest.approx(expected, rel=1e-7, abs=1e-13)
 
 
@@ -274,29 +274,29 @@ def test_bounds_and_scale(name: str, values: np.ndarray, numerics: str, scale: f
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("with_inside", [False, True])
+@pytest.mark.parametrize("with_valid", [False, True])
 @pytest.mark.parametrize(("name", "numerics"), BOTH)
 def test_no_loss_and_no_gradient_at_the_teacher(
-    name: str, numerics: str, with_inside: bool, dtype: torch.dtype
+    name: str, numerics: str, with_valid: bool, dtype: torch.dtype
 ) -> None:
     teacher = draw((2, 4, 5, 5)).to(dtype)
     student = teacher.clone().requires_grad_()
-    inside = draw_inside(teacher.shape) if with_inside else None
-    loss = LOSSES[name](student, teacher, numerics=numerics, inside=inside)
+    valid = draw_valid(teacher.shape) if with_valid else None
+    loss = LOSSES[name](student, teacher, numerics=numerics, valid=valid)
     loss.backward()
     assert loss.item() == 0
     assert bool((student.grad == 0).all())
 
 
-@pytest.mark.parametrize("with_inside", [False, True])
+@pytest.mark.parametrize("with_valid", [False, True])
 @pytest.mark.parametrize(("name", "numerics"), [c for c in BOTH if c != ("pairwise", "released")])
-def test_gradient_equals_differences(name: str, numerics: str, with_inside: bool) -> None:
+def test_gradient_equals_differences(name: str, numerics: str, with_valid: bool) -> None:
     shape = (2, 3, 4, 3)
     _, teacher = pair(name, shape)
-    inside = draw_inside(shape) if with_inside else None
+    valid = draw_valid(shape) if with_valid else None
 
     def loss(student: Tensor) -> Tensor:
-        return LOSSES[name](student, teacher, numerics=numerics, inside=inside)
+        return LOSSES[name](student, teacher, numerics=numerics, valid=valid)
 
     student = draw(shape, 1, 1.0).requires_grad_()
     assert torch.autograd.gradcheck(loss, (student,), eps=1e-6, atol=1e-7)
@@ -350,13 +350,13 @@ def test_constant_maps_have_finite_gradients(name: str, numerics: str, value: fl
 def test_padding_neither_counts_nor_learns(name: str) -> None:
     shape = (2, 3, 6, 8)
     student, teacher = pair(name, shape)
-    inside = draw_inside(shape)
-    inside[0, 4:] = False  # whole patches, too
-    expected = LOSSES[name](student, teacher, inside=inside)
-    outside = ~inside[:, None].expand(shape)
+    valid = draw_valid(shape)
+    valid[0, 4:] = False  # whole patches, too
+    expected = LOSSES[name](student, teacher, valid=valid)
+    outside = ~valid[:, None].expand(shape)
     student = student.masked_fill(outside, 1e4).requires_grad_()
-    teacher = teacher.masked_fill(~inside[:, None], -1e4)
-    loss = LOSSES[name](student, teacher, inside=inside)
+    teacher = teacher.masked_fill(~valid[:, None], -1e4)
+    loss = LOSSES[name](student, teacher, valid=valid)
     loss.backward()
     assert torch.equal(loss, expected)
     assert bool((student.grad[outside] == 0).all())
@@ -366,10 +366,10 @@ def test_padding_neither_counts_nor_learns(name: str) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 def test_padding_equals_a_smaller_map(name: str) -> None:
     student, teacher = pair(name, (2, 3, 8, 6))
-    inside = torch.zeros(2, 8, 6, dtype=torch.bool)
-    inside[:, :4, :5] = True
+    valid = torch.zeros(2, 8, 6, dtype=torch.bool)
+    valid[:, :4, :5] = True
     torch.testing.assert_close(
-        LOSSES[name](student, teacher, inside=inside),
+        LOSSES[name](student, teacher, valid=valid),
         LOSSES[name](student[:, :, :4, :5], teacher[:, :, :4, :5]),
     )
 
@@ -378,9 +378,9 @@ def test_padding_equals_a_smaller_map(name: str) -> None:
 def test_an_image_of_padding_only_counts_as_zero(name: str) -> None:
     student, teacher = pair(name, (2, 3, 4, 4))
     student.requires_grad_()
-    inside = torch.ones(2, 4, 4, dtype=torch.bool)
-    inside[1] = False
-    loss = LOSSES[name](student, teacher, inside=inside)
+    valid = torch.ones(2, 4, 4, dtype=torch.bool)
+    valid[1] = False
+    loss = LOSSES[name](student, teacher, valid=valid)
     loss.backward()
     torch.testing.assert_close(loss, LOSSES[name](student[:1], teacher[:1]) / 2)
     assert bool((student.grad[1] == 0).all())
@@ -390,11 +390,11 @@ def test_an_image_of_padding_only_counts_as_zero(name: str) -> None:
 def test_released_never_masks_padding(name: str) -> None:
     shape = (2, 3, 4, 6)
     student, teacher = pair(name, shape)
-    inside = draw_inside(shape)
-    released = LOSSES[name](student, teacher, numerics="released", inside=inside)
+    valid = draw_valid(shape)
+    released = LOSSES[name](student, teacher, numerics="released", valid=valid)
     assert torch.equal(released, LOSSES[name](student, teacher, numerics="released"))
     without = LOSSES[name](student, teacher)
-    assert not torch.equal(LOSSES[name](student, teacher, inside=inside), without)
+    assert not torch.equal(LOSSES[name](student, teacher, valid=valid), without)
 
 
 def test_correlation_numerics_agree_without_padding() -> None:
@@ -407,10 +407,10 @@ def test_correlation_numerics_agree_without_padding() -> None:
 @pytest.mark.parametrize("name", LOSSES)
 def test_inside_of_another_size_is_taken_by_nearest_pixel(name: str) -> None:
     student, teacher = pair(name, (2, 3, 4, 6))
-    inside = draw_inside((2, 1, 16, 24))
+    valid = draw_valid((2, 1, 16, 24))
     assert torch.equal(
-        LOSSES[name](student, teacher, inside=inside),
-        LOSSES[name](student, teacher, inside=inside[:, ::4, ::4]),
+        LOSSES[name](student, teacher, valid=valid),
+        LOSSES[name](student, teacher, valid=valid[:, ::4, ::4]),
     )
 
 
@@ -431,10 +431,10 @@ def test_memory_layout_does_not_matter(name: str, numerics: str) -> None:
 @pytest.mark.parametrize(("name", "numerics"), BOTH)
 def test_module_equals_function(name: str, numerics: str) -> None:
     student, teacher = pair(name, (2, 3, 6, 5))
-    inside = draw_inside((2, 3, 6, 5))
+    valid = draw_valid((2, 3, 6, 5))
     module = MODULES[name](numerics=numerics)
-    for where in (None, inside):
-        expected = LOSSES[name](student, teacher, numerics=numerics, inside=where)
+    for where in (None, valid):
+        expected = LOSSES[name](student, teacher, numerics=numerics, valid=where)
         assert torch.equal(module(student, teacher, where), expected)
     default = MODULES[name]()(student, teacher)
     assert torch.equal(default, LOSSES[name](student, teacher, numerics="described"))

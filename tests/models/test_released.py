@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_MODEL, write_folder
-from published_deeplab import DeepLab, random_deeplab
+from released_deeplab import DeepLab, random_deeplab
 from safetensors import safe_open
 from tiny_runs import aicsd, distill_command
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""What a run tells: a progress bar, metrics.jsonl and the chosen loggers."""
+"""Progress bar, metrics.jsonl and the chosen trackers of a run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
 
 from aicsd.data.base import UInt8Array
@@ -27,22 +18,7 @@ from aicsd.engine.trackers import Tracker
 from aicsd.errors import UserError
 from aicsd.files import METRICS_FILE, write_text
 from aicsd.methods import Recipe
-
-
-def progress_bar(enabled: bool = True) -> Progress:
-    """A bar on standard error with the time that is left; silent where nobody watches."""
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        disable=not (enabled and console.is_terminal),
-    )
+from aicsd.terminal import progress_bar
 
 
 class RunLogger:
