@@ -27,7 +27,6 @@ from aicsd.engine.teacher_cache import TeacherCache, check_recipe
 from aicsd.errors import UserError
 from aicsd.files import REPORT_FILE
 from aicsd.methods import Recipe, load_recipe
-from aicsd.methods.recipe import LOGITS
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model
 from aicsd.models.runtime import Runtime
 from aicsd.teacher import Teacher
@@ -124,21 +123,13 @@ def run_distillation(config: DistillConfig, network: nn.Module | None = None) ->
             )
         network = load_model(config.teacher)
     if config.teacher_runtime == "openvino":
-        _refuse_features(recipe)
+        who = "teacher_runtime openvino gives logits alone"
+        recipe.require("logits", who, "use eager or compiled")
     cache = None
     if recipe.needs_teacher and config.teacher_cache is not None:
         check_recipe(recipe, config.teacher_cache_top_k)
         cache = TeacherCache(Path(config.teacher_cache), config.teacher_cache_top_k)
     return _run(config, config.student, recipe, network, config.teacher_runtime, cache)
-
-
-def _refuse_features(recipe: Recipe) -> None:
-    for name, term in recipe.terms.items():
-        if term.at != LOGITS:
-            raise UserError(
-                f"teacher_runtime openvino gives logits alone, and term {name!r} compares the "
-                f"feature {term.at!r}: use eager or compiled"
-            )
 
 
 def of_protocol(recipe: Recipe, config: FitConfig) -> Recipe:

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from aicsd.errors import UserError
-from aicsd.methods import Recipe, TermRecipe
-from aicsd.models import Segmenter, map_named, resize
+from aicsd.methods import Recipe
+from aicsd.models import Segmenter
 from aicsd.teacher import Teacher
+from aicsd.terms import Term
 from aicsd.types import Batch, SegOutput
 
 
 class Distiller(nn.Module):
-    """Student, recipe and teacher in one module whose forward pass gives the losses.
+    """Student, terms and teacher in one module whose forward pass gives the losses.
 
     Args:
         student: the network to train.
@@ -27,7 +28,8 @@ class Distiller(nn.Module):
             neither the optimizer nor a checkpoint.
 
     Raises:
-        UserError: the recipe needs a teacher and there is none.
+        UserError: the recipe needs a teacher and there is none, or a term cannot compare the two
+            networks.
     """
 
     def __init__(self, student: Segmenter, recipe: Recipe, teacher: Teacher | None = None) -> None:
@@ -36,8 +38,18 @@ class Distiller(nn.Module):
             raise UserError(f"method {recipe.name!r} needs a teacher: give --teacher RUN")
         self.student = student
         self.recipe = recipe
-        self.terms = nn.ModuleDict(recipe.build_losses())
         self._teacher = (teacher,) if recipe.needs_teacher else (None,)
+        self.terms = nn.ModuleDict(
+            {
+                name: Term(
+                    name,
+                    term,
+                    student.maps,
+                    teacher.maps if term.needs_teacher and teacher is not None else None,
+                )
+                for name, term in recipe.active.items()
+            }
+        )
 
     @property
     def teacher(self) -> Teacher | None:
@@ -47,7 +59,7 @@ class Distiller(nn.Module):
         """Losses of one batch.
 
         Args:
-            batch: images, masks and where they are inside the image.
+            batch: images, masks and valid pixels.
             progress: part of training that is done, in [0, 1].
 
         Returns:
@@ -55,41 +67,18 @@ class Distiller(nn.Module):
             the graph.
         """
         student = self.student(batch.image)
-        teacher = self.ask_teacher(batch)
+        teacher = self.teacher_output(batch)
         values = {
-            name: term_value(name, self.recipe.terms[name], loss, student, teacher, batch)
-            for name, loss in self.terms.items()
+            name: term(student, teacher, batch, progress) for name, term in self.terms.items()
         }
         total = weighted_sum(values, self.recipe.weights(progress))
         return {"loss": total, **{name: value.detach() for name, value in values.items()}}
 
-    def ask_teacher(self, batch: Batch) -> SegOutput | None:
-        """What the teacher says about a batch: from its cache if the batch brings it along."""
+    def teacher_output(self, batch: Batch) -> SegOutput | None:
+        """Logits and features of the teacher, from its cache if the batch carries them."""
         if batch.teacher_logits is not None:
             return SegOutput(batch.teacher_logits, {})
         return self.teacher(batch.image) if self.teacher is not None else None
-
-
-def term_value(
-    name: str,
-    term: TermRecipe,
-    loss: nn.Module,
-    student: SegOutput,
-    teacher: SegOutput | None,
-    batch: Batch,
-) -> Tensor:
-    """One loss, unweighted, on the maps and at the resolution that its recipe names."""
-    maps = map_named(student, term.at, f"term {name!r}: the student")
-    height, width = (batch.mask if term.resolution == "input" else maps).shape[-2:]
-    size = (height, width)
-    maps = resize(maps, size)
-    if loss.target == "labels":
-        value: Tensor = loss(maps, batch.mask)
-    else:
-        assert teacher is not None
-        target = map_named(teacher, term.at, f"term {name!r}: the teacher")
-        value = loss(maps, resize(target, size), valid=batch.valid)
-    return value
 
 
 def weighted_sum(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
-from aicsd.models import Segmenter, as_output
+from aicsd.models import MapInfo, Segmenter, as_output
 from aicsd.models.folding import fold_batch_norm
 from aicsd.models.runtime import Look, Runtime, start_runtime
 from aicsd.types import SegOutput
@@ -43,6 +43,11 @@ class Teacher(nn.Module):
     def train(self, mode: bool = True) -> Teacher:  # noqa: ARG002
         """Stay in evaluation mode, whatever ``mode`` says."""
         return super().train(False)
+
+    @property
+    def maps(self) -> dict[str, MapInfo]:
+        """Maps that the teacher offers, by name."""
+        return self.model.maps
 
     def speed_up(self, runtime: Runtime, side: int) -> None:
         """Fold batch norms into convolutions, lay weights out for the device, start ``runtime``.

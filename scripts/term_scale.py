@@ -20,22 +20,22 @@ import yaml
 from aicsd.config import build_config
 from aicsd.data import open_dataset
 from aicsd.data.loaders import TrainBatches, train_loader
-from aicsd.distiller import term_value
 from aicsd.engine import DistillConfig
-from aicsd.methods import TERMS, TermRecipe, load_recipe
+from aicsd.methods import TermRecipe, list_methods, load_recipe
 from aicsd.models import Segmenter, build_model, load_model, map_named
 from aicsd.teacher import Teacher
+from aicsd.terms import Term
 from aicsd.types import Batch
 
 
 def all_terms() -> dict[str, tuple[str, TermRecipe]]:
-    """Every term as a recipe has it by default, and ICSD also at the input's resolution."""
-    recipe = load_recipe("none", {name: {} for name in TERMS})
+    """Every term of the methods, and those on logits also at the input's resolution."""
     terms = {}
-    for name, term in recipe.terms.items():
-        terms[name if name == "cross_entropy" else f"{name} {term.resolution}"] = (name, term)
-        if name == "icsd":
-            terms["icsd input"] = (name, replace(term, resolution="input"))
+    for method in list_methods():
+        for name, term in load_recipe(method).terms.items():
+            terms[f"{name} {term.resolution}" if term.needs_teacher else name] = (name, term)
+            if term.needs_teacher and not term.reads_features:
+                terms[f"{name} input"] = (name, replace(term, resolution="input"))
     return terms
 
 
@@ -50,11 +50,11 @@ def term_scales(
         torch.manual_seed(0)
         output, target = student(batch.image), teacher(batch.image)
         values = {
-            label: term_value(name, term, TERMS[name](**term.options), output, target, batch)
+            label: Term(name, term, student.maps, teacher.maps)(output, target, batch, 0.5)
             for label, (name, term) in all_terms().items()
         }
         for label, (_, term) in all_terms().items():
-            maps = map_named(output, term.at, label)
+            maps = map_named(output, term.at_student[0], label)
             norm, unit = (
                 torch.autograd.grad(value, maps, retain_graph=True)[0].norm().item()
                 for value in (values[label], values["cross_entropy"])

@@ -329,9 +329,8 @@ def test_any_other_output_is_refused() -> None:
 
 def test_a_teacher_with_other_channels_than_classes_is_refused() -> None:
     teacher = Teacher(Segmenter(Net(classes=5), CLASSES), CLASSES)
-    distiller = Distiller(Segmenter(Net(), CLASSES), load_recipe("kd"), teacher)
-    with pytest.raises(UserError, match=r"\(2, 3, 8, 12\).*\(2, 5, 8, 12\)"):
-        distiller(make_batch(), 0.5)
+    with pytest.raises(UserError, match="student has 3 logits per pixel and the teacher 5"):
+        Distiller(Segmenter(Net(), CLASSES), load_recipe("kd"), teacher)
 
 
 class Maps(nn.Module):
@@ -399,9 +398,8 @@ def test_a_map_that_a_network_does_not_have_is_named(owner: str) -> None:
     recipe = load_recipe("ad", {"attention": {"at": "decodr"}})
     networks[owner] = Net(form="output") if owner == "student" else Net(form="tensor")
     student, teacher = (Segmenter(networks[key], CLASSES) for key in ("student", "teacher"))
-    distiller = Distiller(student, recipe, Teacher(teacher, CLASSES))
     with pytest.raises(UserError) as caught:
-        distiller(make_batch(), 0.5)
+        Distiller(student, recipe, Teacher(teacher, CLASSES))
     message = str(caught.value)
     assert "\n" not in message
     assert "term 'attention': the student has no feature 'decodr'" in message

@@ -25,6 +25,7 @@ LAYERS = (
     ("teacher",),
     ("schedules",),
     ("methods",),
+    ("terms",),
     ("distiller",),
     ("evaluation",),
     ("visualization",),
@@ -171,7 +172,7 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("name", sorted(aicsd.losses.__all__))
+@pytest.mark.parametrize("name", sorted({*aicsd.losses.__all__} - {"list_losses", "loss_class"}))
 def test_public_losses_document_their_shapes(name: str) -> None:
     documented = getattr(aicsd.losses, name)
     text = inspect.getdoc(documented) or ""

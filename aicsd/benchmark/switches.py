@@ -9,7 +9,6 @@ from importlib.util import find_spec
 
 from aicsd.benchmark.inputs import CostConfig
 from aicsd.methods import Recipe
-from aicsd.methods.recipe import LOGITS
 from aicsd.models.runtime import Runtime
 
 
@@ -100,7 +99,7 @@ def step_variants(config: CostConfig, device: str) -> dict[str, CostConfig]:
 
 
 def _reads_features(recipe: Recipe) -> bool:
-    return any(term.at != LOGITS for term in recipe.terms.values())
+    return any(term.reads_features for term in recipe.terms.values())
 
 
 def _at_input(recipe: Recipe) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from aicsd.data.loaders import DataConfig
 from aicsd.engine.trackers import check_loggers
@@ -17,12 +17,14 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Optimizer with two groups (backbone, head) and a schedule of the learning rate.
+    """Optimizer with groups for backbone, head and terms, and a schedule of the learning rate.
 
     Args:
         name: sgd, as published, or adamw, for short runs and random weights.
         lr: learning rate of the backbone.
-        head_lr_factor: learning rate of everything else, as a multiple of lr.
+        head_lr_factor: learning rate of everything else of the student, as a multiple of lr.
+        terms_lr_factor: learning rate of adapters and other trainable parts of the terms, as a
+            multiple of lr; null: that of the head.
         weight_decay: on all parameters, as published.
         momentum: of sgd.
         nesterov: for sgd, the Nesterov form of momentum.
@@ -37,6 +39,7 @@ class OptimizerConfig:
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.007
     head_lr_factor: float = 10.0
+    terms_lr_factor: float | None = None
     weight_decay: float = 5e-4
     momentum: float = 0.9
     nesterov: bool = False
@@ -54,6 +57,10 @@ class OptimizerConfig:
         for name in ("head_lr_factor", "weight_decay", "momentum", "power", "clip"):
             if getattr(self, name) < 0:
                 raise UserError(f"optimizer.{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.terms_lr_factor is not None and self.terms_lr_factor < 0:
+            raise UserError(
+                f"optimizer.terms_lr_factor is {self.terms_lr_factor}; it must be 0 or more"
+            )
         if self.nesterov and not self.momentum:
             raise UserError("optimizer.nesterov needs an optimizer.momentum above 0")
         if not 0 <= self.ema < 1:
@@ -147,4 +154,4 @@ class DistillConfig(FitConfig):  # noqa: D101
     teacher_cache_top_k: int = 0
     student: ModelConfig = field(default_factory=ModelConfig)
     method: str = "aicsd"
-    terms: dict[str, dict[str, int | float | str | bool]] = field(default_factory=dict)
+    terms: dict[str, dict[str, Any]] = field(default_factory=dict)

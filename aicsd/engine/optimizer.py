@@ -1,4 +1,4 @@
-"""Optimizer with a group for the backbone and one for all the rest."""
+"""Optimizer with a group for the backbone, one for the head and one for the terms."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from aicsd.schedules import cosine, poly
 
 
 def build_optimizer(config: OptimizerConfig, distiller: Distiller) -> torch.optim.Optimizer:
-    """Every trainable parameter once: the student's backbone at lr, the rest at a multiple.
+    """Every trainable parameter once: backbone, head, and adapters and losses of the terms.
 
     Each group keeps its starting rate as ``base_lr`` for :func:`set_learning_rate`.
     """
     slow = {id(parameter) for parameter in distiller.student.backbone_parameters()}
-    trainable = [p for p in distiller.parameters() if p.requires_grad]
+    student = [p for p in distiller.student.parameters() if p.requires_grad]
+    terms = [p for p in distiller.terms.parameters() if p.requires_grad]
+    head_lr = config.lr * config.head_lr_factor
+    factor = config.terms_lr_factor
     groups = [
-        {"params": [p for p in trainable if id(p) in slow], "base_lr": config.lr},
-        {
-            "params": [p for p in trainable if id(p) not in slow],
-            "base_lr": config.lr * config.head_lr_factor,
-        },
+        {"params": [p for p in student if id(p) in slow], "base_lr": config.lr},
+        {"params": [p for p in student if id(p) not in slow], "base_lr": head_lr},
     ]
+    if terms:
+        base_lr = head_lr if factor is None else config.lr * factor
+        groups.append({"params": terms, "base_lr": base_lr})
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
     return torch.optim.SGD(

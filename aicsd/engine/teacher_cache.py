@@ -37,41 +37,30 @@ from aicsd.data.teacher_cache import (
 )
 from aicsd.errors import UserError
 from aicsd.methods import Recipe
-from aicsd.methods.recipe import LOGITS, TERMS
 from aicsd.models import Segmenter, resize
 from aicsd.teacher import Teacher
 from aicsd.terminal import progress_bar
-
-PROBABILITY_TERMS = ("pixel_kd",)
-"""Terms to which a cell is a distribution over the classes, and only that."""
 
 
 def check_recipe(recipe: Recipe, top_k: int) -> None:
     """Refuse a method that compares more than a cache keeps.
 
     Raises:
-        UserError: a term on features, one that looks at padding, or, with ``top_k``, one that needs
+        UserError: a term on features, one that reads padding, or, with ``top_k``, one that needs
             every logit.
     """
-    for name, term in recipe.terms.items():
-        loss = TERMS[name]
-        if loss.target == "labels":  # type: ignore[attr-defined]
-            continue
-        if term.at != LOGITS:
+    cure = "leave teacher_cache out, or choose another method"
+    recipe.require("logits", "teacher_cache holds logits", cure)
+    for name, term in recipe.active.items():
+        reads_padding = "valid" not in term.contract.inputs
+        if term.needs_teacher and (reads_padding or term.options.get("numerics") == "released"):
             raise UserError(
-                f"teacher_cache holds logits, and term {name!r} compares the feature {term.at!r}: "
-                "leave teacher_cache out, or choose another method"
+                f"teacher_cache holds nothing about padding, and term {name!r} compares it too: "
+                "leave teacher_cache out"
             )
-        if term.options.get("numerics") == "released":
-            raise UserError(
-                f"teacher_cache holds nothing about padding, and term {name!r} with numerics "
-                "released compares it too: leave teacher_cache out"
-            )
-        if top_k and name not in PROBABILITY_TERMS:
-            raise UserError(
-                f"term {name!r} needs every logit, not the {top_k} largest of a pixel: leave "
-                "teacher_cache_top_k out"
-            )
+    if top_k:
+        who = f"the {top_k} largest of a pixel"
+        recipe.require("probabilities", who, "leave teacher_cache_top_k out")
 
 
 def fingerprint(model: Segmenter) -> str:

@@ -54,8 +54,8 @@ def attention_loss(
 class AttentionLoss(nn.Module):
     """:func:`attention_loss` with its settings kept."""
 
-    target = "teacher"
-    at = "decoder"
+    needs = "features"
+    same_channels = False
 
     def __init__(self, numerics: Numerics = "described") -> None:
         super().__init__()
@@ -65,3 +65,6 @@ class AttentionLoss(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """Two maps (B, D, H, W), or logits (B, C, H, W) -> scalar."""
         return attention_loss(student, teacher, numerics=self.numerics, valid=valid)
+
+
+LOSS = AttentionLoss

@@ -58,8 +58,7 @@ def _correlations(maps: Tensor, valid: Tensor | None) -> Tensor:
 class CorrelationLoss(nn.Module):
     """:func:`correlation_loss` with its settings kept."""
 
-    target = "teacher"
-    at = "logits"
+    needs = "features"
 
     def __init__(self, numerics: Numerics = "described") -> None:
         super().__init__()
@@ -69,3 +68,6 @@ class CorrelationLoss(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """Two (B, C, H, W) logit maps -> scalar."""
         return correlation_loss(student, teacher, numerics=self.numerics, valid=valid)
+
+
+LOSS = CorrelationLoss

@@ -63,9 +63,7 @@ def mean_over_labelled(entropy: Tensor, mask: Tensor, ignore_index: int) -> Tens
 class CrossEntropyLoss(nn.Module):
     """:func:`cross_entropy_loss` with its settings kept."""
 
-    target = "labels"
-
-    at = "logits"
+    needs = "labels"
 
     def __init__(self, ignore_index: int = IGNORE_INDEX, numerics: Numerics = "described") -> None:
         super().__init__()
@@ -73,8 +71,11 @@ class CrossEntropyLoss(nn.Module):
         self.ignore_index = ignore_index
         self.numerics: Numerics = numerics
 
-    def forward(self, logits: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, student: Tensor, mask: Tensor) -> Tensor:
         """(B, C, H, W) logits and (B, H, W) labels -> scalar."""
         return cross_entropy_loss(
-            logits, mask, ignore_index=self.ignore_index, numerics=self.numerics
+            student, mask, ignore_index=self.ignore_index, numerics=self.numerics
         )
+
+
+LOSS = CrossEntropyLoss

@@ -202,8 +202,7 @@ class ICSDLoss(nn.Module):
         0.0
     """
 
-    target = "teacher"
-    at = "logits"
+    needs = "logits"
 
     def __init__(
         self,
@@ -230,3 +229,6 @@ class ICSDLoss(nn.Module):
             numerics=self.numerics,
             valid=valid,
         )
+
+
+LOSS = ICSDLoss

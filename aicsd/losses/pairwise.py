@@ -102,8 +102,8 @@ def _cosines(directions: Tensor) -> Tensor:
 class PairwiseLoss(nn.Module):
     """:func:`pairwise_loss` with its settings kept."""
 
-    target = "teacher"
-    at = "aspp"
+    needs = "features"
+    same_channels = False
 
     def __init__(self, patch: int | None = None, numerics: Numerics = "described") -> None:
         super().__init__()
@@ -115,3 +115,6 @@ class PairwiseLoss(nn.Module):
         return pairwise_loss(
             student, teacher, patch=self.patch, numerics=self.numerics, valid=valid
         )
+
+
+LOSS = PairwiseLoss

@@ -90,8 +90,7 @@ def resolve_reduction(reduction: Reduction | None, numerics: Numerics) -> Reduct
 class PixelKDLoss(nn.Module):
     """:func:`pixel_kd_loss` with its settings kept."""
 
-    target = "teacher"
-    at = "logits"
+    needs = "probabilities"
 
     def __init__(
         self,
@@ -115,3 +114,6 @@ class PixelKDLoss(nn.Module):
             numerics=self.numerics,
             valid=valid,
         )
+
+
+LOSS = PixelKDLoss

@@ -9,12 +9,13 @@ from aicsd.models.build import (
     load_model,
 )
 from aicsd.models.deeplabv3plus import DeepLabV3Plus, class_ids, resize
-from aicsd.models.segmenter import Segmenter, as_output, map_named, save_model
+from aicsd.models.segmenter import MapInfo, Segmenter, as_output, map_named, save_model
 
 __all__ = [
     "MODEL_FILE",
     "Backbone",
     "DeepLabV3Plus",
+    "MapInfo",
     "ModelConfig",
     "Segmenter",
     "as_output",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,15 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HEADER_KEY = "aicsd"
 HEADER_FORMAT = 1
+DRY_RUN_SIDE = 64
+
+
+class MapInfo(NamedTuple):
+    """A map that a network offers."""
+
+    channels: int
+    stride: int
+    """Pixels of the input between two cells."""
 
 
 class Segmenter(nn.Module):
@@ -53,12 +62,32 @@ class Segmenter(nn.Module):
         self.classes = classes
         self.architecture = dict(architecture) if architecture is not None else None
         self.input_mean, self.input_std = tuple(mean), tuple(std)
+        self._maps: dict[str, MapInfo] | None = None
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> SegOutput:
         """(B, 3, H, W) uint8 RGB -> logits at the network's own resolution, and features."""
         return as_output(self.net((image.to(self.mean.dtype) / 255 - self.mean) / self.std))
+
+    @property
+    def maps(self) -> dict[str, MapInfo]:
+        """Logits and features by name, as one forward pass in evaluation mode gives them."""
+        if self._maps is None:
+            was_training, side = self.training, DRY_RUN_SIDE
+            self.eval()
+            try:
+                image = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=self.mean.device)
+                with torch.no_grad():
+                    output = self(image)
+            finally:
+                self.train(was_training)
+            named = {"logits": output.logits, **output.features}
+            self._maps = {
+                name: MapInfo(maps.shape[1], round(side / maps.shape[2]))
+                for name, maps in named.items()
+            }
+        return self._maps
 
     @torch.no_grad()
     def predict(self, image: UInt8Array | str | Path) -> UInt8Array:

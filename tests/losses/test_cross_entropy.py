@@ -178,7 +178,7 @@ def test_module_equals_function(ignore_index: int) -> None:
     module = CrossEntropyLoss(ignore_index)
     expected = cross_entropy_loss(logits, mask, ignore_index=ignore_index)
     assert torch.equal(module(logits, mask), expected)
-    assert module.target == "labels"
+    assert module.needs == "labels"
     assert CrossEntropyLoss().ignore_index == IGNORE_INDEX
 
 

@@ -392,7 +392,7 @@ def test_module_equals_function(normalize_rows: bool, per_image: bool) -> None:
     assert torch.equal(
         module(student, teacher, valid), icsd_loss(student, teacher, valid=valid, **options)
     )
-    assert module.target == "teacher"
+    assert module.needs == "logits"
     assert not list(module.parameters())
 
 

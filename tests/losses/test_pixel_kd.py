@@ -284,7 +284,7 @@ def test_module_equals_function(reduction: Reduction) -> None:
             student, teacher, temperature=2.0, reduction=reduction, valid=where
         )
         assert torch.equal(module(student, teacher, where), expected)
-    assert module.target == "teacher"
+    assert module.needs == "probabilities"
     assert not list(module.parameters())
 
 

@@ -438,7 +438,7 @@ def test_module_equals_function(name: str, numerics: str) -> None:
         assert torch.equal(module(student, teacher, where), expected)
     default = MODULES[name]()(student, teacher)
     assert torch.equal(default, LOSSES[name](student, teacher, numerics="described"))
-    assert module.target == "teacher"
+    assert module.needs == "features"
     assert not list(module.parameters())
 
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from aicsd.errors import UserError
-from aicsd.losses import CrossEntropyLoss, ICSDLoss, PixelKDLoss
-from aicsd.methods import TERMS, list_methods, load_recipe
+from aicsd.losses import CrossEntropyLoss, ICSDLoss, PixelKDLoss, list_losses, loss_class
+from aicsd.methods import list_methods, load_recipe
 from aicsd.methods.recipe import RECIPE_FOLDER
 
 METHODS = ["ad", "aicsd", "ickd", "icsd", "kd", "none", "sp"]
@@ -49,12 +49,12 @@ def test_every_recipe_that_ships_is_listed() -> None:
 def test_every_recipe_loads_and_builds(method: str) -> None:
     recipe = load_recipe(method)
     assert recipe.name == method
-    losses = recipe.build_losses()
+    losses = recipe.losses
     assert list(losses) == list(recipe.terms) == list(recipe.weights(0.5))
     for name, loss in losses.items():
-        assert type(loss) is TERMS[name]
-    targets = {loss.target for loss in losses.values()}
-    assert recipe.needs_teacher == ("teacher" in targets)
+        assert type(loss) is loss_class(recipe.terms[name].contract.name)
+    inputs = {key for term in recipe.terms.values() for key in term.contract.inputs}
+    assert recipe.needs_teacher == ("teacher" in inputs)
     assert any(weight > 0 for weight in recipe.weights(0.5).values())
 
 
@@ -113,7 +113,7 @@ def test_overrides_change_only_what_they_name() -> None:
     assert changed.to_dict() == expected
     assert changed.weights(1.0)["icsd"] == 7
     assert changed.weights(1.0)["pixel_kd"] == plain.weights(0.0)["pixel_kd"]
-    assert changed.build_losses()["icsd"].temperature == 2.5
+    assert changed.losses["icsd"].temperature == 2.5
     assert load_recipe("aicsd").to_dict() == plain.to_dict()
 
 
@@ -140,14 +140,20 @@ def test_defaults_of_a_term_without_keys(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", TERMS)
-def test_every_term_has_its_place(tmp_path: Path, name: str) -> None:
-    place = PLACES.get(name, "logits")
+@pytest.mark.parametrize("name", list_losses())
+def test_a_term_of_an_own_recipe_has_the_defaults_of_the_shipped_ones(
+    tmp_path: Path, name: str
+) -> None:
     recipe = load_recipe(write(tmp_path / "mine.yaml", {"terms": {name: None}}))
-    assert recipe.terms[name].at == place
+    own = recipe.to_dict()[name]
+    assert own["at"] == "logits"
+    assert own["resolution"] == ("native" if recipe.needs_teacher else "input")
     for method in METHODS:
-        shipped = yaml.safe_load((RECIPE_FOLDER / f"{method}.yaml").read_text())["terms"]
-        assert all(term["at"] == PLACES.get(key, "logits") for key, term in shipped.items())
+        shipped = load_recipe(method).to_dict().get(name)
+        if shipped is not None:
+            differs = {key for key in shipped if shipped[key] != own[key]}
+            written = yaml.safe_load((RECIPE_FOLDER / f"{method}.yaml").read_text())["terms"]
+            assert differs == {key for key in written[name] if written[name][key] != own[key]}
 
 
 def test_a_term_can_read_another_map() -> None:
@@ -160,10 +166,10 @@ def test_a_term_can_read_another_map() -> None:
 @pytest.mark.parametrize("method", list_methods())
 def test_every_term_of_every_method_runs_as_released(method: str) -> None:
     plain = load_recipe(method)
-    overrides = {name: {"numerics": "released"} for name in plain.terms}
-    recipe = load_recipe(method, overrides)
-    for loss in recipe.build_losses().values():
-        assert loss.numerics == "released"
+    with_forms = set(plain.terms) - set(plain.without_numerics)
+    recipe = load_recipe(method, {name: {"numerics": "released"} for name in with_forms})
+    for name in with_forms:
+        assert recipe.losses[name].numerics == "released"
     assert recipe.weights(0.3) == plain.weights(0.3)
 
 
@@ -175,6 +181,9 @@ def test_with_numerics(tmp_path: Path, method: str) -> None:
     assert released.name == method
     assert released.weights(0.3) == plain.weights(0.3)
     for name, values in released.to_dict().items():
+        if name in plain.without_numerics:
+            assert values == plain.to_dict()[name]
+            continue
         assert values["numerics"] == "released"
         assert values["resolution"] == ("native" if name in PLACES else "input")
         assert values.get("reduction", "element_mean") == "element_mean"
@@ -183,7 +192,8 @@ def test_with_numerics(tmp_path: Path, method: str) -> None:
     again = load_recipe(write(tmp_path / "again.yaml", complete))
     assert again.to_dict() == released.to_dict() == again.with_numerics("released").to_dict()
     back = released.with_numerics("described")
-    assert all(values["numerics"] == "described" for values in back.to_dict().values())
+    assert all(values.get("numerics", "described") == "described"
+               for values in back.to_dict().values())  # fmt: skip
     assert back.to_dict().get("pixel_kd", {}).get("reduction", "pixel_mean") == "pixel_mean"
 
 
@@ -191,14 +201,14 @@ def test_with_numerics_adapts_a_complete_recipe(tmp_path: Path) -> None:
     terms = load_recipe("kd", {"pairwise": {"patch": 3}}).to_dict()
     assert terms["pixel_kd"]["reduction"] == "pixel_mean"
     recipe = load_recipe(write(tmp_path / "complete.yaml", {"terms": terms}))
-    released = recipe.with_numerics("released").build_losses()
+    released = recipe.with_numerics("released").losses
     assert released["pixel_kd"].reduction == "element_mean"
     assert released["pairwise"].patch == 0
 
 
 def test_with_numerics_keeps_what_fits_and_refuses_what_does_not() -> None:
     overrides = {"cross_entropy": {"ignore_index": 11}, "pixel_kd": {"temperature": 4.0}}
-    losses = load_recipe("kd", overrides).with_numerics("released").build_losses()
+    losses = load_recipe("kd", overrides).with_numerics("released").losses
     assert losses["cross_entropy"].ignore_index == 11
     assert losses["pixel_kd"].temperature == 4.0
     hot = load_recipe("icsd", {"icsd": {"temperature": 2.0}})
@@ -221,7 +231,7 @@ def test_a_recipe_of_the_user(tmp_path: Path, suffix: str) -> None:
     assert recipe.name == "mine"
     weights = {"cross_entropy": 2, "icsd": 5.5 * 0.75, "pixel_kd": 1.0}
     assert recipe.weights(0.25) == pytest.approx(weights)
-    losses = recipe.build_losses()
+    losses = recipe.losses
     ce, icsd, kd = losses["cross_entropy"], losses["icsd"], losses["pixel_kd"]
     assert isinstance(ce, CrossEntropyLoss)
     assert ce.ignore_index == 11
@@ -273,18 +283,30 @@ def test_to_dict_is_complete_and_round_trips(tmp_path: Path, method: str) -> Non
         ({"icsd": {"normalize_rows": 1}}, ["normalize_rows", "1", "bool"]),
         ({"icsd": {"normalize_rows": "no"}}, ["normalize_rows", "'no'", "bool"]),
         ({"pixel_kd": {"reduction": "mean"}}, ["reduction", "'mean'", "pixel_mean"]),
-        ({"pixel_kd": {"reduction": 1}}, ["reduction", "1", "str"]),
+        ({"pixel_kd": {"reduction": 1}}, ["reduction is 1", "pixel_mean, element_mean"]),
         ({"cross_entropy": {"ignore_index": 1.5}}, ["ignore_index", "1.5", "int"]),
         ({"cross_entropy": {"ignore_index": False}}, ["ignore_index", "False", "int"]),
         ({"cross_entropy": {"at": "decoder"}}, ["'cross_entropy'", "'decoder'", "logits only"]),
+        ({"attention": {"at": {"student": "a"}}}, ["mapping with student and teacher"]),
+        ({"attention": {"at": {"student": ["a", "b"], "teacher": "c"}}}, ["2 maps", "1 of the"]),
+        ({"attention": {"at": []}}, ["at is []", "a list of them"]),
+        ({"attention": {"adapter": "conv"}}, ["unknown adapter 'conv'", "did you mean 'conv1x1'"]),
+        ({"cross_entropy": {"adapter": "mlp"}}, ["'mlp'", "no teacher's map"]),
+        ({"extra": {"loss": "icds"}}, ["term 'extra'", "unknown loss 'icds'", "did you mean"]),
+        ({"loss": {"loss": "icsd"}}, ["term 'loss'", "taken"]),
+        ({"a.b": {"loss": "icsd"}}, ["term 'a.b'", "letters, digits and underscores"]),
+        ({"keys": {"loss": "icsd"}}, ["term 'keys'", "taken"]),
         ({"attention": {"at": 3}}, ["'attention'", "at is 3", "name of a feature"]),
-        ({"attention": {"resolution": "input"}}, ["'decoder'", "set resolution to native"]),
+        (
+            {"attention": {"at": "decoder", "resolution": "input"}},
+            ["'decoder'", "set resolution to native"],
+        ),
         ({"attention": {"patch": 2}}, ["'attention'", "unknown key 'patch'"]),
         ({"pairwise": {"patch": -1}}, ["'pairwise'", "patch is -1"]),
         ({"pairwise": {"patch": 1.5}}, ["'pairwise'", "patch is 1.5", "int"]),
         ({"pairwise": {"patch": 2, "numerics": "released"}}, ["'pairwise'", "patch is 2", "0"]),
         ({"icsd": {"numerics": "relesed"}}, ["'icsd'", "numerics is 'relesed'", "released"]),
-        ({"icsd": {"numerics": 1}}, ["'icsd'", "numerics is 1", "str"]),
+        ({"icsd": {"numerics": 1}}, ["'icsd'", "numerics is 1", "described, released"]),
         (
             {"icsd": {"numerics": "released", "normalize_rows": False}},
             ["'icsd'", "normalize_rows is False", "leave normalize_rows out"],

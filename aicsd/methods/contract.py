@@ -1,0 +1,151 @@
+"""What a loss declares: the inputs of its forward pass, what it needs of a teacher, its options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from torch import nn
+
+from aicsd.errors import UserError, suggest
+from aicsd.losses import list_losses, loss_class
+
+INPUTS = ("student", "teacher", "mask", "valid", "image", "progress")
+"""What ``forward`` of a loss may ask for, by the names of its parameters."""
+
+CHANNELS = ("student_channels", "teacher_channels")
+"""Arguments of a constructor that come from the maps of the networks, not from a recipe."""
+
+Needs = Literal["labels", "probabilities", "logits", "features"]
+Losses = Mapping[str, type[nn.Module]]
+
+
+@dataclass(frozen=True)
+class LossContract:
+    """The facts of one loss class.
+
+    Args:
+        name: of the loss in recipes.
+        loss: the class.
+        inputs: parameters of its ``forward``, each one of :data:`INPUTS`.
+        needs: what the loss reads of a teacher: nothing (``labels``), class probabilities of every
+            pixel (``probabilities``), the logits themselves, or maps of any kind (``features``).
+        same_channels: whether both maps must have one number of channels.
+        resolution: ``native`` or ``input``: where a term compares unless its recipe says otherwise.
+        options: type and default of every option.
+        channels: those of :data:`CHANNELS` that its constructor takes.
+    """
+
+    name: str
+    loss: type[nn.Module]
+    inputs: tuple[str, ...]
+    needs: Needs
+    same_channels: bool
+    resolution: str
+    options: dict[str, tuple[Any, Any]]
+    channels: tuple[str, ...]
+
+    @property
+    def needs_teacher(self) -> bool:
+        return "teacher" in self.inputs
+
+    def check_options(self, where: str, options: Mapping[str, Any]) -> None:
+        """Refuse values of a wrong type.
+
+        Raises:
+            UserError: names the option and what it must be.
+        """
+        for key, value in options.items():
+            hint, default = self.options[key]
+            if fits(value, hint):
+                continue
+            allowed = choices(hint)
+            if allowed:
+                raise UserError(f"{where}: {key} is {value!r}; allowed are {', '.join(allowed)}")
+            kind = type(default).__name__ if isinstance(default, int | float | str) else words(hint)
+            raise UserError(f"{where}: {key} is {value!r}; it is a {kind}")
+
+
+def contract_of(name: str, losses: Losses | None = None) -> LossContract:
+    """The contract of the loss ``name``.
+
+    Args:
+        name: of a loss of the package, or a key of ``losses``.
+        losses: further losses by name.
+
+    Raises:
+        UserError: an unknown loss, a ``forward`` with an unknown parameter, a constructor that
+            cannot be called with options alone.
+    """
+    losses = losses or {}
+    if name not in losses and name not in list_losses():
+        raise UserError(f"unknown loss {name!r}{suggest(name, [*list_losses(), *losses])}")
+    loss = losses[name] if name in losses else loss_class(name)
+    if not (isinstance(loss, type) and issubclass(loss, nn.Module)):
+        raise UserError(f"loss {name!r} is {loss!r}; it must be a class derived from nn.Module")
+    inputs = tuple(inspect.signature(loss.forward).parameters)[1:]
+    for key in inputs:
+        if key not in INPUTS:
+            raise UserError(f"loss {name!r}: forward asks for {key!r}{suggest(key, INPUTS)}")
+    parameters = inspect.signature(loss).parameters
+    for key, parameter in parameters.items():
+        variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if variadic or (parameter.default is parameter.empty and key not in CHANNELS):
+            raise UserError(f"loss {name!r}: the option {key!r} of its constructor has no default")
+    hints = _hints(loss)
+    return LossContract(
+        name=name,
+        loss=loss,
+        inputs=inputs,
+        needs=getattr(loss, "needs", "features" if "teacher" in inputs else "labels"),
+        same_channels=getattr(loss, "same_channels", True),
+        resolution=getattr(loss, "resolution", "native" if "teacher" in inputs else "input"),
+        options={
+            key: (hints.get(key, Any), parameter.default)
+            for key, parameter in parameters.items()
+            if key not in CHANNELS
+        },
+        channels=tuple(key for key in CHANNELS if key in parameters),
+    )
+
+
+def _hints(loss: type[nn.Module]) -> dict[str, Any]:
+    try:
+        return get_type_hints(loss.__init__)
+    except NameError:  # annotations that only exist where the class was defined
+        return {}
+
+
+def fits(value: object, hint: Any) -> bool:
+    """Whether a value of a YAML file has the type ``hint``."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, each) for each in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is not None and isinstance(value, list | tuple):
+        return not arguments or all(fits(item, arguments[0]) for item in value)
+    if hint in (None, NoneType):
+        return value is None
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint
+
+
+def choices(hint: Any) -> list[str]:
+    """The values of a type that lists them."""
+    if get_origin(hint) in (Union, UnionType):
+        return [value for each in get_args(hint) for value in choices(each)]
+    return [str(value) for value in get_args(hint)] if get_origin(hint) is Literal else []
+
+
+def words(hint: Any) -> str:
+    """A type for an error message."""
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(words(each) for each in get_args(hint))
+    return "null" if hint in (None, NoneType) else str(getattr(hint, "__name__", hint))

@@ -1,0 +1,116 @@
+"""A term: one loss on named maps of student and teacher, with the adapter between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from aicsd.errors import UserError, suggest
+from aicsd.losses.adapters import ADAPTERS
+from aicsd.methods import TermRecipe
+from aicsd.models import MapInfo, map_named, resize
+from aicsd.types import Batch, SegOutput
+
+Maps = Mapping[str, MapInfo]
+
+
+class Term(nn.Module):
+    """Everything that a term trains is inside: its adapters, and what its loss holds.
+
+    Args:
+        name: of the term, for messages.
+        recipe: the loss, the maps it reads, its options.
+        student: declared maps of the student.
+        teacher: declared maps of the teacher; None for a term on labels.
+
+    Raises:
+        UserError: a map that a network does not have, or widths that nothing bridges.
+    """
+
+    def __init__(self, name: str, recipe: TermRecipe, student: Maps, teacher: Maps | None) -> None:
+        super().__init__()
+        self.name, self.recipe = name, recipe
+        contract = recipe.contract
+        widths = [
+            (
+                _channels(student, first, f"term {name!r}: the student"),
+                0 if teacher is None else _channels(teacher, second, f"term {name!r}: the teacher"),
+            )
+            for first, second in zip(recipe.at_student, recipe.at_teacher, strict=True)
+        ]
+        adapters: list[nn.Module] = []
+        if teacher is not None:
+            if contract.same_channels and recipe.adapter == "identity":
+                _check_channels(name, recipe, widths)
+            adapters = [ADAPTERS[recipe.adapter](*pair) for pair in widths]
+        self.adapters = nn.ModuleList(adapters)
+        self.loss = recipe.build_loss(f"term {name!r}", *widths[0])
+
+    def forward(
+        self, student: SegOutput, teacher: SegOutput | None, batch: Batch, progress: float
+    ) -> Tensor:
+        """The unweighted loss of one batch, a scalar with its graph.
+
+        The maps of the student are resized to the input where the recipe says so, those of the
+        teacher to the student's.
+
+        Args:
+            student: output of the student.
+            teacher: output of the teacher; None for a term on labels.
+            batch: images, masks and valid pixels.
+            progress: part of training that is done, in [0, 1].
+        """
+        wanted = self.recipe.contract.inputs
+        own = [map_named(student, at, f"{self.name}: the student") for at in self.recipe.at_student]
+        if self.recipe.resolution == "input":
+            own = [_resize_like(maps, batch.mask) for maps in own]
+        inputs: dict[str, Any] = {}
+        if "teacher" in wanted:
+            assert teacher is not None
+            targets = [
+                _resize_like(map_named(teacher, at, f"{self.name}: the teacher"), maps)
+                for at, maps in zip(self.recipe.at_teacher, own, strict=True)
+            ]
+            own = [adapter(maps) for adapter, maps in zip(self.adapters, own, strict=True)]
+            inputs["teacher"] = self._named(targets)
+        inputs["student"] = self._named(own)
+        for name in ("mask", "valid", "image"):
+            inputs[name] = getattr(batch, name)
+        inputs["progress"] = progress
+        value: Tensor = self.loss(**{name: inputs[name] for name in wanted})
+        return value
+
+    def _named(self, maps: list[Tensor]) -> Tensor | dict[str, Tensor]:
+        """One map, or several by the student's names where the recipe lists them."""
+        if not self.recipe.lists_maps:
+            return maps[0]
+        return dict(zip(self.recipe.at_student, maps, strict=True))
+
+
+def _resize_like(maps: Tensor, other: Tensor) -> Tensor:
+    height, width = other.shape[-2:]
+    return resize(maps, (height, width))
+
+
+def _check_channels(name: str, recipe: TermRecipe, widths: list[tuple[int, int]]) -> None:
+    """Refuse maps of different widths, naming both and the adapters that bridge them."""
+    for at, (own, other) in zip(recipe.at_student, widths, strict=True):
+        if own != other and not recipe.reads_features:
+            raise UserError(
+                f"term {name!r}: the student has {own} logits per pixel and the teacher {other}; "
+                "both need one for each class of the data"
+            )
+        if own != other:
+            bridges = ", ".join(adapter for adapter in ADAPTERS if adapter != "identity")
+            raise UserError(
+                f"term {name!r}: the map {at!r} has {own} channels in the student and {other} in "
+                f"the teacher, and the loss compares equal numbers: set adapter to {bridges}"
+            )
+
+
+def _channels(maps: Maps, name: str, owner: str) -> int:
+    if name not in maps:
+        raise UserError(f"{owner} has no feature {name!r}{suggest(name, maps)}")
+    return maps[name].channels
