@@ -23,13 +23,14 @@ from aicsd.data.loaders import epoch_indices, plan_batches, training_images
 from aicsd.distiller import Distiller
 from aicsd.engine import DistillConfig, FitConfig, TrainConfig, fit
 from aicsd.engine.checkpoint import LAST
-from aicsd.engine.teacher_cache import TeacherCache, check_recipe
+from aicsd.engine.teacher_cache import check_recipe
 from aicsd.errors import UserError
 from aicsd.files import REPORT_FILE
 from aicsd.methods import Recipe, load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model
-from aicsd.models.runtime import Runtime
 from aicsd.teacher import Teacher
+from aicsd.teacher.cache import TeacherCache
+from aicsd.teacher.runtime import Runtime
 from aicsd.types import Batch
 from aicsd.visualization.report import write_report
 from aicsd.visualization.runs import Network, read_run
@@ -185,7 +186,7 @@ def _run(
     if teacher is not None:
         _try_out(distiller, data.augment.crop, fabric.device)
         if cache is not None:
-            train_data = cache.teach(train_data, teacher, data.workers)
+            train_data = cache.attach(train_data, teacher, data.workers)
         else:
             teacher.speed_up(runtime, data.augment.crop)
     if fabric.is_global_zero:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from aicsd.data.base import Classes, Sample
+from aicsd.data.base import Classes, Sample, SegDataset
 from aicsd.export import export_model
 from aicsd.models import ModelConfig, build_model, resize
 from aicsd.models.exported import load_exported
@@ -28,7 +28,7 @@ FILES = {
 }
 
 
-class Noise:
+class Noise(SegDataset):
     """Images to calibrate on."""
 
     def __init__(self) -> None:

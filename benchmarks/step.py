@@ -22,8 +22,8 @@ from aicsd.engine.config import OptimizerConfig
 from aicsd.engine.optimizer import build_optimizer
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model
-from aicsd.models.runtime import Runtime
 from aicsd.teacher import Teacher
+from aicsd.teacher.runtime import Runtime
 from aicsd.types import Batch
 from benchmarks.baselines import released_step
 from benchmarks.common import fastest, report

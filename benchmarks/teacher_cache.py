@@ -30,10 +30,10 @@ from aicsd.data.loaders import TrainBatches, train_loader
 from aicsd.distiller import Distiller
 from aicsd.engine import DistillConfig
 from aicsd.engine.optimizer import build_optimizer
-from aicsd.engine.teacher_cache import TeacherCache
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, build_model
 from aicsd.teacher import Teacher
+from aicsd.teacher.cache import TeacherCache
 from benchmarks.common import REPOSITORY, fastest, report
 
 IMAGES = 32
@@ -73,12 +73,12 @@ def main() -> None:
         data = write_data(Path(folder) / "data")
         teacher = Teacher(build_model(large, data.classes), data.classes)
         began = time.perf_counter()
-        cached = TeacherCache(Path(folder) / "all", 0).teach(data, teacher, 0)
+        cached = TeacherCache(Path(folder) / "all", 0).attach(data, teacher, 0)
         built = time.perf_counter() - began
         again = time.perf_counter()
-        TeacherCache(Path(folder) / "all", 0).teach(data, teacher, 0)
+        TeacherCache(Path(folder) / "all", 0).attach(data, teacher, 0)
         opened = time.perf_counter() - again
-        few = TeacherCache(Path(folder) / "few", TOP_K).teach(data, teacher, 0)
+        few = TeacherCache(Path(folder) / "few", TOP_K).attach(data, teacher, 0)
         sizes = {
             name: (Path(folder) / name / "logits.bin").stat().st_size / IMAGES
             for name in ("all", "few")

@@ -24,9 +24,9 @@ from aicsd.data import open_dataset
 from aicsd.data.base import Subset
 from aicsd.data.loaders import TrainBatches, train_loader
 from aicsd.engine import DistillConfig
-from aicsd.engine.teacher_cache import TeacherCache
 from aicsd.models import load_model, resize
 from aicsd.teacher import Teacher
+from aicsd.teacher.cache import TeacherCache
 from aicsd.types import IGNORE_INDEX, Batch
 
 SCALES = (0.5, 0.75, 1.0, 1.5, 2.0)
@@ -73,7 +73,7 @@ def main() -> None:
     dataset = open_dataset(data.name, data.root, data.train_split, data.options)
     teacher = Teacher(load_model(options.teacher), dataset.classes)
     cache = TeacherCache(options.teacher_cache, 0)
-    taught = cache.teach(Subset(dataset, options.images), teacher, data.workers)
+    taught = cache.attach(Subset(dataset, options.images), teacher, data.workers)
     plan = TrainBatches(len(taught), data.batch_size, 0, 0, len(taught) // data.batch_size)
     print("| scale | cross entropy, live | cached | KL(live, cached) | same class % |")
     print("| --- | --- | --- | --- | --- |")

@@ -83,18 +83,18 @@ class Data:
     """Why the images are stand-ins; None for real ones."""
 
 
-class RandomImages:
+class RandomImages(SegDataset):
     """Random images and masks where a dataset is not there."""
 
     def __init__(self, classes: Classes, size: tuple[int, int], count: int) -> None:
-        self.classes, self.size = classes, size
+        self.classes, self.shape = classes, size[::-1]
         self.names = [f"random_{index}" for index in range(count)]
 
     def __len__(self) -> int:
         return len(self.names)
 
     def read(self, index: int) -> Sample:
-        width, height = self.size
+        height, width = self.shape
         rng = np.random.default_rng(index)
         image = rng.integers(256, size=(height, width, 3), dtype=np.uint8)
         mask = rng.integers(len(self.classes.names), size=(height, width), dtype=np.uint8)

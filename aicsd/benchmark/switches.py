@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from aicsd.benchmark.inputs import CostConfig
 from aicsd.methods import Recipe
-from aicsd.models.runtime import Runtime
+from aicsd.teacher.runtime import Runtime
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
+from torch import Tensor
 
 from aicsd.errors import UserError
 from aicsd.types import IGNORE_INDEX
@@ -35,10 +36,15 @@ class Sample(NamedTuple):
     """(H, W, 3) RGB."""
     mask: UInt8Array
     """(H, W) class ids; 255 where there is no label."""
+    maps: Tensor | None = None
+    """(C, h, w) float32: cached teacher logits of the whole image, at stride 4."""
 
 
 class SegDataset(Protocol):
-    """A split of a dataset. ``read(i)`` gives the same sample each time, in any process."""
+    """A split of a dataset. ``read(i)`` gives the same sample each time, in any process.
+
+    A class that inherits from this one needs ``classes``, ``names``, ``__len__`` and ``read``.
+    """
 
     classes: Classes
     names: list[str]
@@ -47,6 +53,16 @@ class SegDataset(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> Sample: ...
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(H, W) of an image; files override this to leave the pixels undecoded."""
+        height, width = self.read(index).mask.shape
+        return height, width
+
+    @property
+    def labelled(self) -> Sequence[int]:
+        """Indices of the samples with labels."""
+        return range(len(self))
 
 
 class Subset:
@@ -72,6 +88,14 @@ class Subset:
     def read(self, index: int) -> Sample:
         return self.dataset.read(self.indices[index])
 
+    def size(self, index: int) -> tuple[int, int]:
+        return self.dataset.size(self.indices[index])
+
+    @property
+    def labelled(self) -> list[int]:
+        labelled = set(self.dataset.labelled)
+        return [place for place, index in enumerate(self.indices) if index in labelled]
+
 
 class PartlyLabelled:
     """A dataset of which the ``count`` samples of ``Subset`` keep their labels, and no other.
@@ -82,7 +106,9 @@ class PartlyLabelled:
 
     def __init__(self, dataset: SegDataset, count: int) -> None:
         self.dataset = dataset
-        self.labelled = frozenset(Subset(dataset, count).indices)
+        kept = frozenset(Subset(dataset, count).indices)
+        self.labelled = [index for index in dataset.labelled if index in kept]
+        self._kept = kept
         self.classes = dataset.classes
         self.names = dataset.names
 
@@ -91,9 +117,12 @@ class PartlyLabelled:
 
     def read(self, index: int) -> Sample:
         sample = self.dataset.read(index)
-        if index in self.labelled:
+        if index in self._kept:
             return sample
         return sample._replace(mask=np.full_like(sample.mask, IGNORE_INDEX))
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.dataset.size(index)
 
 
 class Pair(NamedTuple):
@@ -147,6 +176,10 @@ class FileDataset:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    @property
+    def labelled(self) -> list[int]:
+        return [index for index, pair in enumerate(self.pairs) if pair.mask is not None]
+
     def read(self, index: int) -> Sample:
         """Decode sample ``index``; a broken or mismatched file is a UserError that names it."""
         pair = self.pairs[index]
@@ -183,14 +216,14 @@ class FileDataset:
 
     def check_pair(self, index: int) -> None:
         """Refuse a mask with wrong ids or of another size than its image, without decoding that."""
-        pair, size = self.pairs[index], self.image_size(index)
+        pair, size = self.pairs[index], self.size(index)
         if pair.mask is None:
             return
         mask = self.read_mask(pair.mask)
         if mask.shape != size:
             raise size_mismatch(pair, size, mask.shape)
 
-    def image_size(self, index: int) -> tuple[int, int]:
+    def size(self, index: int) -> tuple[int, int]:
         """(H, W) of an image, from the head of its file."""
         path = self.pairs[index].image
         try:
@@ -201,18 +234,6 @@ class FileDataset:
             raise _unreadable(path, error) from error
         turned = exif.get(ORIENTATION_TAG, 1) >= 5  # decoding turns the photo upright
         return (width, height) if turned else (height, width)
-
-
-def image_size(dataset: SegDataset, index: int) -> tuple[int, int]:
-    """(H, W) of an image, without decoding it if it is a file."""
-    if isinstance(dataset, Subset):
-        return image_size(dataset.dataset, dataset.indices[index])
-    if isinstance(dataset, PartlyLabelled):
-        return image_size(dataset.dataset, index)
-    if isinstance(dataset, FileDataset):
-        return dataset.image_size(index)
-    height, width = dataset.read(index).mask.shape
-    return height, width
 
 
 def count_note(count: int, official: int) -> list[str]:

@@ -40,6 +40,7 @@ class CachedDataset:
         self.dataset = dataset
         self.classes = dataset.classes
         self.names = dataset.names
+        self.labelled = dataset.labelled
         sizes = _sample_sizes(dataset)
         self.bytes = min(megabytes * MB, max(sizes) * len(dataset))
         self.mean_size = sum(sizes) / len(sizes)
@@ -54,6 +55,9 @@ class CachedDataset:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.dataset.size(index)
 
     def __str__(self) -> str:
         fit = min(len(self), int(self.bytes / self.mean_size))
@@ -75,7 +79,7 @@ class CachedDataset:
             offset = self._used[0]
             if place[1] == 0 and offset + 4 * height * width <= self.bytes:
                 kept = self._view(offset, height, width, writable=True)
-                kept.image[:], kept.mask[:] = sample
+                kept.image[:], kept.mask[:] = sample.image, sample.mask
                 self._used[0] = offset + 4 * height * width
                 place[:] = offset, height, width
         return sample

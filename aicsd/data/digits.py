@@ -94,12 +94,21 @@ class Digits:
                 )
         # here, so that a missing package shows at once and forked workers inherit the data
         material(split)
-        self.split, self.size, self.seed = split, size, seed
+        self.split, self._side, self.seed = split, size, seed
         self.names = [f"{split}_{index:04d}" for index in range(scenes or SCENES[split])]
         self._scenes: dict[int, Sample] = {}
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def labelled(self) -> range:
+        """All of them."""
+        return range(len(self))
+
+    def size(self, index: int) -> tuple[int, int]:  # noqa: ARG002
+        """(H, W) of a scene."""
+        return self._side, self._side
 
     def read(self, index: int) -> Sample:
         """Scene ``index``: (size, size, 3) RGB and (size, size) ids 0 to 10, none ignored.
@@ -115,12 +124,12 @@ class Digits:
     def _make(self, index: int) -> Sample:
         source = material(self.split)
         rng = scene_rng(self.seed, self.split, index)
-        scene = _Scene(background(rng, source.photos, self.size))
+        scene = _Scene(background(rng, source.photos, self._side))
         for _ in range(rng.integers(*DIGITS_PER_SCENE, endpoint=True)):
             pick = rng.integers(len(source.labels))
             scene.add(rng, source.glyphs[pick], int(source.labels[pick]) + 1)
         sample = Sample(np.rint(scene.image).astype(np.uint8), scene.mask)
-        for array in sample:
+        for array in (sample.image, sample.mask):
             array.flags.writeable = False
         return sample
 

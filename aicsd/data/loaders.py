@@ -20,10 +20,8 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from aicsd.data.base import FileDataset, PartlyLabelled, Sample, SegDataset, Subset
-from aicsd.data.cache import CachedDataset
-from aicsd.data.teacher_cache import Taught, crop_logits
-from aicsd.data.transforms import AugmentConfig, Crop, Padding, augment, draw_view, padding_of
+from aicsd.data.base import PartlyLabelled, Sample, SegDataset, Subset
+from aicsd.data.transforms import AugmentConfig, Crop, Padding, augment, padding_of
 from aicsd.errors import UserError
 from aicsd.types import Batch, Protocol
 
@@ -100,22 +98,8 @@ def training_images(dataset: SegDataset, config: DataConfig) -> SegDataset:
 
 def epoch_indices(dataset: SegDataset, config: DataConfig) -> list[int]:
     """What an epoch shows: each sample once, those with labels ``labelled_repeat`` times."""
-    repeated = _labelled(dataset) * (config.labelled_repeat - 1)
+    repeated = list(dataset.labelled) * (config.labelled_repeat - 1)
     return [*range(len(dataset)), *repeated]
-
-
-def _labelled(dataset: SegDataset) -> list[int]:
-    """Indices of the samples with labels."""
-    if isinstance(dataset, CachedDataset | Taught):
-        return _labelled(dataset.dataset)
-    if isinstance(dataset, FileDataset):
-        return [index for index, pair in enumerate(dataset.pairs) if pair.mask is not None]
-    if isinstance(dataset, Subset):
-        labelled = set(_labelled(dataset.dataset))
-        return [place for place, index in enumerate(dataset.indices) if index in labelled]
-    if isinstance(dataset, PartlyLabelled):
-        return [index for index in _labelled(dataset.dataset) if index in dataset.labelled]
-    return list(range(len(dataset)))
 
 
 class _Fallible(TorchDataset[Any]):
@@ -142,25 +126,8 @@ class _Augmented:
 
     def __call__(self, key: tuple[int, int]) -> Crop:
         sample = self.dataset.read(self.indices[key[1]])
-        return augment(sample, self.rng(key), self.config, self.padding)
-
-    def rng(self, key: tuple[int, int]) -> np.random.Generator:
-        return np.random.default_rng((self.seed, *key))
-
-
-@dataclass(frozen=True)
-class _WithLogits:
-    """Crops of a dataset, each with the same crop of the teacher's logits."""
-
-    augmented: _Augmented
-    dataset: Taught
-
-    def __call__(self, key: tuple[int, int]) -> tuple[Crop, torch.Tensor]:
-        index, config = self.augmented.indices[key[1]], self.augmented.config
-        crop = self.augmented(key)
-        size = self.dataset.size(index)
-        view = draw_view(*size, self.augmented.rng(key), config)
-        return crop, crop_logits(self.dataset.logits(index), size, view, config.crop)
+        rng = np.random.default_rng((self.seed, *key))
+        return augment(sample, rng, self.config, self.padding)
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
@@ -238,25 +205,14 @@ def _collate_crops(crops: list[Crop | UserError]) -> Batch | UserError:
     for crop in crops:
         if isinstance(crop, UserError):
             return crop
-    images, masks, valid = zip(*crops, strict=True)
+    images, masks, valid, maps = zip(*crops, strict=True)
     return Batch(
         # a permuted view: the channels-last layout that convolutions like best, without a copy
         image=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
         mask=torch.from_numpy(np.stack(masks)),
         valid=torch.from_numpy(np.stack(valid)),
+        teacher_logits=None if maps[0] is None else torch.stack(maps),
     )
-
-
-def _collate_with_logits(items: list[tuple[Crop, torch.Tensor] | UserError]) -> Batch | UserError:
-    crops: list[Crop | UserError] = []
-    logits = []
-    for item in items:
-        if isinstance(item, UserError):
-            return item
-        crops.append(item[0])
-        logits.append(item[1])
-    batch = _collate_crops(crops)
-    return batch._replace(teacher_logits=torch.stack(logits)) if isinstance(batch, Batch) else batch
 
 
 def _raise_errors(items: Iterator[T | UserError]) -> Iterator[T]:
@@ -320,15 +276,11 @@ def train_loader(
     """Augmented batches in the order of ``batches``; with the teacher's logits if it has them."""
     padding = padding_of(protocol, dataset.classes)
     indices = epoch_indices(dataset, config)
-    load: Any = _Augmented(dataset, config.augment, batches.seed, padding, indices)
-    collate: Any = _collate_crops
-    if isinstance(dataset, Taught):
-        load, collate = _WithLogits(load, dataset), _collate_with_logits
     loader = _loader(
-        _Fallible(load),
+        _Fallible(_Augmented(dataset, config.augment, batches.seed, padding, indices)),
         config.workers,
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=_collate_crops,
         pin_memory=pin_memory,
     )
     return _raise_errors(iter(loader))

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from aicsd.data.base import Classes, Sample, UInt8Array
 from aicsd.errors import UserError
 from aicsd.types import IGNORE_INDEX, Protocol
+
+MAP_STRIDE = 4
+"""Pixels between two cells of a sample's maps, and of those of a crop."""
 
 
 class Padding(NamedTuple):
@@ -74,6 +81,8 @@ class Crop(NamedTuple):
     mask: UInt8Array
     valid: npt.NDArray[np.bool_]
     """False where the crop reaches beyond the image."""
+    maps: Tensor | None = None
+    """(C, s, s) float32 with s = side / 4, rounded up: the sample's maps in the same view."""
 
 
 class View(NamedTuple):
@@ -91,7 +100,7 @@ class View(NamedTuple):
 
 
 def draw_view(height: int, width: int, rng: np.random.Generator, config: AugmentConfig) -> View:
-    """The first draws of :func:`augment`: an ``rng`` in the same state gives the crop's view."""
+    """Random scale, position and flip of a crop of an image (height, width)."""
     side = config.crop
     scale = rng.uniform(config.scale_min, config.scale_max)
     if config.short_side:
@@ -107,7 +116,10 @@ def draw_view(height: int, width: int, rng: np.random.Generator, config: Augment
 def augment(
     sample: Sample, rng: np.random.Generator, config: AugmentConfig, padding: Padding | None = None
 ) -> Crop:
-    """Random scale, crop, flip, blur and colour of one sample, all drawn from ``rng``."""
+    """Random scale, crop, flip, blur and colour of one sample, all drawn from ``rng``.
+
+    Image, mask and maps are cropped with one view.
+    """
     height, width = sample.mask.shape
     view = draw_view(height, width, rng, config)
     # drawn whether used or not, so that switching one off leaves the others as they were
@@ -115,13 +127,16 @@ def augment(
     jitter = rng.uniform(-1.0, 1.0, 4)
     crop = _scaled_crop(sample, view, config.crop, padding or Padding())
     if view.flipped:
-        crop = Crop(*map(_mirror, crop))
+        crop = Crop(_mirror(crop.image), _mirror(crop.mask), _mirror(crop.valid))
     image = crop.image
     if blur < config.blur:
         image = cv2.GaussianBlur(image, (0, 0), 0.1 + 0.9 * sigma).astype(np.uint8, copy=False)
     if config.jitter:
         image = _jitter_color(image, jitter * config.jitter)
-    return crop._replace(image=image)
+    maps = sample.maps
+    if maps is not None:
+        maps = crop_maps(maps, (height, width), view, config.crop)
+    return crop._replace(image=image, maps=maps)
 
 
 def _scaled_crop(sample: Sample, view: View, side: int, padding: Padding) -> Crop:
@@ -172,3 +187,46 @@ def _jitter_color(image: UInt8Array, amounts: npt.NDArray[np.float64]) -> UInt8A
     saturations = np.clip(levels * (1 + 0.5 * saturation), 0, 255).astype(np.uint8)
     table = np.stack([hues, saturations, levels.astype(np.uint8)], axis=-1)[None]
     return cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2RGB).astype(np.uint8, copy=False)
+
+
+def crop_maps(maps: Tensor, size: tuple[int, int], view: View, side: int) -> Tensor:
+    """Maps of a crop, from those of the whole image.
+
+    Corners are aligned: the cells of a map, of the image as of the crop, are spread evenly from
+    its first pixel to its last. Between cells it is bilinear; outside the image, which losses
+    ignore, border values are repeated.
+
+    Args:
+        maps: (C, h, w) of an image.
+        size: (H, W) of the image.
+        view: part of the image that the crop shows.
+        side: side of the crop in pixels.
+
+    Returns:
+        (C, s, s) with s = side / 4, rounded up.
+    """
+    rows = _places(side, view.top, view.rows, view.content_rows, size[0])
+    columns = _places(side, view.left, view.columns, view.content_columns, size[1])
+    if view.flipped:
+        columns = columns.flip(0)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    grid = torch.stack([x, y], dim=-1).float()
+    return F.grid_sample(
+        maps[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True
+    )[0]
+
+
+def _places(side: int, start: int, source: int, content: int, length: int) -> Tensor:
+    """Where the cells of a crop are along one axis of the image: -1 its first pixel, 1 its last.
+
+    Args:
+        side: side of the crop in pixels.
+        start: first pixel of the image that the crop shows.
+        source: number of its pixels that the crop shows.
+        content: pixels of the crop that they become.
+        length: pixels of the image along this axis.
+    """
+    pixels = torch.linspace(0, side - 1, math.ceil(side / MAP_STRIDE), dtype=torch.float64)
+    # resizing an image takes pixels as squares; what gets aligned is their outer edges
+    places = start + (pixels + 0.5) * source / content - 0.5
+    return 2 * places / max(length - 1, 1) - 1

@@ -9,7 +9,7 @@ from aicsd.data.loaders import DataConfig
 from aicsd.engine.trackers import check_loggers
 from aicsd.errors import UserError
 from aicsd.models import ModelConfig
-from aicsd.models.runtime import Runtime
+from aicsd.teacher.runtime import Runtime
 from aicsd.types import Protocol
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]

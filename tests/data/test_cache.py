@@ -13,7 +13,7 @@ import torch
 from conftest import TINY_MODEL
 from safetensors.torch import load_file
 
-from aicsd.data import Sample, cache, open_dataset
+from aicsd.data import Sample, SegDataset, cache, open_dataset
 from aicsd.data.cache import CachedDataset
 from aicsd.data.loaders import DataConfig, plan_batches, train_loader
 from aicsd.data.transforms import AugmentConfig
@@ -23,7 +23,7 @@ BYTES = 4 * 64 * 48
 """Of one sample of the tiny dataset: three channels and the mask."""
 
 
-class Counted:
+class Counted(SegDataset):
     """Tells how often each sample was decoded."""
 
     def __init__(self, root: Path) -> None:
@@ -81,7 +81,7 @@ def test_what_fits_is_decoded_once_and_the_rest_each_time(
 
 
 def test_a_small_sample_still_fits_beside_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Mixed:
+    class Mixed(SegDataset):
         names = ("0", "1", "2")
         classes = None
 

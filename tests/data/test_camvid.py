@@ -68,7 +68,7 @@ def test_the_real_splits(split: str, count: int) -> None:
     assert len(dataset) == len(set(dataset.names)) == count
     seen: set[int] = set()
     for index in range(0, count, 20):
-        image, mask = dataset.read(index)
+        image, mask, _ = dataset.read(index)
         assert image.shape == (360, 480, 3)
         assert mask.shape == (360, 480)
         seen |= set(np.unique(mask).tolist())

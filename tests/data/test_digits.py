@@ -35,7 +35,7 @@ def only_glyph(monkeypatch: pytest.MonkeyPatch, glyph: np.ndarray, label: int) -
 def test_samples_have_the_promised_form(split: str, size: int) -> None:
     data = Digits(split, size=size, scenes=5)
     for index in range(len(data)):
-        image, mask = data.read(index)
+        image, mask, _ = data.read(index)
         assert image.shape == (size, size, 3)
         assert mask.shape == (size, size)
         assert image.dtype == mask.dtype == np.uint8
@@ -138,7 +138,7 @@ def test_mask_is_where_the_picture_was_changed() -> None:
     data = Digits("train")
     photos = digits.material("train").photos
     for index in range(20):
-        image, mask = data.read(index)
+        image, mask, _ = data.read(index)
         clean = digits.background(digits.scene_rng(0, "train", index), photos, 128)
         change = np.abs(image - clean).max(axis=-1)
         ink = (mask > 0).astype(np.uint8)

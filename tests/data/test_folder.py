@@ -56,7 +56,7 @@ def test_reads_what_was_written(tiny_folder: Path) -> None:
     assert train.classes.names == CLASS_NAMES
     assert val.names == ["000", "001", "002", "003"]
     for index in range(4):
-        image, mask = val.read(index)
+        image, mask, _ = val.read(index)
         folder = tiny_folder / "images" / "val"
         assert np.array_equal(image, np.asarray(Image.open(folder / f"00{index}.png")))
         stored = Image.open(tiny_folder / "masks" / "val" / f"00{index}.png")
@@ -184,7 +184,7 @@ def test_a_turned_photo_has_the_size_at_which_it_is_seen(
     Image.fromarray(IMAGE).save(image_file(root).with_suffix(suffix), exif=exif)
     mask = MASK if orientation < 5 else MASK.T
     Image.fromarray(np.ascontiguousarray(mask)).save(mask_file(root))
-    image, read = open_val(root).read(0)
+    image, read, _ = open_val(root).read(0)
     assert image.shape[:2] == read.shape == mask.shape
     assert list(check_dataset(open_val(root))) == []
     Image.fromarray(np.ascontiguousarray(mask.T)).save(mask_file(root))

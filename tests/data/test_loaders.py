@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from aicsd.data.base import Classes, Sample
+from aicsd.data.base import Classes, Sample, SegDataset
 from aicsd.data.loaders import (
     DataConfig,
     TrainBatches,
@@ -31,7 +31,7 @@ AUGMENT = AugmentConfig(crop=16, jitter=0.3)
 CONFIG = DataConfig(batch_size=3, workers=0, augment=AUGMENT)
 
 
-class Numbers:
+class Numbers(SegDataset):
     """Image and mask of sample i are full of i, noise aside."""
 
     classes = Classes(("a",), ((0, 0, 0),))

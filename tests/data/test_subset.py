@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import lines, train_command
 
 from aicsd.data import open_dataset
-from aicsd.data.base import PartlyLabelled, Subset, image_size
+from aicsd.data.base import PartlyLabelled, Subset
 from aicsd.errors import UserError
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -37,7 +37,7 @@ def test_the_rest_of_the_split_without_its_labels() -> None:
     for index in range(10):
         sample, full = part.read(index), whole.read(index)
         assert np.array_equal(sample.image, full.image)
-        assert image_size(part, index) == (32, 32)
+        assert part.size(index) == (32, 32)
         if index in labelled.indices:
             assert np.array_equal(sample.mask, full.mask)
         else:

@@ -32,7 +32,7 @@ def partly_labelled(tmp_path: Path) -> Path:
 def test_an_unlabelled_image_has_its_pixels_and_no_label(partly_labelled: Path) -> None:
     unlabelled = open_dataset("folder", str(partly_labelled), "unlabelled")
     assert len(unlabelled) == 6
-    image, mask = unlabelled.read(2)
+    image, mask, _ = unlabelled.read(2)
     assert image.std() > 0
     assert mask.shape == image.shape[:2]
     assert np.unique(mask).tolist() == [255]

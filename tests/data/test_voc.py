@@ -129,7 +129,7 @@ def test_every_root_finds_the_same_files(devkit: Path, above: int) -> None:
     dataset = open_dataset("voc", str(root), "train")
     assert dataset.names == TRAIN
     for index, name in enumerate(TRAIN):
-        image, mask = dataset.read(index)
+        image, mask, _ = dataset.read(index)
         assert np.array_equal(mask, mask_of(name))
         assert image.shape == (*mask.shape, 3)
         with Image.open(devkit / "JPEGImages" / f"{name}.jpg") as picture:

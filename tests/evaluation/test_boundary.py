@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from aicsd.data import Sample
+from aicsd.data import Sample, SegDataset
 from aicsd.data.base import Classes
 from aicsd.evaluation import evaluate
 from aicsd.evaluation.boundary import boundary_counts, boundary_region
@@ -87,7 +87,7 @@ def test_in_the_metrics() -> None:
     mask = np.zeros((20, 20), np.uint8)
     mask[5:15, 5:15] = 1
 
-    class Data:
+    class Data(SegDataset):
         classes = Classes(("ground", "square", "absent"), ((0, 0, 0), (9, 9, 9), (1, 1, 1)))
         names = ("0",)
 

@@ -15,7 +15,7 @@ from conftest import CLASS_NAMES, TINY_MODEL
 from PIL import Image
 from torch import Tensor, nn
 
-from aicsd.data import Sample, open_dataset
+from aicsd.data import Sample, SegDataset, open_dataset
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
 from aicsd.evaluation import evaluate, metrics_from_confusion
@@ -27,7 +27,7 @@ CLASSES = Classes(CLASS_NAMES, ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
 SIZES = [(32, 48), (40, 40), (32, 48), (33, 47), (32, 48), (40, 40), (48, 32)]
 
 
-class Scenes:
+class Scenes(SegDataset):
     """Random images of mixed sizes whose labels follow their colours roughly."""
 
     classes = CLASSES
@@ -78,7 +78,7 @@ def deeplab() -> Segmenter:
 def confusion_by_hand(model: Segmenter, dataset: Scenes) -> np.ndarray:
     matrix = np.zeros((3, 3), np.int64)
     for index in range(len(dataset)):
-        image, mask = dataset.read(index)
+        image, mask, _ = dataset.read(index)
         predicted = model.predict(image)
         for label in range(3):
             for guess in range(3):
@@ -122,7 +122,7 @@ def test_labels_are_scored_at_their_own_size(tmp_path: Path) -> None:
 def test_ignored_pixels_do_not_count() -> None:
     class Known(Scenes):
         def read(self, index: int) -> Sample:
-            image, mask = super().read(index)
+            image, mask, _ = super().read(index)
             predicted = brightest().predict(image)
             keep = np.random.default_rng(9).random(mask.shape) < 0.5
             return Sample(image, np.where(keep, predicted, IGNORE_INDEX).astype(np.uint8))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from aicsd.data import Sample
+from aicsd.data import Sample, SegDataset
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
 from aicsd.evaluation import InferenceConfig, evaluate, infer, short_side_of
@@ -193,7 +193,7 @@ def test_values_out_of_range(values: dict[str, object], message: str) -> None:
         InferenceConfig(**values)
 
 
-class Scenes:
+class Scenes(SegDataset):
     """Three images of mixed sizes."""
 
     classes = CLASSES
@@ -231,7 +231,7 @@ def test_short_side_scores_resized_images_and_labels() -> None:
 )
 def test_short_side_keeps_the_aspect(size: tuple[int, int], expected: tuple[int, int]) -> None:
     sample = Sample(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8))
-    image, mask = resize_short_side(sample, 33)
+    image, mask, _ = resize_short_side(sample, 33)
     assert image.shape == (*expected, 3)
     assert mask.shape == expected
 

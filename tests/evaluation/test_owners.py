@@ -80,7 +80,7 @@ def test_voc_by_its_definition(tmp_path: Path) -> None:
     metrics = evaluate(model, data)
     counts = np.zeros((21, 3))  # intersection, labelled, predicted
     for index in range(len(data)):
-        image, mask = data.read(index)
+        image, mask, _ = data.read(index)
         predicted = model.predict(image)[mask != 255]
         labelled = mask[mask != 255]
         for class_id in range(21):

@@ -13,34 +13,33 @@ import pytest
 import torch
 from torch import Tensor
 
-from aicsd.data.base import Classes, Sample, Subset
+from aicsd.data.base import Classes, Sample, SegDataset, Subset
 from aicsd.data.loaders import DataConfig, TrainBatches, train_loader
-from aicsd.data.teacher_cache import (
+from aicsd.data.transforms import AugmentConfig, View, augment, crop_maps, draw_view
+from aicsd.errors import UserError
+from aicsd.teacher.cache import WithTeacherMaps
+from aicsd.teacher.cache_file import (
     INDEX_FILE,
     LOGITS_FILE,
-    Checks,
-    Contents,
+    CacheKey,
+    Checksums,
     Index,
-    Taught,
-    cells_of,
     checksum,
-    crop_logits,
     decode,
     encode,
     first_line,
     last_line,
+    map_size,
     read_index,
     require_sound,
 )
-from aicsd.data.transforms import AugmentConfig, View, augment, draw_view
-from aicsd.errors import UserError
 from aicsd.types import Batch
 
 SIZES = ((120, 161), (64, 48), (97, 130))
 Field = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-class Rulers:
+class Rulers(SegDataset):
     """Every pixel shows where it is: row in red, column in green."""
 
     classes = Classes(("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
@@ -68,32 +67,32 @@ def position_maps(size: tuple[int, int]) -> Tensor:
 
 def grid(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Pixel positions of the cells of a map: from the first pixel to the last."""
-    (height, width), (h, w) = size, cells_of(size)
+    (height, width), (h, w) = size, map_size(size)
     rows = [cell * (height - 1) / (h - 1) for cell in range(h)]
     columns = [cell * (width - 1) / (w - 1) for cell in range(w)]
     return tuple(np.meshgrid(rows, columns, indexing="ij"))
 
 
-def write(folder: Path, data: Rulers, top_k: int = 0, teacher: str = "t") -> Contents:
+def write(folder: Path, data: Rulers, top_k: int = 0, teacher: str = "t") -> CacheKey:
     """A complete cache of position maps."""
-    contents = Contents(teacher, data.classes.names, top_k, tuple(data.names), data.sizes)
+    contents = CacheKey(teacher, data.classes.names, top_k, tuple(data.names), data.sizes)
     maps = [encode(position_maps(size) / 16, top_k) for size in data.sizes]
     folder.mkdir()
     (folder / LOGITS_FILE).write_bytes(b"".join(maps))
     checks = [
-        Checks(checksum(data.read(n).image), zlib.crc32(stored)) for n, stored in enumerate(maps)
+        Checksums(checksum(data.read(n).image), zlib.crc32(stored)) for n, stored in enumerate(maps)
     ]
     text = first_line(contents) + "".join(json.dumps(check) + "\n" for check in checks)
     (folder / INDEX_FILE).write_text(text + last_line(text.encode()))
     return contents
 
 
-def taught(folder: Path, data: Rulers | Subset) -> Taught:
+def taught(folder: Path, data: Rulers | Subset) -> WithTeacherMaps:
     index = read_index(folder)
     assert index is not None
     assert index.complete
     require_sound(folder, index)
-    return Taught(data, folder, index)
+    return WithTeacherMaps(data, folder, index)
 
 
 @pytest.fixture
@@ -150,7 +149,7 @@ def test_logits_that_are_a_smooth_function_of_the_place(
     def field(y: np.ndarray, x: np.ndarray) -> np.ndarray:
         return np.stack([np.sin(y / 15), np.cos(x / 19), np.sin((x + 2 * y) / 40)])
 
-    got = crop_logits(
+    got = crop_maps(
         torch.from_numpy(field(*grid(size))).float(), size, view._replace(flipped=flipped), side
     ).numpy()
     cells = math.ceil(side / 4)
@@ -223,7 +222,7 @@ def test_all_logits_come_back_in_half_precision() -> None:
 def test_top_k_keeps_the_largest_and_the_mass_of_the_rest(top_k: int) -> None:
     torch.manual_seed(top_k)
     logits = torch.randn(7, 5, 6) * 3
-    contents = Contents("t", tuple("abcdefg"), top_k, ("x",), ((20, 24),))
+    contents = CacheKey("t", tuple("abcdefg"), top_k, ("x",), ((20, 24),))
     encoded = encode(logits, top_k)
     assert len(encoded) == contents.bytes_of(0) == 30 * (3 * top_k + 2)
     found = decode(np.frombuffer(encoded, np.uint8).copy(), 7, (5, 6), top_k).double().numpy()
@@ -249,13 +248,13 @@ def test_logits_of_no_half_precision_are_refused() -> None:
 @pytest.mark.parametrize("top_k", [-1, 3, 12])
 def test_impossible_top_k_is_refused(top_k: int) -> None:
     with pytest.raises(UserError, match=rf"top_k is {top_k}; with 3 classes it is 1 to 2, or 0"):
-        Contents("t", ("a", "b", "c"), top_k, (), ())
+        CacheKey("t", ("a", "b", "c"), top_k, (), ())
 
 
 def test_a_cache_serves_a_part_of_its_images(folder: Path) -> None:
     whole, part = taught(folder, Rulers()), taught(folder, Subset(Rulers(), 2))
     assert part.names == ["ruler 0", "ruler 1"]
-    assert torch.equal(part.logits(1), whole.logits(1))
+    assert torch.equal(part.read(1).maps, whole.read(1).maps)
     assert part.size(1) == (64, 48)
 
 
@@ -265,7 +264,7 @@ def test_maps_lie_one_after_another(tmp_path: Path) -> None:
         data = taught(tmp_path / str(top_k), Rulers())
         for number, size in enumerate(SIZES):
             expected = position_maps(size).float() / 16
-            kept = data.logits(number).topk(top_k or 3, dim=0).values
+            kept = data.read(number).maps.topk(top_k or 3, dim=0).values
             # of the largest, 10, a float16 holds 2^-8 of it
             assert torch.allclose(kept, expected.topk(top_k or 3, dim=0).values, atol=8e-3)
 

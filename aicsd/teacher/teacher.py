@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
 from aicsd.models import MapInfo, Segmenter, as_output
-from aicsd.models.folding import fold_batch_norm
-from aicsd.models.runtime import Look, Runtime, start_runtime
+from aicsd.teacher.folding import fold_batch_norm
+from aicsd.teacher.runtime import Look, Runtime, start_runtime
 from aicsd.types import SegOutput
 
 

@@ -23,16 +23,16 @@ from tiny_runs import aicsd, distill_command, files_below, same_weights, train_l
 
 from aicsd.data import Classes, open_dataset
 from aicsd.data.loaders import DataConfig, TrainBatches, train_loader
-from aicsd.data.teacher_cache import Taught, read_index
 from aicsd.data.transforms import AugmentConfig
 from aicsd.distiller import Distiller
-from aicsd.engine import teacher_cache
 from aicsd.engine.reporting import RunLogger
-from aicsd.engine.teacher_cache import TeacherCache, fingerprint
 from aicsd.errors import UserError
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
 from aicsd.teacher import Teacher
+from aicsd.teacher import cache as teacher_cache
+from aicsd.teacher.cache import TeacherCache, WithTeacherMaps, fingerprint
+from aicsd.teacher.cache_file import read_index
 
 RunCli = Callable[..., tuple[int, str, str]]
 COLORS = ((0, 0, 0), (255, 0, 0), (0, 0, 255))
@@ -70,11 +70,11 @@ def cache(place: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(place / "cache", tmp_path / "cache"))
 
 
-def taught(place: Path, cache: Path) -> Taught:
+def taught(place: Path, cache: Path) -> WithTeacherMaps:
     index = read_index(cache)
     assert index is not None
     data = open_dataset("folder", str(place / "data"), "train")
-    return Taught(data, cache, index)
+    return WithTeacherMaps(data, cache, index)
 
 
 def test_the_maps_are_what_the_teacher_says_about_whole_images(place: Path) -> None:
@@ -84,7 +84,7 @@ def test_the_maps_are_what_the_teacher_says_about_whole_images(place: Path) -> N
         with torch.no_grad():
             expected = teacher(torch.from_numpy(image.copy()).permute(2, 0, 1)[None]).logits[0]
         assert expected.shape[1:] == ((10, 13) if number == 3 else (12, 16))
-        assert torch.equal(data.logits(number), expected.half().float())
+        assert torch.equal(data.read(number).maps, expected.half().float())
 
 
 def test_terms_compare_the_student_with_the_cache(place: Path) -> None:
@@ -219,7 +219,9 @@ def test_a_killed_build_goes_on(
     (cache / "logits.bin").write_bytes(whole["logits.bin"][: maps + 11])
     looked = []
     monkeypatch.setattr(
-        teacher_cache, "_look", lambda *a, look=teacher_cache._look: looked.append(1) or look(*a)
+        teacher_cache,
+        "compute_map",
+        lambda *a, look=teacher_cache.compute_map: looked.append(1) or look(*a),
     )
     code, _, error = run_cli(*command(place, tmp_path / "run", *EPOCHS, "--teacher_cache", cache))
     assert code == 0, error
@@ -247,9 +249,9 @@ def test_a_begun_map_that_was_lost_is_computed_again(
 KILLED_AT_THE_THIRD_IMAGE = """
 import os, signal, sys
 from aicsd.cli import main
-from aicsd.engine import teacher_cache
+from aicsd.teacher import cache as teacher_cache
 
-look, looked = teacher_cache._look, []
+look, looked = teacher_cache.compute_map, []
 
 def look_or_die(*arguments):
     looked.append(1)
@@ -257,7 +259,7 @@ def look_or_die(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return look(*arguments)
 
-teacher_cache._look = look_or_die
+teacher_cache.compute_map = look_or_die
 main(sys.argv[1:])
 """
 
@@ -299,7 +301,7 @@ def test_in_python_with_a_teacher_of_another_stride(place: Path, tmp_path: Path)
         teacher_cache=str(tmp_path / "cache"),
     )  # fmt: skip
     assert run.metrics["images"] == 4
-    assert taught(place, tmp_path / "cache").logits(3).shape == (3, 10, 13)
+    assert taught(place, tmp_path / "cache").read(3).maps.shape == (3, 10, 13)
 
 
 # what is refused
@@ -418,4 +420,4 @@ def test_the_cache_of_other_classes_is_refused(place: Path, cache: Path) -> None
     head = json.loads(index[0])
     (cache / "index.jsonl").write_text(json.dumps({**head, "classes": ["x", "y", "z"]}) + "\n")
     with pytest.raises(UserError, match=r"is of other classes \(x, y, z\)"):
-        TeacherCache(cache, 0).teach(data, teacher, 0)
+        TeacherCache(cache, 0).attach(data, teacher, 0)

@@ -1,4 +1,4 @@
-"""What the teacher says about every training image, computed once: the file, and crops of it.
+"""On-disk format of cached teacher logits.
 
 A cache is a folder. ``logits.bin`` holds the maps one after another; the place of each follows from
 the sizes of the images. ``index.jsonl`` is written line by line: what the cache belongs to, two
@@ -19,22 +19,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.data.base import Sample, SegDataset, UInt8Array
-from aicsd.data.transforms import View
+from aicsd.data.base import UInt8Array
+from aicsd.data.transforms import MAP_STRIDE
 from aicsd.errors import UserError
 
 LOGITS_FILE = "logits.bin"
 INDEX_FILE = "index.jsonl"
 FORMAT = 1
-STRIDE = 4
-"""Pixels between two cells of a stored map, and of a crop of it: those of the student's logits."""
+CHOOSE = "choose another folder, or delete this one"
 
 
 @dataclass(frozen=True)
-class Contents:
+class CacheKey:
     """What a cache belongs to; one for anything else is refused.
 
     Args:
@@ -60,7 +58,7 @@ class Contents:
 
     def bytes_of(self, index: int) -> int:
         """Size of one stored map."""
-        height, width = cells_of(self.sizes[index])
+        height, width = map_size(self.sizes[index])
         each = 3 * self.top_k + 2 if self.top_k else 2 * len(self.classes)
         return height * width * each
 
@@ -69,7 +67,7 @@ class Contents:
         return [0, *accumulate(self.bytes_of(index) for index in range(len(self.names)))]
 
 
-class Checks(NamedTuple):
+class Checksums(NamedTuple):
     """CRC-32 of an image and of its map."""
 
     image: int
@@ -77,17 +75,17 @@ class Checks(NamedTuple):
 
 
 class Index(NamedTuple):
-    """What ``index.jsonl`` says."""
+    """Content of ``index.jsonl``."""
 
-    contents: Contents
-    checks: list[Checks]
+    key: CacheKey
+    checks: list[Checksums]
     """Of the maps that are done, the first ones."""
     complete: bool
 
 
-def cells_of(size: tuple[int, int]) -> tuple[int, int]:
+def map_size(size: tuple[int, int]) -> tuple[int, int]:
     """(H, W) of an image -> (h, w) of its stored map."""
-    return math.ceil(size[0] / STRIDE), math.ceil(size[1] / STRIDE)
+    return math.ceil(size[0] / MAP_STRIDE), math.ceil(size[1] / MAP_STRIDE)
 
 
 def encode(logits: Tensor, top_k: int) -> bytes:
@@ -134,110 +132,9 @@ def decode(stored: UInt8Array, classes: int, size: tuple[int, int], top_k: int) 
     return shared.repeat(classes, 1, 1).scatter_(0, ids, maps[:top_k])
 
 
-def crop_logits(logits: Tensor, size: tuple[int, int], view: View, side: int) -> Tensor:
-    """The logits of a crop, from those of the whole image.
-
-    Corners are aligned, as wherever logits meet pixels here: the cells of a map, of the image as of
-    the crop, are spread evenly from its first pixel to its last. Between cells it is bilinear;
-    beyond the image, where no loss looks, the border goes on.
-
-    Args:
-        logits: (C, h, w) of an image.
-        size: (H, W) of the image.
-        view: which part of it the crop shows.
-        side: of the crop, in pixels.
-
-    Returns:
-        (C, s, s) with s = side / 4, rounded up.
-    """
-    rows = _places(side, view.top, view.rows, view.content_rows, size[0])
-    columns = _places(side, view.left, view.columns, view.content_columns, size[1])
-    if view.flipped:
-        columns = columns.flip(0)
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    grid = torch.stack([x, y], dim=-1).float()
-    return F.grid_sample(
-        logits[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True
-    )[0]
-
-
-def _places(side: int, start: int, source: int, content: int, length: int) -> Tensor:
-    """Where the cells of a crop are along one axis of the image: -1 its first pixel, 1 its last.
-
-    Args:
-        side: of the crop, in pixels.
-        start: first pixel of the image that the crop shows.
-        source: how many pixels of the image it shows.
-        content: pixels of the crop that they become.
-        length: of the image.
-    """
-    pixels = torch.linspace(0, side - 1, math.ceil(side / STRIDE), dtype=torch.float64)
-    # resizing an image takes pixels as squares; what gets aligned is their outer edges
-    places = start + (pixels + 0.5) * source / content - 0.5
-    return 2 * places / max(length - 1, 1) - 1
-
-
 def checksum(image: UInt8Array) -> int:
     """CRC-32 of the pixels of an image."""
     return zlib.crc32(np.ascontiguousarray(image).data)
-
-
-class Taught:
-    """A dataset together with what the teacher says about its images.
-
-    Args:
-        dataset: its images are among those of the cache.
-        folder: of a complete cache.
-        index: of the cache.
-
-    Raises:
-        UserError: images that the cache does not know, or knows with other pixels; at the first
-            and the last one here, at any other when it is read.
-    """
-
-    def __init__(self, dataset: SegDataset, folder: Path, index: Index) -> None:
-        self.dataset, self.folder = dataset, folder
-        self.classes, self.names = dataset.classes, dataset.names
-        self._contents, self._checks = index.contents, index.checks
-        self._offsets = index.contents.offsets()
-        places = {name: place for place, name in enumerate(index.contents.names)}
-        unknown = [name for name in dataset.names if name not in places]
-        if unknown:
-            raise UserError(
-                f"teacher_cache {folder} is of other data: it does not hold {unknown[0]!r}"
-                f"{f' and {len(unknown) - 1} more images' if unknown[1:] else ''}; {CHOOSE}"
-            )
-        self._places = [places[name] for name in dataset.names]
-        for number in {0, len(dataset) - 1}:
-            self.read(number)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def read(self, index: int) -> Sample:
-        """As of the dataset."""
-        sample, place = self.dataset.read(index), self._places[index]
-        same_size = sample.image.shape[:2] == self._contents.sizes[place]
-        if not same_size or checksum(sample.image) != self._checks[place].image:
-            raise UserError(
-                f"teacher_cache {self.folder} is of other data: its {self.names[index]!r} was "
-                f"another image; {CHOOSE}"
-            )
-        return sample
-
-    def size(self, index: int) -> tuple[int, int]:
-        """(H, W) of an image."""
-        return self._contents.sizes[self._places[index]]
-
-    def logits(self, index: int) -> Tensor:
-        """(C, h, w) float32: what the teacher says about an image."""
-        contents, place = self._contents, self._places[index]
-        stored = read_map(self.folder, self._offsets[place], contents.bytes_of(place))
-        size = cells_of(contents.sizes[place])
-        return decode(stored, len(contents.classes), size, contents.top_k)
-
-
-CHOOSE = "choose another folder, or delete this one"
 
 
 def read_map(folder: Path, offset: int, count: int) -> UInt8Array:
@@ -256,9 +153,9 @@ def _damaged(folder: Path, what: str) -> UserError:
     return UserError(f"teacher_cache {folder} is damaged ({what}): delete it to build it again")
 
 
-def first_line(contents: Contents) -> str:
+def first_line(key: CacheKey) -> str:
     """The line of ``index.jsonl`` that says what the cache belongs to."""
-    return json.dumps({"format": FORMAT, **asdict(contents)}) + "\n"
+    return json.dumps({"format": FORMAT, **asdict(key)}) + "\n"
 
 
 def last_line(text: bytes) -> str:
@@ -291,9 +188,9 @@ def read_index(folder: Path) -> Index | None:
                 f"teacher_cache {folder} has format {version}; this version reads {FORMAT}: "
                 f"{CHOOSE}"
             )
-        contents = _contents(head)
+        key = _key(head)
         complete = bool(lines) and isinstance(lines[-1], dict)
-        checks = [Checks(*line) for line in (lines[:-1] if complete else lines)]
+        checks = [Checksums(*line) for line in (lines[:-1] if complete else lines)]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
@@ -302,23 +199,23 @@ def read_index(folder: Path) -> Index | None:
         body = whole[: whole.rstrip(b"\n").rfind(b"\n") + 1]
         if whole != text or last_line(body).encode() != whole[len(body) :]:
             raise _damaged(folder, f"{INDEX_FILE} is not what was written")
-    if len(checks) > len(contents.names) or (complete and len(checks) < len(contents.names)):
+    if len(checks) > len(key.names) or (complete and len(checks) < len(key.names)):
         raise _damaged(folder, f"{INDEX_FILE} has another number of images than it says")
-    return Index(contents, checks, complete)
+    return Index(key, checks, complete)
 
 
-def _contents(head: dict[str, Any]) -> Contents:
+def _key(head: dict[str, Any]) -> CacheKey:
     sizes = tuple((int(height), int(width)) for height, width in head.pop("sizes"))
     classes, names = tuple(head.pop("classes")), tuple(head.pop("names"))
-    return Contents(classes=classes, names=names, sizes=sizes, **head)
+    return CacheKey(classes=classes, names=names, sizes=sizes, **head)
 
 
 def sound_maps(folder: Path, index: Index) -> Iterator[bool]:
     """Whether each map that is done is what was written, in order."""
-    offsets = index.contents.offsets()
+    offsets = index.key.offsets()
     for place, checks in enumerate(index.checks):
         try:
-            stored = read_map(folder, offsets[place], index.contents.bytes_of(place))
+            stored = read_map(folder, offsets[place], index.key.bytes_of(place))
         except UserError:
             yield False
             continue
@@ -328,10 +225,10 @@ def sound_maps(folder: Path, index: Index) -> Iterator[bool]:
 def require_sound(folder: Path, index: Index) -> None:
     """Refuse a complete cache whose maps are not what was written, by size and checksum."""
     path = folder / LOGITS_FILE
-    size, expected = path.stat().st_size if path.is_file() else 0, index.contents.offsets()[-1]
+    size, expected = path.stat().st_size if path.is_file() else 0, index.key.offsets()[-1]
     if size != expected:
         raise _damaged(folder, f"{LOGITS_FILE} has {size} bytes instead of {expected}")
     for place, sound in enumerate(sound_maps(folder, index)):
         if not sound:
-            name = index.contents.names[place]
+            name = index.key.names[place]
             raise _damaged(folder, f"the map of {name!r} is not what was written")

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
 from aicsd.models import ModelConfig, Segmenter, build_model
-from aicsd.models.folding import fold_batch_norm
-from aicsd.models.runtime import Runtime, start_runtime
+from aicsd.teacher.folding import fold_batch_norm
+from aicsd.teacher.runtime import Runtime, start_runtime
 from aicsd.types import SegOutput
 
 CLASSES = Classes(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (90, 0, 0)))
@@ -127,7 +127,7 @@ def test_a_signal_after_two_openvino_models_have_gone() -> None:
     code = """
 import gc, signal, sys
 sys.path.insert(0, sys.argv[1])
-from test_runtime import images, model, start_runtime
+from test_runtimes import images, model, start_runtime
 looks = [start_runtime(model("mobilenetv2_050"), "openvino") for _ in range(2)]
 for look in looks:
     look(images(1, 32, 32))

@@ -1,0 +1,263 @@
+"""Build, check and open a cache of teacher logits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import takewhile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from aicsd.data.base import Sample, SegDataset, UInt8Array
+from aicsd.data.loaders import sample_loader
+from aicsd.errors import UserError
+from aicsd.models import Segmenter, resize
+from aicsd.teacher.cache_file import (
+    CHOOSE,
+    INDEX_FILE,
+    LOGITS_FILE,
+    CacheKey,
+    Checksums,
+    Index,
+    checksum,
+    decode,
+    encode,
+    first_line,
+    last_line,
+    map_size,
+    read_index,
+    read_map,
+    require_sound,
+    sound_maps,
+)
+from aicsd.teacher.teacher import Teacher
+from aicsd.terminal import progress_bar
+
+
+def fingerprint(model: Segmenter) -> str:
+    """Digest of all that decides about a network's logits: tensors, structure, input, classes."""
+    structure = model.architecture or repr(model.net)
+    facts = (structure, model.classes.names, model.input_mean, model.input_std)
+    digest = sha256(json.dumps(facts).encode())
+    for name, tensor in model.net.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class TeacherCache:
+    """The cache that a run names; it is built if it is not there.
+
+    Args:
+        folder: folder of the cache.
+        top_k: how many of the largest logits of a cell to keep; 0 keeps all.
+    """
+
+    folder: Path
+    top_k: int
+
+    def attach(self, dataset: SegDataset, teacher: Teacher, workers: int) -> WithTeacherMaps:
+        """``dataset`` with the teacher's logits, which are computed as far as they are missing.
+
+        Of several processes one computes, and the others wait for it.
+
+        Args:
+            dataset: the training images.
+            teacher: a teacher on the device that computes.
+            workers: processes that load images.
+
+        Raises:
+            UserError: a cache of another teacher or other data, a damaged one, a full disk.
+        """
+        identity, classes = fingerprint(teacher.model), dataset.classes.names
+        index = self._read(identity, classes)
+        if index is None or not index.complete:
+            sizes = tuple(dataset.size(number) for number in range(len(dataset)))
+            names = tuple(dataset.names)
+            key = CacheKey(identity, classes, self.top_k, names, sizes)
+            self._require_space(key)
+            with _alone(self.folder):
+                index = self._read(identity, classes)  # perhaps another process was here
+                if index is None or not index.complete:
+                    index = self._build(key, index, dataset, teacher, workers)
+        require_sound(self.folder, index)
+        return WithTeacherMaps(dataset, self.folder, index)
+
+    def _read(self, identity: str, classes: tuple[str, ...]) -> Index | None:
+        """The cache as it is now; one that belongs to something else is refused."""
+        index = read_index(self.folder)
+        if index is None:
+            return None
+        held = index.key
+        for what, is_same in (
+            ("another teacher", held.teacher == identity),
+            (f"other classes ({', '.join(held.classes)})", held.classes == classes),
+            (f"teacher_cache_top_k {held.top_k}, not {self.top_k}", held.top_k == self.top_k),
+        ):
+            if not is_same:
+                raise UserError(f"teacher_cache {self.folder} is of {what}; {CHOOSE}")
+        return index
+
+    def _require_space(self, key: CacheKey) -> None:
+        path = self.folder / LOGITS_FILE
+        done = path.stat().st_size if path.is_file() else 0
+        missing = key.offsets()[-1] - done
+        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+        free = shutil.disk_usage(existing).free
+        if missing > free:
+            raise UserError(
+                f"teacher_cache: {self.folder} needs {_size(missing)} and the disk has "
+                f"{_size(free)} left; choose a folder on another disk, or keep less with "
+                "teacher_cache_top_k"
+            )
+
+    def _build(
+        self,
+        key: CacheKey,
+        begun: Index | None,
+        dataset: SegDataset,
+        teacher: Teacher,
+        workers: int,
+    ) -> Index:
+        """Compute what is missing, image by image; what is done stays, whatever happens."""
+        if begun is not None and begun.key != key:
+            raise UserError(f"teacher_cache {self.folder} was begun with other data; {CHOOSE}")
+        done: list[Checksums] = []
+        if begun is not None:
+            sound = zip(begun.checks, sound_maps(self.folder, begun), strict=True)
+            done = [checks for checks, _ in takewhile(lambda pair: pair[1], sound)]
+        offsets, count = key.offsets(), len(dataset)
+        held = f", {len(done)} of them done" if done else ""
+        print(
+            f"teacher cache: {count} images{held}, {_size(offsets[-1])} in {self.folder}",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+        lines = [json.dumps(checks) + "\n" for checks in done]
+        text = "".join([first_line(key), *lines])  # the lines of a begun index are the same
+        with (
+            _writing(self.folder),
+            (self.folder / LOGITS_FILE).open("ab") as maps,
+            (self.folder / INDEX_FILE).open("ab") as index,
+            progress_bar() as bar,
+        ):
+            maps.truncate(offsets[len(done)])
+            if begun is not None:
+                index.truncate(len(text.encode()))
+            else:
+                index.truncate(0)
+                index.write(text.encode())
+            task = bar.add_task("teacher cache", total=count, completed=len(done), note="")
+            for number, sample in sample_loader(dataset, workers, rank=len(done)):
+                if sample.image.shape[:2] != key.sizes[number]:
+                    raise UserError(f"image {dataset.names[number]!r} has changed its size")
+                stored = encode(compute_map(teacher, sample.image), self.top_k)
+                maps.write(stored)
+                maps.flush()  # before the line that says that it is there
+                done.append(Checksums(checksum(sample.image), zlib.crc32(stored)))
+                line = json.dumps(done[-1]) + "\n"
+                text += line
+                index.write(line.encode())
+                index.flush()
+                bar.update(task, completed=number + 1)
+            index.write(last_line(text.encode()).encode())
+        return Index(key, done, complete=True)
+
+
+def compute_map(teacher: Teacher, image: UInt8Array) -> Tensor:
+    """(H, W, 3) uint8 -> (C, h, w) logits on the CPU, at the stride of the cache."""
+    # copied, since generated images are read-only, and torch warns of that
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+    logits = teacher(pixels.to(teacher.model.mean.device)).logits
+    height, width = pixels.shape[-2:]
+    return resize(logits, map_size((height, width)))[0].cpu()
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"teacher_cache {folder} cannot be written: {error.strerror or error}"
+        ) from error
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process builds here; a process that ends, ends its turn."""
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / INDEX_FILE).open("ab")
+    with lock:
+        if sys.platform != "win32":
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _size(count: int) -> str:
+    unit, name = next((u for u in ((1e9, "GB"), (1e6, "MB")) if count >= u[0]), (1e3, "kB"))
+    return f"{count / unit:.1f} {name}"
+
+
+class WithTeacherMaps:
+    """A dataset whose samples carry the teacher's logits.
+
+    Args:
+        dataset: its images are among those of the cache.
+        folder: folder of a complete cache.
+        index: index of the cache.
+
+    Raises:
+        UserError: images that the cache does not hold, or holds with other pixels; for the first
+            and the last one here, for any other when it is read.
+    """
+
+    def __init__(self, dataset: SegDataset, folder: Path, index: Index) -> None:
+        self.dataset, self.folder = dataset, folder
+        self.classes, self.names = dataset.classes, dataset.names
+        self.labelled = dataset.labelled
+        self._key, self._checks = index.key, index.checks
+        self._offsets = index.key.offsets()
+        places = {name: place for place, name in enumerate(index.key.names)}
+        unknown = [name for name in dataset.names if name not in places]
+        if unknown:
+            raise UserError(
+                f"teacher_cache {folder} is of other data: it does not hold {unknown[0]!r}"
+                f"{f' and {len(unknown) - 1} more images' if unknown[1:] else ''}; {CHOOSE}"
+            )
+        self._places = [places[name] for name in dataset.names]
+        for number in {0, len(dataset) - 1}:
+            self.read(number)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int) -> Sample:
+        """Read a sample, compare it with the cache, and add its maps."""
+        sample, place = self.dataset.read(index), self._places[index]
+        same_size = sample.image.shape[:2] == self._key.sizes[place]
+        if not same_size or checksum(sample.image) != self._checks[place].image:
+            raise UserError(
+                f"teacher_cache {self.folder} is of other data: its {self.names[index]!r} was "
+                f"another image; {CHOOSE}"
+            )
+        return sample._replace(maps=self._maps(place))
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self._key.sizes[self._places[index]]
+
+    def _maps(self, place: int) -> Tensor:
+        key = self._key
+        stored = read_map(self.folder, self._offsets[place], key.bytes_of(place))
+        return decode(stored, len(key.classes), map_size(key.sizes[place]), key.top_k)
