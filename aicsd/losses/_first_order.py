@@ -11,14 +11,24 @@ from aicsd.errors import UserError
 
 
 class FirstOrder(torch.autograd.Function):
-    """``apply(grad, *inputs)`` gives ``grad``, through which nothing can go back to the inputs.
+    """``apply(grad, maps, first[, second])`` gives ``grad``, through which nothing can go back to
+    the inputs.
 
     PyTorch's own ``once_differentiable`` looks at the incoming gradient only, so that the second
     derivative of a loss itself would silently be 0.
+
+    The inputs are named one by one: with ``*inputs``, ``torch.compile`` of PyTorch 2.14 returns one
+    of them as the gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, *inputs: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(
+        ctx: Any,  # noqa: ARG004
+        grad: Tensor,
+        maps: Tensor,  # noqa: ARG004
+        first: Tensor,  # noqa: ARG004
+        second: Tensor | None = None,  # noqa: ARG004
+    ) -> Tensor:
         return grad.view_as(grad)
 
     @staticmethod
