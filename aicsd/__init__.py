@@ -1,9 +1,13 @@
 """Knowledge distillation for semantic segmentation."""
 
 from aicsd._version import __version__
-from aicsd.api import Run, distill, train
-from aicsd.losses import CrossEntropyLoss, ICSDLoss, PixelKDLoss
-from aicsd.models import DeepLabV3Plus, Segmenter, load_model
+from aicsd.telemetry import switch_off
+
+switch_off()
+
+from aicsd.api import Run, distill, train  # noqa: E402  (imports what is switched off)
+from aicsd.losses import CrossEntropyLoss, ICSDLoss, PixelKDLoss  # noqa: E402
+from aicsd.models import DeepLabV3Plus, Segmenter, load_model  # noqa: E402
 
 __all__ = [
     "CrossEntropyLoss",

@@ -17,9 +17,10 @@ import aicsd.losses
 
 PACKAGE = Path(__file__).parents[1] / "aicsd"
 LAYERS = (
-    ("types", "errors", "_version"),
+    ("types", "errors", "telemetry", "_version"),
     ("files", "terminal"),
     ("data",),
+    ("formats",),
     ("models",),
     ("losses",),
     ("teacher",),

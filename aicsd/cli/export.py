@@ -42,19 +42,19 @@ def build_parser() -> ConfigParser:
 
 
 def run(options: Any) -> int:
-    from aicsd.export import check_target, export_model, files_of
+    from aicsd.export import check_target, export_model
     from aicsd.models import load_model
 
     out = Path(options.out)
-    name = check_target(out, options.format, options.int8)
+    target = check_target(out, options.format, options.int8)
     calibration, val = _open_data(options) if options.int8 else (None, None)
     model = load_model(options.model)
     parity = export_model(model, out, options.output, calibration)
     labels_only = options.output == "labels"
     close = "" if labels_only else f"logits within {parity.error:.1e} of their range, "
-    size = sum(path.stat().st_size for path in files_of(out))
+    size = sum(path.stat().st_size for path in target.files(out))
     print(
-        f"{out}: {name}, images (B, H, W, 3) uint8 RGB -> {options.output}, "
+        f"{out}: {target.name}, images (B, H, W, 3) uint8 RGB -> {options.output}, "
         f"{size / 1e6:.1f} MB; {'before INT8 ' if options.int8 else ''}{close}"
         f"{parity.agreement:.3%} of the labels as in PyTorch"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,40 +11,40 @@ from tempfile import TemporaryDirectory
 from aicsd.data.base import SegDataset
 from aicsd.errors import UserError
 from aicsd.export.check import Parity, compare
-from aicsd.export.formats import FORMATS, OPSET, files_of, format_of, require_libraries, write
 from aicsd.export.graph import ExportGraph, Output, describe, trace
-from aicsd.export.quantize import quantize
 from aicsd.files import atomic_path
+from aicsd.formats import FORMATS, Format, format_of
+from aicsd.formats.base import Exported, Images
 from aicsd.models import Segmenter
 from aicsd.models.exported import ExportedSegmenter
 
 __all__ = [
     "FORMATS",
-    "OPSET",
     "Output",
     "Parity",
     "check_target",
-    "files_of",
     "export_model",
     "require_classes",
 ]
 
 
-def check_target(out: Path, format_name: str | None = None, int8: bool = False) -> str:
+def check_target(out: Path, format_name: str | None = None, int8: bool = False) -> Format:
     """The format that ``out`` will have.
 
     Raises:
         UserError: the ending does not belong to it, a file is there already, INT8 is not offered
             for it, or a library for it is not installed.
     """
-    name = format_of(out, format_name)
-    if int8 and name == "torch":
-        raise UserError("int8 is for the formats onnx and openvino, not for torch")
-    for path in files_of(out):
+    found = format_of(out, format_name)
+    if int8 and found.quantize is None:
+        offered = [known.name for known in FORMATS if known.quantize is not None]
+        words = f"{', '.join(offered[:-1])} and {offered[-1]}"
+        raise UserError(f"int8 is for the formats {words}, not for {found.name}: {found.int8_note}")
+    for path in found.files(out):
         if path.exists():
             raise UserError(f"out: {path} exists; choose another file or remove it")
-    require_libraries(name, int8)
-    return name
+    found.require_libraries(int8)
+    return found
 
 
 def require_classes(model: Segmenter, dataset: SegDataset) -> None:
@@ -84,7 +85,7 @@ def export_model(
         UserError: what :func:`check_target` refuses, images of other classes, a model that is
             exported already, or a file that does not compute what PyTorch does.
     """
-    check_target(out, int8=calibration is not None)
+    written = check_target(out, int8=calibration is not None)
     if isinstance(model, ExportedSegmenter):
         raise UserError("the model is exported already; export the run that it came from")
     if calibration is not None:
@@ -92,15 +93,23 @@ def export_model(
     graph = ExportGraph(model, output).eval()
     with ExitStack() as stack:
         # before the work, so that a folder that cannot be written to is told at once
-        targets = [stack.enter_context(atomic_path(path)) for path in reversed(files_of(out))]
+        targets = [stack.enter_context(atomic_path(path)) for path in written.files(out)[::-1]]
         folder = Path(stack.enter_context(TemporaryDirectory()))
         built = folder / f"float{out.suffix}"
-        write(trace(graph), built, describe(model, output, int8=False))
-        parity = compare(graph, built)
+        program = trace(graph)
+        written.write(program, built, describe(model, output, int8=False))
+        parity = compare(graph, built, written)
         if calibration is not None:
-            rounded = folder / f"int8{out.suffix}"
-            quantize(built, calibration, rounded, describe(model, output, int8=True))
-            built = rounded
-        for source, target in zip(reversed(files_of(built)), targets, strict=True):
+            assert written.quantize is not None
+            exported, built = Exported(program, built), folder / f"int8{out.suffix}"
+            about = describe(model, output, int8=True)
+            written.quantize(exported, built, _images(calibration), about)
+        for source, target in zip(written.files(built)[::-1], targets, strict=True):
             shutil.copyfile(source, target)
     return parity
+
+
+def _images(dataset: SegDataset) -> Iterator[Images]:
+    """(1, H, W, 3): one by one, at their own size."""
+    for index in range(len(dataset)):
+        yield dataset.read(index).image[None]

@@ -10,7 +10,7 @@ import torch
 
 from aicsd.errors import UserError
 from aicsd.export.graph import ExportGraph
-from aicsd.models.exported import Run, load_exported
+from aicsd.formats import Format
 
 SHAPES = ((1, 64, 64), (3, 97, 131), (2, 33, 250), (1, 224, 160))
 """(B, H, W) of the inputs that are compared; none is the traced one, some are odd."""
@@ -28,14 +28,14 @@ class Parity(NamedTuple):
 
 
 @torch.no_grad()
-def compare(graph: ExportGraph, path: Path) -> Parity:
+def compare(graph: ExportGraph, path: Path, written: Format) -> Parity:
     """Run the file of a graph, in float, on noise of several sizes.
 
     Raises:
         UserError: a difference above ``LARGEST_ERROR`` or labels that differ on more than
             1 - ``SMALLEST_AGREEMENT`` of the pixels.
     """
-    run = _runner(path)
+    run = (written.trusted or written.read)(path, torch.get_num_threads()).run
     rng = np.random.default_rng(0)
     error, same, pixels = 0.0, 0, 0
     for shape in SHAPES:
@@ -60,10 +60,3 @@ def compare(graph: ExportGraph, path: Path) -> Parity:
             f"has {parity.agreement:.2%} of the labels; nothing was written. Try another format"
         )
     return parity
-
-
-def _runner(path: Path) -> Run:
-    if path.suffix != ".pt2":
-        return load_exported(path).run
-    module = torch.export.load(path).module()  # written by this process a moment ago
-    return lambda images: module(torch.from_numpy(images)).numpy()

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from aicsd.formats.base import INPUT_NAME
 from aicsd.models import Segmenter, as_output, resize
-from aicsd.models.exported import ABOUT_FORMAT, INPUT_NAME
+from aicsd.models.exported import ABOUT_FORMAT
 
 Output = Literal["logits", "native", "labels"]
 

@@ -1,11 +1,8 @@
-"""Models that ``aicsd export`` wrote, run by ONNX Runtime or OpenVINO as if they were networks."""
+"""Exported models, run by the library that their format is for as if they were networks."""
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +12,107 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aicsd.data.base import Classes, UInt8Array
+from aicsd.data.base import Classes
 from aicsd.errors import UserError
+from aicsd.formats import find_format
+from aicsd.formats.base import Graph, Run, one_line, unreadable
 from aicsd.models.segmenter import Segmenter
 from aicsd.types import SegOutput
 
-ABOUT_KEY = "aicsd"
-"""Of the JSON text in an exported file that tells classes, palette, input and output."""
 ABOUT_FORMAT = 1
-INPUT_NAME = "images"
-
-Run = Callable[[UInt8Array], npt.NDArray[Any]]
-"""(B, H, W, 3) uint8 RGB -> what the file was exported to give."""
 
 
 def is_exported(path: Path) -> bool:
     """Whether the name of ``path`` is that of an exported model."""
-    return path.suffix in _READERS
+    return find_format(path) is not None
 
 
-def load_exported(path: Path) -> ExportedSegmenter:
-    """An exported model, on as many threads as PyTorch has, in float32 or INT8 as exported.
+def load_exported(path: Path, threads: int | None = None) -> ExportedSegmenter:
+    """An exported model in float32 or INT8, as exported.
+
+    Args:
+        path: of a format of :data:`aicsd.formats.FORMATS`.
+        threads: of the runtime; as many as PyTorch has without it.
 
     Raises:
         UserError: a file that cannot be read, was not written by ``aicsd export`` or would have to
             be unpickled (``.pt2``), or a runtime that is not installed.
     """
-    run, text = _READERS[path.suffix](path)
+    known = find_format(path)
+    assert known is not None, "see is_exported"
+    graph = known.read(path, threads or torch.get_num_threads())
+    about = _description(path, graph.about)
     try:
-        about = json.loads(text) if text else {}
-        if about.get("format") != ABOUT_FORMAT:
-            raise UserError(
-                f"{path} has no description of format {ABOUT_FORMAT}; only models that this "
-                "version of aicsd exported can be used: export it again"
-            )
         palette = tuple((int(r), int(g), int(b)) for r, g, b in about["palette"])
         classes = Classes(tuple(about["classes"]), palette)
-        return ExportedSegmenter(run, classes, str(about["output"])).eval()
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        reason = " ".join(f"{type(error).__name__} {error}".split())
-        raise UserError(f"{path} has a broken description: {reason}; export it again") from error
+        output = str(about["output"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _broken(path, error) from error
+    _check_ports(path, graph, output, len(classes.names))
+    model = ExportedSegmenter(_guarded(path, graph.run), classes, output, graph.parameters)
+    return model.eval()
+
+
+def _description(path: Path, text: str) -> dict[str, Any]:
+    try:
+        about = json.loads(text) if text else {}
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise _broken(path, error) from error
+    if not isinstance(about, dict):
+        raise _broken(path, TypeError(f"it is a {type(about).__name__}"))
+    if about.get("format") != ABOUT_FORMAT:
+        raise UserError(
+            f"{path} has no description of format {ABOUT_FORMAT}; only models that this "
+            "version of aicsd exported can be used: export it again"
+        )
+    return about
+
+
+def _broken(path: Path, error: Exception) -> UserError:
+    reason = f"{type(error).__name__} {one_line(error)}"
+    return UserError(f"{path} has a broken description: {reason}; export it again")
+
+
+def _check_ports(path: Path, graph: Graph, output: str, classes: int) -> None:
+    """Refuse a graph that is not what its description says, before it is run."""
+    if not graph.inputs:
+        return
+    (found, *others), (result, *more) = graph.inputs, graph.outputs
+    dtypes = {"labels": "uint8", "logits": "float32", "native": "float32"}
+    if output not in dtypes:
+        raise _broken(path, ValueError(f"output {output!r}"))
+    sides = len(result.shape)
+    wrong = (
+        f"{len(others) + 1} inputs" if others else
+        f"{len(more) + 1} outputs" if more else
+        f"input {found.dtype} {found.shape}"
+        if (found.dtype, len(found.shape), found.shape[-1:]) != ("uint8", 4, (3,)) else
+        f"output {result.dtype} {result.shape}"
+        if (result.dtype, sides) != (dtypes[output], 3 if output == "labels" else 4) else
+        f"{result.shape[1]} channels for {classes} classes"
+        if sides == 4 and result.shape[1] not in (None, classes) else ""
+    )  # fmt: skip
+    if wrong:
+        raise unreadable(path, f"it has {wrong}, unlike its description ({output})")
+
+
+def _guarded(path: Path, run: Run) -> Run:
+    def guarded(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        try:
+            return run(images)
+        except (RuntimeError, ValueError, TypeError, MemoryError, OSError) as error:
+            raise _not_run(path, images, error) from error
+        except Exception as error:  # runtimes have families of their own
+            raise _not_run(path, images, error) from error
+
+    return guarded
+
+
+def _not_run(path: Path, images: npt.NDArray[Any], error: Exception) -> UserError:
+    count, height, width = images.shape[:3]
+    return UserError(
+        f"{path} cannot be run on {count} images of {width}x{height}: {one_line(error)}"
+    )
 
 
 class ExportedSegmenter(Segmenter):
@@ -63,14 +121,16 @@ class ExportedSegmenter(Segmenter):
     Args:
         run: the file's graph; the input is normalised inside.
         classes: names and colours, in the order of the channels.
-        output: ``logits`` (B, C, H, W), ``native`` (B, C, ceil(H/4), ceil(W/4)) or ``labels``
-            (B, H, W), which become logits of 1 for the label and 0 for other classes.
+        output: ``logits`` (B, C, H, W), ``native`` logits at the network's own stride, or
+            ``labels`` (B, H, W), which become logits of 1 for the label and 0 for other classes.
+        parameters: number of weights in the file; 0 where it is not known.
     """
 
-    def __init__(self, run: Run, classes: Classes, output: str) -> None:
+    def __init__(self, run: Run, classes: Classes, output: str, parameters: int = 0) -> None:
         super().__init__(nn.Identity(), classes)
         self.run = run
         self.output = output
+        self.parameters_stored = parameters
 
     def forward(self, image: Tensor) -> SegOutput:
         """(B, 3, H, W) RGB, 0 to 255 -> logits, and no features; the file takes uint8 alone."""
@@ -83,86 +143,6 @@ class ExportedSegmenter(Segmenter):
             result = maps.permute(0, 3, 1, 2).float()
         return SegOutput(result, {})
 
-
-def require(module: str) -> Any:
-    """Import an optional library.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"exported models need {module.split('.')[0]}: pip install 'aicsd[export]'"
-        ) from error
-
-
-@cache
-def openvino_core() -> Any:
-    """The process's only ``openvino.Core``, which lives as long as the process.
-
-    Of two cores where the first is released before the second (OpenVINO 2026.4), the second leaves
-    the thread with a signal stack that has been unmapped: the next signal, a Ctrl-C or a loader
-    process that ends, kills the process.
-
-    Raises:
-        UserError: OpenVINO is not installed.
-    """
-    core = require("openvino").Core()
-    core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin, whose signal stack it is
-    return core
-
-
-def _read_onnx(path: Path) -> tuple[Run, str]:
-    runtime = require("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # its warnings of unused initialisers help nobody
-    try:
-        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # it has a family of its own below Exception
-        raise _unreadable(path, error) from error
-
-    def run(images: UInt8Array) -> npt.NDArray[Any]:
-        (result,) = session.run(None, {INPUT_NAME: images})
-        array: npt.NDArray[Any] = result
-        return array
-
-    return run, session.get_modelmeta().custom_metadata_map.get(ABOUT_KEY, "")
-
-
-def _read_openvino(path: Path) -> tuple[Run, str]:
-    core = openvino_core()
-    try:
-        model = core.read_model(path)
-        # processors with bfloat16 would round to it, and no longer give the exported logits
-        compiled = core.compile_model(
-            model, "CPU",
-            {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY",
-             "INFERENCE_NUM_THREADS": torch.get_num_threads()},
-        )  # fmt: skip
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
-
-    def run(images: UInt8Array) -> npt.NDArray[Any]:
-        # copied: the next call writes to the same memory
-        return np.array(compiled(images)[0])
-
-    known = model.has_rt_info([ABOUT_KEY])
-    return run, model.get_rt_info([ABOUT_KEY]).astype(str) if known else ""
-
-
-def _refuse_pickle(path: Path) -> tuple[Run, str]:
-    raise UserError(
-        f"{path}: reading a .pt2 file can execute code in it; torch.export.load does if you trust "
-        "it, and aicsd reads .onnx and .xml"
-    )
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200]
-    return UserError(f"{path} is not a readable exported model: {reason}")
-
-
-_READERS = {".onnx": _read_onnx, ".xml": _read_openvino, ".pt2": _refuse_pickle}
+    def num_parameters(self) -> int:
+        """Number of weights in the file; 0 where the runtime does not say."""
+        return self.parameters_stored

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aicsd.errors import UserError
-from aicsd.models.exported import openvino_core
+from aicsd.formats.openvino import openvino_core
 from aicsd.models.segmenter import Segmenter
 from aicsd.types import SegOutput
 

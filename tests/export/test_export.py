@@ -21,6 +21,7 @@ from torch import Tensor
 from aicsd.data import Classes
 from aicsd.errors import UserError
 from aicsd.export import check, export_model
+from aicsd.formats import format_of
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
 
 for library in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"):
@@ -215,7 +216,7 @@ def test_a_file_of_other_weights_is_refused(onnx_file: Path) -> None:
     from aicsd.export.graph import ExportGraph
 
     with pytest.raises(UserError, match="differs from PyTorch"):
-        check.compare(ExportGraph(random_model(3)).eval(), onnx_file)
+        check.compare(ExportGraph(random_model(3)).eval(), onnx_file, format_of(onnx_file))
 
 
 def test_nothing_is_written_when_the_check_fails(
@@ -249,7 +250,7 @@ def assert_refused(result: tuple[int, str, str], words: str) -> None:
         ("a.onnx", "--format openvino", "must end in .xml for openvino"),
         ("a.onnx", "--format onx", "unknown format 'onx'; did you mean 'onnx'"),
         ("a.onnx", "--output mask", "'mask'"),
-        ("a.pt2", "--int8 true --data.name digits", "int8 is for the formats onnx and openvino"),
+        ("a.pt2", "--int8 true --data.name digits", "formats onnx and openvino, not"),
         ("a.onnx", "--int8 true", "give --data.name and --data.root"),
         ("a.onnx", "--int8 true --data.name folder", "data.root"),
         ("a.onnx", "--int8 true --data.name folder --data.root data --calibration_images 0",
