@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from aicsd.config import build_config, compare_resumed, save_config
+from aicsd.config import build_config
 from aicsd.data import check_dataset, open_dataset
 from aicsd.data.base import SegDataset
 from aicsd.data.cache import CachedDataset
@@ -25,15 +25,16 @@ from aicsd.engine import DistillConfig, FitConfig, TrainConfig, fit
 from aicsd.engine.checkpoint import LAST
 from aicsd.engine.teacher_cache import check_recipe
 from aicsd.errors import UserError
-from aicsd.files import REPORT_FILE
 from aicsd.methods import Recipe, load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model
+from aicsd.runs import RunFolder
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import TeacherCache
 from aicsd.teacher.runtime import Runtime
 from aicsd.types import Batch
+from aicsd.visualization.ics_history import read_history
 from aicsd.visualization.report import write_report
-from aicsd.visualization.runs import Network, read_run
+from aicsd.visualization.runs import Network
 
 REPORT_IMAGES = 6
 
@@ -147,7 +148,8 @@ def _run(
     cache: TeacherCache | None = None,
 ) -> Run:
     path = Path(config.run)
-    _claim(config, path)
+    folder = RunFolder(path)
+    _claim(config, folder)
     data = config.data
     train_data = open_dataset(data.name, data.root, data.train_split, data.options)
     val_data = open_dataset(data.name, data.root, data.val_split, data.options)
@@ -190,28 +192,29 @@ def _run(
         else:
             teacher.speed_up(runtime, data.augment.crop)
     if fabric.is_global_zero:
-        save_config(config, path)
+        folder.save_config(asdict(config))
     metrics = fit(config, distiller, train_data, val_data, fabric)
     trained = load_model(path)
-    if fabric.is_global_zero and not (path / REPORT_FILE).is_file():
-        _report(path, trained.to(fabric.device), loaded, val_data)
+    if fabric.is_global_zero and not folder.report.is_file():
+        _report(folder, trained.to(fabric.device), loaded, val_data)
     return Run(path, metrics, trained.cpu())
 
 
 def _report(
-    path: Path, student: Segmenter, teacher: Segmenter | None, val_data: SegDataset
+    folder: RunFolder, student: Segmenter, teacher: Segmenter | None, val_data: SegDataset
 ) -> None:
     """Write the report; whatever goes wrong with it must not fail a training that is done."""
     try:
-        files = read_run(path)
-        networks = [Network(files.title, student, files.result, files)]
+        run = folder.read()
+        history = read_history(folder.path)
+        networks = [Network(run.title, student, run.result, run, history=history)]
         if teacher is not None:
-            measured = files.result["teacher"]
+            measured = run.result["teacher"]
             networks.insert(0, Network("teacher", teacher, measured, None, is_teacher=True))
-        write_report(path / REPORT_FILE, networks, val_data, images=REPORT_IMAGES)
+        write_report(folder.report, networks, val_data, images=REPORT_IMAGES)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
-        print(f"{path.name}: no {REPORT_FILE}: {reason}", file=sys.stderr)
+        print(f"{folder.path.name}: no {folder.report.name}: {reason}", file=sys.stderr)
 
 
 @torch.no_grad()
@@ -259,10 +262,11 @@ def _emulates_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and on_x86 and not torch.cpu._is_avx512_bf16_supported()
 
 
-def _claim(config: FitConfig, path: Path) -> None:
+def _claim(config: FitConfig, folder: RunFolder) -> None:
     """Refuse to write over another run; check that a resumed one has the same settings."""
+    path = folder.path
     if config.resume:
-        compare_resumed(config, path)
+        folder.check_settings(asdict(config), asdict(type(config)(run=config.run)))
     elif path.exists() and (not path.is_dir() or any(os.scandir(path))):
         raise UserError(
             f"run: {path} exists; choose another folder, or add --resume to continue the run in it"

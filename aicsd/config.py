@@ -1,9 +1,9 @@
-"""Configs as plain data: one parser for files, flags and Python; a copy in the run folder."""
+"""Configs as plain data: one parser for files, flags and Python."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -13,22 +13,6 @@ from jsonargparse._typehints import ActionTypeHint
 
 from aicsd.engine.config import FitConfig
 from aicsd.errors import UserError, suggest
-from aicsd.files import CONFIG_FILE, write_text
-
-HARMLESS_KEYS = frozenset(
-    (
-        "resume",
-        "run",
-        "save_every",
-        "log_every",
-        "logger",
-        "data.root",
-        "data.workers",
-        "data.cache_mb",
-        "data.check",
-    )
-)
-"""Keys that a resumed run may change, because they do not change its result."""
 
 F = TypeVar("F", bound=FitConfig)
 
@@ -195,42 +179,3 @@ def build_config(config_class: type[F], keys: dict[str, Any]) -> F:
 def config_from_namespace(config_class: type[F], values: Namespace) -> F:
     """The config in what a parser of :func:`config_parser` has parsed and instantiated."""
     return config_class(**{f.name: values[f.name] for f in fields(config_class)})
-
-
-def save_config(config: FitConfig, run: Path) -> None:
-    """Write the complete config, from which the run can be repeated."""
-    text = yaml.safe_dump(asdict(config), sort_keys=False)
-    write_text(run / CONFIG_FILE, text)
-
-
-def compare_resumed(config: FitConfig, run: Path) -> None:
-    """Refuse to resume a run with settings that would change its result."""
-    path = run / CONFIG_FILE
-    if not path.is_file():
-        return
-    before = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
-    now = flatten(asdict(config))
-    # a key that an older version did not have was at its default
-    defaults = flatten(asdict(type(config)(run=config.run)))
-    before |= {key: defaults.get(key) for key in now.keys() - before.keys()}
-    changed = [
-        f"{key} was {before.get(key)!r} and now is {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key not in HARMLESS_KEYS
-    ]
-    if changed:
-        raise UserError(
-            f"resume: {run} was started with other settings: {'; '.join(changed[:4])}"
-            f"{'; ...' if len(changed) > 4 else ''}. Repeat them, or choose another run folder"
-        )
-
-
-def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

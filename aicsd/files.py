@@ -1,36 +1,65 @@
-"""Files that are either whole or absent, and the names of those in a run folder."""
+"""Files that are either whole or absent, and strict reading of YAML and JSON."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from aicsd.errors import UserError
 
-CONFIG_FILE = "config.yaml"
-METRICS_FILE = "metrics.jsonl"
-RESULT_FILE = "metrics.json"
-REPORT_FILE = "report.html"
-ICS_FILE = "ics.safetensors"
-"""What a run folder holds, beside the networks."""
+LEFTOVER = r"\..+\.\d+\.tmp(\..*)?"
+"""Pattern of the names that :func:`atomic_path` writes under; a killed process leaves them."""
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; it takes the place of ``path`` at the end."""
+def atomic_path(
+    path: Path, *, durable: bool = False, previous: Path | None = None
+) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write to; it takes the place of ``path`` at the end.
+
+    Args:
+        path: gets the permissions that the umask gives, whatever library writes it.
+        durable: wait until the disk has the content, so that it survives a loss of power.
+        previous: where a file that already stands at ``path`` goes.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
+        temporary.chmod(mode)  # safetensors writes files that only their owner may read
+        if durable:
+            _sync(temporary)
+        if previous is not None and path.exists():
+            path.replace(previous)
         temporary.replace(path)
+        if durable and os.name == "posix":
+            _sync(path.parent)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -47,7 +76,89 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Write a UTF-8 text file that is either whole or absent."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML as data files hold it: no aliases, which can grow without end, and no key twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.MarkedYAMLError(
+                problem=f"the key {twice!r} stands twice", problem_mark=node.start_mark
+            )
+        return mapping
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        UserError: no such file, no YAML, an alias, a key that stands twice, or no mapping.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise _unreadable(path, error) from error
+    return _mapping(path, content)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds a mapping.
+
+    Raises:
+        UserError: no such file, no JSON, or no mapping.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from error
+    return _mapping(path, content)
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The mappings in a file of one JSON value a line; an empty list without the file.
+
+    A last line that a killed process left without its end is dropped.
+
+    Raises:
+        UserError: another line that holds no mapping.
+    """
+    if not path.is_file():
+        return []
+    try:
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        lines = [json.loads(line) for line in whole.split("\n") if line]
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from error
+    return [_mapping(path, line) for line in lines]
+
+
+def _mapping(path: Path, content: object) -> dict[str, Any]:
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"{path} is damaged: it must be a mapping of keys")
+    return content
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    if isinstance(error, OSError):
+        return UserError(f"{path} cannot be read: {error.strerror or error}")
+    mark = getattr(error, "problem_mark", None)
+    place = f", line {mark.line + 1}," if mark is not None else ""
+    reason = getattr(error, "problem", None) or " ".join(str(error).split())[:200]
+    if isinstance(error, RecursionError):
+        reason = "it is nested too deeply"
+    return UserError(f"{path}{place} is damaged: {reason}")

@@ -33,12 +33,13 @@ from torch import Tensor, nn
 
 import aicsd as package
 from aicsd.cli import build_parser, main
-from aicsd.config import ConfigParser, flatten
+from aicsd.config import ConfigParser
 from aicsd.data import Classes, open_dataset
 from aicsd.data.loaders import DataConfig, plan_batches, train_loader
 from aicsd.data.transforms import AugmentConfig
 from aicsd.evaluation import evaluate
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, resize, save_model
+from aicsd.runs import flatten
 from aicsd.visualization import overlay
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -225,7 +226,7 @@ def test_run_folder(student: Path) -> None:
     events = {name for name in files if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
     assert files - events == {
-        "config.yaml", "metrics.jsonl", "metrics.json", "student.safetensors",
+        "config.yaml", "metrics.jsonl", "metrics.json", "model.safetensors",
         "best.safetensors", "checkpoints/last.pt", "report.html", "ics.safetensors",
     }  # fmt: skip
 
@@ -338,7 +339,7 @@ def test_evaluate(student: Path, root: Path, tmp_path: Path, run_cli: RunCli) ->
         assert f"{100 * result['per_class_iou'][name]:.2f}" in printed
     assert f"mIoU {100 * result['miou']:.2f}" in printed
     assert "(4 images)" in printed
-    file = student / "student.safetensors"
+    file = student / "model.safetensors"
     flags = ["--batch_size", "1", "--workers", "1", "--device", "cpu"]
     check(run_cli("evaluate", file, *data_flags(root), "--json", of_file, *flags))
     assert json.loads(of_file.read_text()) == result
@@ -804,7 +805,7 @@ def test_load_model_and_predict(student: Path, root: Path) -> None:
     assert ids.shape == (48, 64)
     assert ids.dtype == np.uint8
     assert np.array_equal(ids, model.predict(pixels))
-    assert np.array_equal(ids, package.load_model(student / "student.safetensors").predict(image))
+    assert np.array_equal(ids, package.load_model(student / "model.safetensors").predict(image))
 
 
 def test_run_folder_can_be_moved(student: Path, tmp_path: Path, root: Path) -> None:

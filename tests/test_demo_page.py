@@ -30,8 +30,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose config names a teacher of another run."""
     place = tmp_path_factory.mktemp("demo")
-    save_tiny_model(place / "teacher" / "student.safetensors")
-    save_tiny_model(place / "run" / "student.safetensors")
+    save_tiny_model(place / "teacher" / "model.safetensors")
+    save_tiny_model(place / "run" / "model.safetensors")
     config = yaml.safe_dump({"teacher": str(place / "teacher")})
     (place / "run" / "config.yaml").write_text(config)
     return place / "run"

@@ -25,8 +25,8 @@ hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not inst
 
 from huggingface_hub import ModelCard, constants  # noqa: E402
 
+from aicsd.hub import without_paths  # noqa: E402
 from aicsd.models import load_model  # noqa: E402
-from aicsd.share import without_paths  # noqa: E402
 
 RunCli = Callable[..., tuple[int, str, str]]
 SECRET = "/home/alice/secret"
@@ -39,7 +39,7 @@ CONFIG = {
     "method": "kd", "terms": {"pixel_kd": {"weight": 1.0, "schedule": "falling"}},
 }  # fmt: skip
 METRICS = {
-    "miou": 0.5, "pixel_accuracy": 0.75, "class_accuracy": 0.625, "images": 4,
+    "miou": 0.5, "pixel_accuracy": 0.75, "class_accuracy": 0.625, "images": 4, "parameters": 1000,
     "per_class_iou": {"ground": 0.9, "disc": 0.6, "bar": None},
     "teacher": {"miou": 0.7, "pixel_accuracy": 0.8, "class_accuracy": 0.72},
 }  # fmt: skip
@@ -189,7 +189,7 @@ def use_hub(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("hub") / "run"
-    save_tiny_model(run / "student.safetensors")
+    save_tiny_model(run / "model.safetensors")
     (run / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     (run / "metrics.json").write_text(json.dumps(METRICS))
     return run
@@ -212,8 +212,8 @@ def test_push_and_use(
     assert f"{fake.url}/ada/small/commit/" in printed
     assert fake.private["ada/small"]
     files = fake.repos["ada/small"]
-    assert set(files) == {"student.safetensors", "config.yaml", "metrics.json", "README.md"}
-    assert files["student.safetensors"] == (run_folder / "student.safetensors").read_bytes()
+    assert set(files) == {"model.safetensors", "config.yaml", "metrics.json", "README.md"}
+    assert files["model.safetensors"] == (run_folder / "model.safetensors").read_bytes()
     assert json.loads(files["metrics.json"]) == METRICS
     for content in files.values():
         assert b"alice" not in content
@@ -289,7 +289,7 @@ def test_only_safetensors_is_read(fake: FakeHub, run_cli: RunCli, tmp_path: Path
     predict = ("predict", "hf:eve/evil", tmp_path / "x.png", "--out", tmp_path / "o")
     fake.repos["eve/evil"] = {"model.pth": b"\x80\x04pickle"}
     assert_refused(run_cli(*predict), "hf:eve/evil is no model of aicsd")
-    fake.repos["eve/evil"] = {"student.safetensors": b"\x80\x04pickle"}
+    fake.repos["eve/evil"] = {"model.safetensors": b"\x80\x04pickle"}
     assert_refused(run_cli(*predict), "is not a readable safetensors file")
 
 
@@ -304,7 +304,7 @@ def test_refused(
 
     assert_refused(run_cli("push", run_folder, "small"), "'small' is no name")
     assert_refused(run_cli("push", run_folder, "a/b c"), "a/b c is no name")
-    assert_refused(run_cli("push", tmp_path, "ada/small"), "no student.safetensors in it")
+    assert_refused(run_cli("push", tmp_path, "ada/small"), "is no run folder")
     assert_refused(predict("hf:ada/none"), "no model hf:ada/none on the hub")
     assert_refused(predict("hf:a/b/c"), "hf:a/b/c is no name")
     fake.repos["ada/small"] = {}
@@ -331,4 +331,4 @@ def test_the_variables_of_the_library_count(
         [sys.executable, "-m", "aicsd", "push", str(run_folder), "ada/small"],
         env=environment, check=True, timeout=120,
     )  # fmt: skip
-    assert "student.safetensors" in fake.repos["ada/small"]
+    assert "model.safetensors" in fake.repos["ada/small"]

@@ -194,7 +194,7 @@ def test_killed_in_mid_epoch(
     process.signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert 0 < saved_step(run) < logged_step(run) < STEPS
-    assert not (run / "student.safetensors").exists()
+    assert not (run / "model.safetensors").exists()
     code, _, error = run_cli("distill", "--run", run, "--resume")
     assert code == 0, error
     assert_like_reference(run, reference)
@@ -295,7 +295,7 @@ def test_stopped_at(
         130, f"aicsd: stopped at step {step} of 8; go on with --resume",
     )  # fmt: skip
     assert saved_step(run) == step
-    assert not (run / "student.safetensors").exists()
+    assert not (run / "model.safetensors").exists()
     monkeypatch.undo()
     code, _, error = run_cli("train", "--run", run, "--resume")
     assert code == 0, error
@@ -362,7 +362,7 @@ def test_killed_while_writing(
     checkpoint = run / "checkpoints" / "last.pt"
     half = checkpoint.with_name(".last.pt.4321.tmp.pt")
     half.write_bytes(checkpoint.read_bytes()[:9000])
-    (run / ".student.safetensors.4321.tmp.safetensors").write_bytes(b"half")
+    (run / ".model.safetensors.4321.tmp.safetensors").write_bytes(b"half")
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "loss": 123.0}\n{"step": 5, "lo')
     code, _, error = run_cli("train", "--run", run, "--resume")
@@ -426,7 +426,7 @@ def test_killed_before_the_result_was_written(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(small_reference, run)
-    for name in ("metrics.json", "student.safetensors"):
+    for name in ("metrics.json", "model.safetensors"):
         (run / name).unlink()
     code, _, error = run_cli("train", "--run", run, "--resume")
     assert code == 0, error

@@ -19,6 +19,8 @@ PACKAGE = Path(__file__).parents[1] / "aicsd"
 LAYERS = (
     ("types", "errors", "telemetry", "_version"),
     ("files", "terminal"),
+    ("runs",),
+    ("hub",),
     ("data",),
     ("formats",),
     ("models",),
@@ -34,7 +36,7 @@ LAYERS = (
     ("export",),
     ("engine",),
     ("config",),
-    ("api", "share"),
+    ("api",),
     ("benchmark",),
     ("cli",),
     ("published", "__init__", "__main__"),

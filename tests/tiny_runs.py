@@ -53,7 +53,7 @@ def aicsd(*arguments: object) -> str:
     return output.getvalue()
 
 
-def weights(run: Path, name: str = "student.safetensors") -> dict[str, torch.Tensor]:
+def weights(run: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
     return load_file(run / name)
 
 

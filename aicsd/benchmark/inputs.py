@@ -16,9 +16,9 @@ from aicsd.data import DATASETS, Classes, Sample, SegDataset, camvid, cityscapes
 from aicsd.data.loaders import training_images
 from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.errors import UserError
-from aicsd.files import CONFIG_FILE
 from aicsd.methods import Recipe, load_recipe
-from aicsd.models import MODEL_FILE, ModelConfig, Segmenter, build_model, load_model
+from aicsd.models import ModelConfig, Segmenter, build_model, load_model
+from aicsd.runs import RunFolder
 
 SEVERAL = 64
 """Images of a stand-in split whose true number nobody knows."""
@@ -179,10 +179,10 @@ def find_teacher(config: CostConfig, teacher_config: str | None) -> TeacherSourc
     if not config.recipe.needs_teacher:
         return None
     path = None if config.teacher is None else Path(config.teacher)
-    if path is not None and (path.is_file() or (path / MODEL_FILE).is_file()):
+    if path is not None and (path.is_file() or RunFolder(path).model.is_file()):
         return TeacherSource(load_model(path), ModelConfig(), f"teacher: {path}")
-    if teacher_config is None and path is not None and (path / CONFIG_FILE).is_file():
-        teacher_config = str(path / CONFIG_FILE)
+    if teacher_config is None and path is not None and RunFolder(path).config.is_file():
+        teacher_config = str(RunFolder(path).config)
     if teacher_config is None:
         where = "no teacher is given" if path is None else f"there is no teacher at {path}"
         raise UserError(

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-import yaml
-
-from aicsd.config import HARMLESS_KEYS, flatten
 from aicsd.engine.config import DistillConfig
 from aicsd.errors import UserError, suggest
-from aicsd.files import CONFIG_FILE, RESULT_FILE
 from aicsd.methods import load_recipe
+from aicsd.runs import HARMLESS_KEYS, RunFolder, flatten
 
 NAMES = {
     "method": "method",
@@ -29,13 +25,10 @@ UNIMPORTANT = HARMLESS_KEYS | {"seed", "accelerator", "teacher_runtime", "val_ev
 OF_METHOD = ("method", "teacher", "terms.")
 """Beginnings of the keys in which a run may differ from its baseline."""
 
-REQUIRED = {"miou", "class_accuracy", "per_class_iou", "images", "parameters"}
-"""Of the metrics of a run."""
-
 
 @dataclass(frozen=True)
-class FinishedRun:
-    """A run folder."""
+class MeasuredRun:
+    """A finished run as a table compares it."""
 
     path: Path
     seed: int
@@ -80,7 +73,7 @@ class Group:
     """Runs that differ only in the seed, in the order of their seeds."""
 
     names: dict[str, str]
-    runs: list[FinishedRun]
+    runs: list[MeasuredRun]
     apart: dict[str, Any] = field(default_factory=dict)
     """Settings that tell it from other groups of the same names."""
     difference: Difference | None = None
@@ -107,7 +100,7 @@ def percent(values: Sequence[float], sign: str = "") -> str:
     return text + (f" ± {100 * stdev(values):.2f}" if len(values) > 1 else "")
 
 
-def read_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
+def read_runs(paths: Iterable[Path]) -> tuple[list[MeasuredRun], list[Path]]:
     """Finished runs, and the folders of those that are not.
 
     Raises:
@@ -115,27 +108,14 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[FinishedRun], list[Path]]:
     """
     finished, unfinished = [], []
     for path in paths:
-        if not (path / CONFIG_FILE).is_file():
-            raise UserError(f"{path} is no run folder: it has no {CONFIG_FILE}")
-        if not (path / RESULT_FILE).is_file():
+        folder = RunFolder(path)
+        folder.require_run()
+        if not folder.is_finished:
             unfinished.append(path)
             continue
-        finished.append(_read_run(path))
+        config = folder.read_config()
+        finished.append(MeasuredRun(path, config["seed"], _settings(config), folder.read_result()))
     return finished, unfinished
-
-
-def _read_run(path: Path) -> FinishedRun:
-    try:
-        config = yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
-        metrics = json.loads((path / RESULT_FILE).read_text(encoding="utf-8"))
-        run = FinishedRun(path, config["seed"], _settings(config), metrics)
-        missing = REQUIRED - metrics.keys()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
-        reason = " ".join(f"{type(error).__name__} {error}".split())
-        raise UserError(f"{path}: {CONFIG_FILE} or {RESULT_FILE} is damaged: {reason}") from error
-    if missing:
-        raise UserError(f"{path / RESULT_FILE} has no {min(missing)}: it was not written by aicsd")
-    return run
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +143,7 @@ def _complete_terms(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def group_runs(
-    runs: Sequence[FinishedRun], by: Sequence[str] = tuple(NAMES), baseline: str | None = None
+    runs: Sequence[MeasuredRun], by: Sequence[str] = tuple(NAMES), baseline: str | None = None
 ) -> list[Group]:
     """Groups of runs that differ only in the seed, in the order of the runs.
 
@@ -203,7 +183,7 @@ def group_runs(
     return groups
 
 
-def _check_comparable(runs: Sequence[FinishedRun]) -> None:
+def _check_comparable(runs: Sequence[MeasuredRun]) -> None:
     first = runs[0]
     for run in runs[1:]:
         for key in {**first.measured_on, **run.measured_on}:
@@ -215,7 +195,7 @@ def _check_comparable(runs: Sequence[FinishedRun]) -> None:
                 )
 
 
-def _name(run: FinishedRun, name: str) -> str:
+def _name(run: MeasuredRun, name: str) -> str:
     key = NAMES.get(name, name)
     value = run.settings.get(key, "-")  # a term of one method need not exist in another
     return "all" if key == "data.train_images" and not value else str(value)

@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -28,7 +27,7 @@ from aicsd.cli import (
 )
 from aicsd.config import ConfigParser, bracket_scales
 from aicsd.errors import UserError
-from aicsd.files import CONFIG_FILE
+from aicsd.runs import RunFolder
 
 
 class Command(NamedTuple):
@@ -120,7 +119,7 @@ def _expand_resume(arguments: list[str]) -> list[str]:
     if "--config" in arguments or arguments[place + 1] == "false":
         return arguments
     runs = [value for flag, value in pairwise(arguments) if flag == "--run"]
-    saved = Path(runs[-1]) / CONFIG_FILE if runs else None
+    saved = RunFolder(runs[-1]).config if runs else None
     if saved is None or not saved.is_file():
         return arguments
     return [arguments[0], "--config", str(saved), *arguments[1:]]

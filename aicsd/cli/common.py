@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aicsd.config import ConfigParser
@@ -51,12 +50,13 @@ def compared_runs_arguments(parser: ConfigParser) -> None:
 
 def open_compared(options: Any) -> tuple[list[Network], SegDataset, list[str]]:
     """Networks, data and remarks of :func:`compared_runs_arguments`."""
-    from aicsd.visualization.runs import open_networks, open_run_data, read_run
+    from aicsd.runs import RunFolder
+    from aicsd.visualization.runs import open_networks, open_run_data
 
     if options.images < 1:
         raise UserError(f"images is {options.images}; it must be 1 or more")
     device = pick_device(options.device)
-    runs = [read_run(Path(run)) for run in options.runs]
+    runs = [RunFolder(run).read() for run in options.runs]
     data = options.data
     dataset = open_run_data(runs[0], data.name, data.root, data.split, data.options)
     networks, notes = open_networks(runs, options.teacher, dataset.classes)

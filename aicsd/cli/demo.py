@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aicsd.cli.common import open_model
 from aicsd.config import ConfigParser
 from aicsd.errors import UserError
-from aicsd.files import CONFIG_FILE
+from aicsd.hub import is_hub_name
+from aicsd.runs import RunFolder
 
 HELP = "a page in the browser: what teacher and student see in an image"
 
@@ -51,12 +50,8 @@ def run(options: Any) -> int:
 
 def _teacher_of(run: str) -> str | None:
     """The teacher that the run's config names, if it still is where it was."""
-    config = Path(run) / CONFIG_FILE
-    if not config.is_file():
-        return None
-    keys = yaml.safe_load(config.read_text(encoding="utf-8"))
-    teacher = keys.get("teacher") if isinstance(keys, dict) else None
-    if teacher is None or Path(teacher).exists():
+    teacher = RunFolder(run).teacher()
+    if teacher is None or is_hub_name(teacher) or Path(teacher).exists():
         return teacher
     print(f"aicsd: no teacher at {teacher} any more; --teacher names another", file=sys.stderr)
     return None

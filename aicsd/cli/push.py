@@ -20,7 +20,7 @@ def build_parser() -> ConfigParser:
 
 
 def run(options: Any) -> int:
-    from aicsd.share import push
+    from aicsd.hub import push
 
     print(push(options.run, options.name, options.private))
     print(f"aicsd predict hf:{options.name} IMAGES --out DIR uses it")

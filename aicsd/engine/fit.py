@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -28,8 +27,9 @@ from aicsd.engine.stop import Interrupted, stop_signal
 from aicsd.engine.trackers import check_loggers, open_trackers
 from aicsd.errors import UserError
 from aicsd.evaluation import Metrics, evaluate, to_json
-from aicsd.files import RESULT_FILE, write_text
-from aicsd.models import MODEL_FILE, Segmenter, save_model
+from aicsd.files import write_text
+from aicsd.models import Segmenter, save_model
+from aicsd.runs import RunFolder
 from aicsd.types import Batch
 from aicsd.visualization.ics_history import (
     HISTORY_IMAGES,
@@ -41,7 +41,6 @@ from aicsd.visualization.matrices import matrix_sheet
 from aicsd.visualization.panels import contact_sheet
 from aicsd.visualization.views import ics_distance, look, spread
 
-BEST_FILE = "best.safetensors"
 LOGGED_IMAGES = 3
 ICS_DISTANCE = "val/ics_distance"
 
@@ -122,6 +121,7 @@ class _Loop:
     ) -> None:
         self.config, self.val_data, self.fabric, self.total = config, val_data, fabric, total
         self.run = Path(config.run)
+        self.folder = RunFolder(self.run)
         self.distiller = distiller
         if distiller.teacher is not None:
             distiller.teacher.to(fabric.device)
@@ -185,7 +185,7 @@ class _Loop:
         logger.say(f"step {self.progress.step}: val mIoU {metrics.miou:.4f}")
         if metrics.miou > self.progress.best_miou:
             self.progress.best_miou = metrics.miou
-            self._save_model(metrics, BEST_FILE)
+            self._save_model(metrics, self.folder.best)
         return metrics
 
     def _draw(self) -> UInt8Array:
@@ -257,19 +257,18 @@ class _Loop:
             "teacher": self.progress.teacher or None,
         }
         self.save()
-        self._save_model(metrics, MODEL_FILE)
+        self._save_model(metrics, self.folder.model)
         if self.fabric.is_global_zero:
-            write_text(self.run / RESULT_FILE, to_json(result))
+            write_text(self.folder.result, to_json(result), durable=True)
         self.fabric.barrier()
         return result
 
     def is_finished(self) -> bool:
-        return self.progress.step == self.total and (self.run / RESULT_FILE).is_file()
+        return self.progress.step == self.total and self.folder.result.is_file()
 
     def read_result(self) -> dict[str, Any]:
         """What :meth:`finish` returned."""
-        result: dict[str, Any] = json.loads((self.run / RESULT_FILE).read_text(encoding="utf-8"))
-        return result
+        return self.folder.read_result()
 
     def _share_statistics(self) -> None:
         # each process has batch-norm statistics of its own images; the first one's get saved
@@ -277,12 +276,12 @@ class _Loop:
             for statistic in self.final.buffers():
                 dist.broadcast(statistic, src=0)
 
-    def _save_model(self, metrics: Metrics, name: str) -> None:
+    def _save_model(self, metrics: Metrics, path: Path) -> None:
         if self.fabric.is_global_zero:
             measured = metrics.to_dict()
             measured.pop("confusion")  # the header of a model file is no place for a matrix
             info = {"metrics": measured, "run": self.run.name}
-            save_model(self.final, self.run / name, info)
+            save_model(self.final, path, info)
 
     def _restore(self) -> None:
         found = load_checkpoint(self.run)

@@ -16,8 +16,9 @@ from torch import Tensor
 from aicsd.data.base import UInt8Array
 from aicsd.engine.trackers import Tracker
 from aicsd.errors import UserError
-from aicsd.files import METRICS_FILE, write_text
+from aicsd.files import read_json_lines, write_text
 from aicsd.methods import Recipe
+from aicsd.runs import RunFolder
 from aicsd.terminal import progress_bar
 
 
@@ -46,8 +47,8 @@ class RunLogger:
         self._task = self._bar.add_task(run.name, total=total, completed=start, note="")
         if not active:
             return
-        self._path = run / METRICS_FILE
-        kept = [line for line in _read_lines(self._path) if line["step"] <= start]
+        self._path = RunFolder(run).metrics
+        kept = [line for line in read_json_lines(self._path) if line["step"] <= start]
         write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("a", encoding="utf-8")
         self._trackers = open_trackers()
@@ -135,14 +136,3 @@ class Meter:
         }
         self._begin, self._images, self._waited = time.monotonic(), 0, 0.0
         return line
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; a last line that a kill cut short is dropped."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from aicsd.data.base import UInt8Array
 from aicsd.errors import UserError, suggest
 from aicsd.files import write_text
+from aicsd.runs import RunFolder
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 """Logger -> the package that it needs."""
-IDS_FILE = "loggers.json"
 PROJECT = __name__.partition(".")[0]
 """The package: what the runs are kept together under."""
 
@@ -148,7 +148,7 @@ def _as_mlflow_name(name: str) -> str:
 
 
 def _ids(run: Path) -> dict[str, str]:
-    path = run / IDS_FILE
+    path = RunFolder(run).loggers
     found: dict[str, str] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     return found
 
@@ -159,4 +159,4 @@ def _known_id(run: Path, name: str) -> str | None:
 
 
 def _keep_id(run: Path, name: str, value: str) -> None:
-    write_text(run / IDS_FILE, json.dumps({**_ids(run), name: value}) + "\n")
+    write_text(RunFolder(run).loggers, json.dumps({**_ids(run), name: value}) + "\n")

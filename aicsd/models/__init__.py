@@ -2,7 +2,6 @@
 
 from aicsd.models.backbone import Backbone
 from aicsd.models.build import (
-    MODEL_FILE,
     ModelConfig,
     build_model,
     import_checkpoint,
@@ -12,7 +11,6 @@ from aicsd.models.deeplabv3plus import DeepLabV3Plus, class_ids, resize
 from aicsd.models.segmenter import MapInfo, Segmenter, as_output, map_named, save_model
 
 __all__ = [
-    "MODEL_FILE",
     "Backbone",
     "DeepLabV3Plus",
     "MapInfo",

@@ -10,13 +10,12 @@ from torch import Tensor
 
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
+from aicsd.hub import download, is_hub_name
 from aicsd.models.deeplabv3plus import DeepLabV3Plus
 from aicsd.models.exported import is_exported, load_exported
-from aicsd.models.hub import download, is_hub_name
 from aicsd.models.released import is_checkpoint, read_checkpoint
 from aicsd.models.segmenter import Segmenter, is_model_file, read_model_file
-
-MODEL_FILE = "student.safetensors"
+from aicsd.runs import MODEL_FILE, OLD_MODEL_FILE, RunFolder
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,10 @@ def load_model(path: str | Path) -> Segmenter:
         UserError: nothing there, not written by aicsd or the published code, or broken.
     """
     if is_hub_name(path):
-        downloaded = download(str(path), MODEL_FILE)
+        downloaded = download(str(path), MODEL_FILE, OLD_MODEL_FILE)
         return _assemble(downloaded, *read_model_file(downloaded))
     path = Path(path)
-    file = path / MODEL_FILE if path.is_dir() else path
+    file = RunFolder(path).model if path.is_dir() else path
     if not file.is_file():
         hint = f"; the run has not finished: no {MODEL_FILE} in it" if path.is_dir() else ""
         raise UserError(f"no model at {path}{hint}")

@@ -38,12 +38,12 @@ def save_gallery(
     target = (teacher, views[teacher].ics) if teacher is not None else None
     figure = draw_ics(target, students, dataset.classes.names)
     yield from save_figure(figure, out / "ics")
-    runs = {net.title: net.run for net in networks if net.run and not net.is_teacher}
-    histories = {title: run.ics for title, run in runs.items() if run.ics is not None}
+    trained = [net for net in networks if net.run and not net.is_teacher]
+    histories = {net.title: net.history for net in trained if net.history is not None}
     training = draw_ics_training(histories, dataset.classes.names)
     if training is not None:
         yield from save_figure(training, out / "ics_training")
-    logs = {title: run.lines for title, run in runs.items() if run.lines}
+    logs = {net.title: net.run.lines for net in trained if net.run and net.run.lines}
     if logs:
         yield from save_figure(draw_curves(logs), out / "curves")
     for index, sample in zip(indices, samples, strict=True):

@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from aicsd.errors import UserError
-from aicsd.files import ICS_FILE, atomic_path
+from aicsd.files import atomic_path
+from aicsd.runs import RunFolder
 from aicsd.visualization.views import FloatArray, ics_distance
 
 HISTORY_IMAGES = 8
@@ -39,11 +40,11 @@ class ICSHistory:
 
 
 def write_history(run: Path, history: ICSHistory) -> None:
-    """Write ``ICS_FILE`` into the run folder."""
+    """Write ``history`` into the run folder."""
     arrays = {str(step): matrix for step, matrix in history.steps.items()}
     if history.teacher is not None:
         arrays[TEACHER] = history.teacher
-    with atomic_path(run / ICS_FILE) as temporary:
+    with atomic_path(RunFolder(run).ics) as temporary:
         save_file(arrays, temporary, metadata={IMAGES: json.dumps(history.images)})
 
 
@@ -53,7 +54,7 @@ def read_history(run: Path) -> ICSHistory | None:
     Raises:
         UserError: a file that cannot be read.
     """
-    path = run / ICS_FILE
+    path = RunFolder(run).ics
     if not path.is_file():
         return None
     try:

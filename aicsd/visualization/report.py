@@ -20,13 +20,14 @@ from aicsd._version import __version__
 from aicsd.data.base import Classes, Color, Sample, SegDataset, UInt8Array
 from aicsd.evaluation import evaluate
 from aicsd.evaluation.cost import Cost, measure_costs
-from aicsd.files import CONFIG_FILE, write_text
+from aicsd.files import write_text
+from aicsd.runs import FinishedRun, RunFolder
 from aicsd.visualization.charts import Chart, Line, draw_chart, heat_map, jpeg, png
 from aicsd.visualization.curves import LOSS, MIOU, WEIGHT, series, smooth, term_names
 from aicsd.visualization.figures import DIVERGING, MINUS, SEQUENTIAL
 from aicsd.visualization.ics_history import shared_teacher
 from aicsd.visualization.masks import color_table
-from aicsd.visualization.runs import Network, RunFiles
+from aicsd.visualization.runs import Network
 from aicsd.visualization.views import (
     ERROR_PALETTE,
     FloatArray,
@@ -249,7 +250,7 @@ def _ics(networks: Sequence[Network], views: dict[str, Views]) -> dict[str, Any]
 
 
 def _charts(
-    runs: dict[str, RunFiles], networks: Sequence[Network], colors: dict[str, int]
+    runs: dict[str, FinishedRun], networks: Sequence[Network], colors: dict[str, int]
 ) -> list[Chart]:
     students = [net for net in networks if not net.is_teacher and net.run is not None]
     progress = [
@@ -263,7 +264,7 @@ def _charts(
         level = 100 * teacher.metrics["miou"]
         progress.append(Line(teacher.title, [0, max(steps)], [level] * 2, colors[teacher.title]))
     charts = [draw_chart("mIoU on the validation split, %", progress)]
-    histories = {net.title: net.run.ics for net in students if net.run and net.run.ics}
+    histories = {net.title: net.history for net in students if net.history}
     target = shared_teacher(histories.values())
     if target is not None and target.teacher is not None:
         charts.append(draw_chart(
@@ -292,12 +293,12 @@ def _weighted(lines: Sequence[dict[str, Any]], name: str, color: int) -> Line:
     return Line(name, [line["step"] for line in kept], smooth(values), color)
 
 
-def _repeat(title: str, run: RunFiles) -> dict[str, str]:
+def _repeat(title: str, run: FinishedRun) -> dict[str, str]:
     seconds = run.result.get("seconds")
     return {
         "title": title,
         "path": str(run.path),
-        "command": f"aicsd {run.command} --config {run.path / CONFIG_FILE} --run NEW_FOLDER",
+        "command": f"aicsd {run.command} --config {RunFolder(run.path).config} --run NEW_FOLDER",
         "config": yaml.safe_dump(run.config, sort_keys=False),
         "seconds": NO_VALUE if seconds is None else f"{seconds:.0f} s",
     }

@@ -65,7 +65,7 @@ def test_the_command(tmp_path: Path, run_cli: RunCli) -> None:
     save_model(small, tmp_path / "small.safetensors")
     large = build_model(ModelConfig(**{**TINY_MODEL, "decoder_channels": 64}), CLASSES)
     (tmp_path / "run").mkdir()
-    save_model(large, tmp_path / "run" / "student.safetensors")
+    save_model(large, tmp_path / "run" / "model.safetensors")
     names = [str(tmp_path / "small.safetensors"), str(tmp_path / "run")]
     file = tmp_path / "latency.json"
     code, text, error = run_cli(

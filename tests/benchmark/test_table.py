@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 import yaml
 
 from aicsd.benchmark.table import group_runs, percent, read_runs
-from aicsd.config import build_config, save_config
+from aicsd.config import build_config
 from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.methods import load_recipe
+from aicsd.runs import RunFolder
 
 RunCli = Callable[..., tuple[int, str, str]]
 
@@ -30,7 +32,7 @@ def write_run(
     config = build_config(
         DistillConfig, {"run": str(path), "method": method, "seed": seed, "terms": terms, **keys}
     )
-    save_config(config, path)
+    RunFolder(path).save_config(asdict(config))
     write_metrics(path, miou, metrics)
     return path
 
@@ -233,7 +235,7 @@ def test_training_without_a_teacher_is_the_same_by_both_commands(tmp_path: Path)
     distilled = write_run(tmp_path / "a", "none", 0, 0.5)
     trained = tmp_path / "b"
     keys = {"run": str(trained), "seed": 1, "data": {"name": "camvid", "root": "camvid"}}
-    save_config(build_config(TrainConfig, keys), trained)
+    RunFolder(trained).save_config(asdict(build_config(TrainConfig, keys)))
     write_metrics(trained, 0.6)
     (group,) = group_runs(read_runs([distilled, trained])[0])
     assert group.seeds == [0, 1]
@@ -245,9 +247,11 @@ def test_the_released_protocol_of_both_commands(tmp_path: Path) -> None:
     recipe = load_recipe("none").with_numerics("released")
     common = {"data": {"name": "voc", "root": "voc"}, "protocol": "released"}
     keys = {"run": str(distilled), "method": "none", "terms": recipe.to_dict(), **common}
-    save_config(build_config(DistillConfig, keys), distilled)
+    RunFolder(distilled).save_config(asdict(build_config(DistillConfig, keys)))
     trained = tmp_path / "b"
-    save_config(build_config(TrainConfig, {"run": str(trained), "seed": 1, **common}), trained)
+    RunFolder(trained).save_config(
+        asdict(build_config(TrainConfig, {"run": str(trained), "seed": 1, **common}))
+    )
     for path in (distilled, trained):
         write_metrics(path, 0.5)
     (group,) = group_runs(read_runs([distilled, trained])[0])

@@ -159,7 +159,7 @@ def test_a_run_with_a_cache_is_the_same_run(
         )  # fmt: skip
         assert code == 0
         assert ("8 of 8 images" in err) == (megabytes > 0)
-        weights.append(load_file(run / "student.safetensors"))
+        weights.append(load_file(run / "model.safetensors"))
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 
 

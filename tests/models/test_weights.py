@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
 from aicsd.models import (
-    MODEL_FILE,
     Backbone,
     ModelConfig,
     Segmenter,
@@ -30,6 +29,7 @@ from aicsd.models import (
     save_model,
 )
 from aicsd.models import segmenter as segmenter_module
+from aicsd.runs import MODEL_FILE
 
 REPO = Path(__file__).parents[2]
 IMAGENET = REPO.parent / "shared" / "weights" / "mobilenetv2_100_imagenet.safetensors"

@@ -14,9 +14,9 @@ from tiny_runs import distill_command
 from aicsd.data import open_dataset
 from aicsd.errors import UserError
 from aicsd.models import load_model
+from aicsd.runs import RunFolder
 from aicsd.visualization.ics_history import ICSHistory, read_history, write_history
 from aicsd.visualization.matrices import draw_ics_training, matrix_sheet
-from aicsd.visualization.runs import read_run
 from aicsd.visualization.views import ics_distance, look
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -40,7 +40,7 @@ def test_a_run_keeps_the_matrices_of_teacher_and_student(runs: Path) -> None:
     assert kept(runs / "alone").teacher is None
     logged = {
         line["step"]: line["val/ics_distance"]
-        for line in read_run(runs / "distilled").lines
+        for line in RunFolder(runs / "distilled").read().lines
         if "val/ics_distance" in line
     }
     assert history.teacher is not None

@@ -20,8 +20,9 @@ from torch import nn
 from aicsd.data import Classes, open_dataset
 from aicsd.evaluation.cost import measure_costs
 from aicsd.models import ModelConfig, Segmenter, build_model
+from aicsd.runs import FinishedRun, RunFolder
 from aicsd.visualization.report import verdict, write_report
-from aicsd.visualization.runs import Network, RunFiles, read_run
+from aicsd.visualization.runs import Network
 
 RunCli = Callable[..., tuple[int, str, str]]
 
@@ -116,7 +117,7 @@ def test_a_report_that_fails_does_not_fail_the_run(
     assert code == 0
     told = [line for line in error.splitlines() if "report.html" in line]
     assert told == ["run: no report.html: RuntimeError two lines"]
-    assert (run / "student.safetensors").is_file()
+    assert (run / "model.safetensors").is_file()
     assert not (run / "report.html").exists()
 
 
@@ -132,7 +133,7 @@ def test_no_images_is_a_line_not_a_failure(runs: Path, tmp_path: Path) -> None:
             raise AssertionError(index)
 
     classes = open_dataset("folder", str(runs / "data"), "val", {}).classes
-    files = read_run(runs / "alone")
+    files = RunFolder(runs / "alone").read()
     out = tmp_path / "report.html"
     write_report(out, [Network(files.title, None, files.result, files)], Empty(classes))
     assert "The split has no images to show." in Page(out).text
@@ -186,7 +187,9 @@ def test_seeds_of_one_method_have_their_own_names(
 
 def network(title: str, miou: float, method: str | None, *, is_teacher: bool = False) -> Network:
     config = {} if method is None else {"student": {}, "method": method}
-    return Network(title, None, {"miou": miou}, RunFiles(Path(title), config, {}, []), is_teacher)
+    return Network(
+        title, None, {"miou": miou}, FinishedRun(Path(title), config, {}, []), is_teacher
+    )
 
 
 def test_verdict_by_hand() -> None:

@@ -1,20 +1,21 @@
-"""A finished run as a model on the Hugging Face hub."""
+"""Models on the Hugging Face hub: reading ``hf:user/name[@revision]``, and pushing a run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from aicsd.errors import UserError
-from aicsd.files import CONFIG_FILE
-from aicsd.models import MODEL_FILE, Segmenter, load_model
-from aicsd.models.hub import PREFIX, hub_errors, not_logged_in, require_hub
+from aicsd.runs import MODEL_FILE, FinishedRun, RunFolder
 
-METRICS_JSON = "metrics.json"
+PREFIX = "hf:"
 CARD = "README.md"
 METRIC_NAMES = {"miou": ("mean_iou", "mIoU"), "pixel_accuracy": ("accuracy", "pixel accuracy"),
                 "class_accuracy": ("mean_accuracy", "class accuracy")}  # fmt: skip
@@ -23,14 +24,82 @@ PUBLIC_PREFIXES = (PREFIX, "hf-hub:", "hf_hub:")
 """Of values with a slash that are no path of this machine."""
 
 
-class FinishedRun(NamedTuple):
-    """What of a run is shared."""
+def is_hub_name(path: str | Path) -> bool:
+    """Whether ``path`` names a model on the hub."""
+    return str(path).startswith(PREFIX)
 
-    path: Path
-    config: dict[str, Any]
-    """Without paths of this machine."""
-    metrics: dict[str, Any]
-    model: Segmenter
+
+def download(name: str, *files: str) -> Path:
+    """The first of ``files`` that the model ``hf:user/name[@revision]`` has.
+
+    Raises:
+        UserError: no such model or file, no access, or no network.
+    """
+    repo, _, revision = name.removeprefix(PREFIX).partition("@")
+    hub = require_hub()
+    with hub_errors(name):
+        for file in files[:-1]:
+            with suppress(hub.errors.EntryNotFoundError):
+                return Path(hub.hf_hub_download(repo, file, revision=revision or None))
+        return Path(hub.hf_hub_download(repo, files[-1], revision=revision or None))
+
+
+def require_hub() -> Any:
+    """The module ``huggingface_hub``."""
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(
+            "models on the hub need huggingface_hub: pip install 'aicsd[hub]'"
+        ) from error
+    if not sys.stderr.isatty():  # no progress bars without a terminal
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        disable_progress_bars()
+    return huggingface_hub
+
+
+@contextmanager
+def hub_errors(name: str) -> Iterator[None]:
+    """Turn every error of the hub into one line."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.HFValidationError as error:
+        raise UserError(f"{name} is no name of a model; give user/name") from error
+    except errors.LocalTokenNotFoundError as error:
+        raise not_logged_in() from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(f"no model {name} on the hub, or it is private: hf auth login") from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{name}: no such revision on the hub") from error
+    except errors.LocalEntryNotFoundError as error:
+        raise _unreachable(name, error) from error
+    except errors.EntryNotFoundError as error:
+        raise UserError(
+            f"{name} is no model of aicsd: it has no safetensors file of one"
+        ) from error
+    except errors.HfHubHTTPError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the hub refused {name}: {reason}") from error
+    except Exception as error:
+        # the HTTP library below differs between versions of huggingface_hub
+        library = type(error).__module__.split(".")[0]
+        if not isinstance(error, OSError) and not library.startswith(("httpx", "httpcore")):
+            raise
+        raise _unreachable(name, error) from error
+
+
+def not_logged_in() -> UserError:
+    """Build the error of a missing token."""
+    return UserError("not logged in to the hub: hf auth login, or set HF_TOKEN")
+
+
+def _unreachable(name: str, error: Exception) -> UserError:
+    cause = error.__cause__ or error
+    reason = " ".join(str(cause).split())[:120]
+    return UserError(f"{name}: the hub cannot be reached ({reason}); is there a network?")
 
 
 def push(run: str | Path, name: str, private: bool = False) -> str:
@@ -52,14 +121,14 @@ def push(run: str | Path, name: str, private: bool = False) -> str:
     """
     if name.count("/") != 1 or not all(name.split("/")):
         raise UserError(f"{name!r} is no name of a model on the hub; give user/name")
-    finished = read_run(Path(run))
+    folder, finished = RunFolder(run), _read(Path(run))
     hub = require_hub()
     if hub.get_token() is None:
         raise not_logged_in()
     files: dict[str, Any] = {
-        MODEL_FILE: finished.path / MODEL_FILE,
-        CONFIG_FILE: yaml.safe_dump(finished.config, sort_keys=False).encode(),
-        METRICS_JSON: (json.dumps(finished.metrics, indent=1) + "\n").encode(),
+        MODEL_FILE: folder.model,
+        folder.config.name: yaml.safe_dump(finished.config, sort_keys=False).encode(),
+        folder.result.name: (json.dumps(finished.result, indent=1) + "\n").encode(),
     }
     card = model_card(finished, name).encode()
     with hub_errors(name):
@@ -75,20 +144,13 @@ def push(run: str | Path, name: str, private: bool = False) -> str:
     return str(commit.commit_url)
 
 
-def read_run(path: Path) -> FinishedRun:
-    """What of a run is shared.
-
-    Raises:
-        UserError: no run, or one that has not finished.
-    """
-    for file in (MODEL_FILE, CONFIG_FILE, METRICS_JSON):
-        if not (path / file).is_file():
-            raise UserError(f"{path} is no finished run: no {file} in it")
-    config = yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
-    metrics = json.loads((path / METRICS_JSON).read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or not isinstance(metrics, dict):
-        raise UserError(f"{path}: {CONFIG_FILE} and {METRICS_JSON} must be mappings")
-    return FinishedRun(path, without_paths(config), metrics, load_model(path))
+def _read(run: Path) -> FinishedRun:
+    """What of a run is shared: its config without the paths of this machine, and its metrics."""
+    folder = RunFolder(run)
+    finished = folder.read()
+    if not folder.model.is_file():
+        raise UserError(f"{run} is not a finished run: no {folder.model.name} in it")
+    return replace(finished, config=without_paths(finished.config))
 
 
 def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,8 +176,7 @@ def model_card(run: FinishedRun, name: str) -> str:
     hub = require_hub()
     data = run.config.get("data", {})
     dataset = str(data.get("name", "unknown"))
-    method = str(run.config.get("method", "none"))
-    metrics = {key: run.metrics[key] for key in METRIC_NAMES if run.metrics.get(key) is not None}
+    metrics = {key: run.result[key] for key in METRIC_NAMES if run.result.get(key) is not None}
     results = [
         hub.EvalResult(
             task_type="image-segmentation", task_name="Semantic segmentation",
@@ -127,21 +188,21 @@ def model_card(run: FinishedRun, name: str) -> str:
     front = hub.ModelCardData(
         library_name="aicsd",
         pipeline_tag="image-segmentation",
-        tags=["semantic-segmentation", "knowledge-distillation", method],
+        tags=["semantic-segmentation", "knowledge-distillation", run.method],
         metrics=[METRIC_NAMES[key][0] for key in metrics],
         model_name=name.split("/")[1],
         eval_results=results or None,
     )
-    return f"---\n{front.to_yaml()}\n---\n\n{_text(run, name, method, dataset)}"
+    return f"---\n{front.to_yaml()}\n---\n\n{_text(run, name, dataset)}"
 
 
-def _text(run: FinishedRun, name: str, method: str, dataset: str) -> str:
-    config, metrics = run.config, run.metrics
+def _text(run: FinishedRun, name: str, dataset: str) -> str:
+    config, metrics = run.config, run.result
     keys = config.get("student") or config.get("model") or {}
     teacher = metrics.get("teacher")
     trained = (
-        "trained on labels alone" if method == "none"
-        else f"distilled by **{method}** from the teacher `{config.get('teacher')}`"
+        "trained on labels alone" if run.is_alone
+        else f"distilled by **{run.method}** from the teacher `{config.get('teacher')}`"
     )  # fmt: skip
     rows = "".join(
         f"| {words} % | {_percent(metrics.get(key))} |"
@@ -153,7 +214,7 @@ def _text(run: FinishedRun, name: str, method: str, dataset: str) -> str:
     rule = "| --- | --- |" + (" --- |" if teacher else "")
     classes = "".join(
         f"| {class_name} | {_percent(iou)} |\n"
-        for class_name, iou in metrics.get("per_class_iou", {}).items()
+        for class_name, iou in metrics["per_class_iou"].items()
     )
     terms = "".join(
         f"| {term} | {options.get('weight')} | {options.get('schedule')} |\n"
@@ -162,8 +223,8 @@ def _text(run: FinishedRun, name: str, method: str, dataset: str) -> str:
     terms = f"\n| term | weight | schedule |\n| --- | --- | --- |\n{terms}" if terms else ""
     return f"""# {name.split("/")[1]}
 
-DeepLabV3+ on {keys.get("backbone")} ({run.model.num_parameters() / 1e6:.2f} M parameters) for
-semantic segmentation into {len(run.model.classes.names)} classes, {trained} with the package
+DeepLabV3+ on {keys.get("backbone")} ({metrics["parameters"] / 1e6:.2f} M parameters) for
+semantic segmentation into {len(metrics["per_class_iou"])} classes, {trained} with the package
 `aicsd`, whose method is Adaptive Inter-Class Similarity Distillation
 ([arXiv 2308.04243](https://arxiv.org/abs/2308.04243)).
 
@@ -194,7 +255,7 @@ On the split `{config.get("data", {}).get("val_split", "val")}` of `{dataset}`
 ## Training
 
 {config.get("epochs")} epochs on the split `{config.get("data", {}).get("train_split", "train")}` of
-`{dataset}`, seed {config.get("seed")}. `{CONFIG_FILE}` has every setting, without the paths of the
+`{dataset}`, seed {config.get("seed")}. `config.yaml` has every setting, without the paths of the
 machine.
 {terms}
 ## Licence

@@ -1,0 +1,203 @@
+"""The one owner of a run folder: names of its files, rules of resuming, and what a run has left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aicsd.errors import UserError
+from aicsd.files import read_json, read_json_lines, read_yaml, write_text
+
+MODEL_FILE = "model.safetensors"
+OLD_MODEL_FILE = "student.safetensors"
+"""Name of the trained network in runs of aicsd before 0.2."""
+HARMLESS_KEYS = frozenset(
+    (
+        "resume", "run", "save_every", "log_every", "logger", "data.root", "data.workers",
+        "data.cache_mb", "data.check", "terms_of",
+    )
+)  # fmt: skip
+"""Keys of a config that a resumed run may change, because they do not change its result."""
+REQUIRED = ("class_accuracy", "images", "miou", "parameters", "per_class_iou")
+"""Metrics that every finished run has."""
+
+
+class RunFolder:
+    """The folder of one training.
+
+    Args:
+        path: of the folder, which need not be there.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.result = self.path / "metrics.json"
+        self.best = self.path / "best.safetensors"
+        self.ics = self.path / "ics.safetensors"
+        self.report = self.path / "report.html"
+        self.loggers = self.path / "loggers.json"
+        self.checkpoint = self.path / "checkpoints" / "last.pt"
+
+    @property
+    def model(self) -> Path:
+        """The trained network; it has another name in a run of an older version."""
+        old, new = self.path / OLD_MODEL_FILE, self.path / MODEL_FILE
+        return old if old.is_file() and not new.is_file() else new
+
+    def require_run(self) -> None:
+        """Refuse a folder that no training has written.
+
+        Raises:
+            UserError: no folder, or no config in it.
+        """
+        if not self.config.is_file():
+            raise UserError(f"{self.path} is no run folder: no {self.config.name} in it")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the training has written its result."""
+        return self.config.is_file() and self.result.is_file()
+
+    def read(self) -> FinishedRun:
+        """What a finished run has written.
+
+        Raises:
+            UserError: no run, not finished, or a file that cannot be read.
+        """
+        self.require_run()
+        if not self.result.is_file():
+            raise UserError(f"{self.path} is not a finished run: no {self.result.name} in it")
+        return FinishedRun(
+            self.path, self.read_config(), self.read_result(), read_json_lines(self.metrics)
+        )
+
+    def read_config(self) -> dict[str, Any]:
+        """The settings of the run.
+
+        Raises:
+            UserError: a file that cannot be read, or that holds no settings of a run.
+        """
+        config = read_yaml(self.config)
+        for key, kind in (("seed", int), ("data", dict)):
+            if not isinstance(config.get(key), kind):
+                raise UserError(f"{self.config} holds no settings of a run: {key} is missing")
+        return config
+
+    def read_result(self) -> dict[str, Any]:
+        """The metrics of the trained network.
+
+        Raises:
+            UserError: a file that cannot be read, or that lacks a metric.
+        """
+        result = read_json(self.result)
+        missing = [name for name in REQUIRED if name not in result]
+        if missing or not isinstance(result["per_class_iou"], dict):
+            raise UserError(
+                f"{self.result} has no {(missing or ['per_class_iou'])[0]}: it was not written by "
+                "aicsd"
+            )
+        return result
+
+    def teacher(self) -> str | None:
+        """Reference of the network that this run was distilled from, if its config names one."""
+        teacher = read_yaml(self.config).get("teacher") if self.config.is_file() else None
+        return str(teacher) if teacher else None
+
+    def save_config(self, settings: Mapping[str, Any]) -> None:
+        """Write the complete settings, from which the run can be repeated.
+
+        A teacher that is a file or folder of this machine is kept as an absolute path.
+        """
+        settings = dict(settings)
+        teacher = settings.get("teacher")
+        if teacher is not None and Path(teacher).exists():
+            settings["teacher"] = str(Path(teacher).absolute())
+        write_text(self.config, yaml.safe_dump(settings, sort_keys=False), durable=True)
+
+    def check_settings(self, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        """Refuse to resume the run with settings that would change its result.
+
+        Args:
+            settings: the complete new ones.
+            defaults: of settings that an older version did not have.
+
+        Raises:
+            UserError: a setting that differs and matters.
+        """
+        if not self.config.is_file():
+            return
+        before, now = flatten(self.read_config()), flatten(settings)
+        known = flatten(defaults)
+        before |= {key: known.get(key) for key in now.keys() - before.keys()}
+        changed = [
+            f"{key} was {before.get(key)!r} and now is {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and key not in HARMLESS_KEYS
+        ]
+        if changed:
+            raise UserError(
+                f"resume: {self.path} was started with other settings: {'; '.join(changed[:4])}"
+                f"{'; ...' if len(changed) > 4 else ''}. Repeat them, or choose another run folder"
+            )
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a finished run has written.
+
+    Args:
+        path: its folder.
+        config: of ``config.yaml``.
+        result: of ``metrics.json``.
+        lines: of ``metrics.jsonl``, in the order of the steps.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    result: dict[str, Any]
+    lines: list[dict[str, Any]]
+
+    @property
+    def command(self) -> str:
+        """``train`` or ``distill``."""
+        return "distill" if "student" in self.config else "train"
+
+    @property
+    def method(self) -> str:
+        """Name of the method; ``none`` for a run of ``aicsd train``."""
+        return "none" if self.command == "train" else Path(str(self.config.get("method"))).stem
+
+    @property
+    def title(self) -> str:
+        """``student alone``, ``student AICSD``; of a run of ``aicsd train``, its folder."""
+        if self.command == "train":
+            return self.path.name
+        return "student alone" if self.is_alone else f"student {self.method.upper()}"
+
+    @property
+    def is_alone(self) -> bool:
+        """Trained on labels only."""
+        return self.method == "none"
+
+    @property
+    def teacher(self) -> str | None:
+        """Reference of its teacher, if it has one."""
+        teacher = self.config.get("teacher")
+        return str(teacher) if teacher else None
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

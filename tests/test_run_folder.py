@@ -1,0 +1,117 @@
+"""Run folders: what a resumed run may change, and what is read of a finished one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from aicsd.engine import DistillConfig
+from aicsd.errors import UserError
+from aicsd.files import read_json_lines, read_yaml
+from aicsd.runs import RunFolder
+
+RunCli = Callable[..., tuple[int, str, str]]
+RESULT = {"miou": 0.5, "class_accuracy": 0.6, "images": 4, "parameters": 10,
+          "per_class_iou": {"sky": 0.5}}  # fmt: skip
+
+
+def finished(path: Path, **keys: Any) -> RunFolder:
+    """A finished run without a model."""
+    folder = RunFolder(path)
+    folder.save_config(asdict(DistillConfig(run=str(path), **keys)))
+    folder.result.write_text(json.dumps(RESULT))
+    return folder
+
+
+def test_another_teacher_would_change_the_result(tmp_path: Path) -> None:
+    config = DistillConfig(run=str(tmp_path), teacher="runs/a")
+    folder, defaults = RunFolder(tmp_path), asdict(DistillConfig(run=""))
+    folder.save_config(asdict(config))
+    folder.check_settings(asdict(replace(config, resume=True, log_every=1)), defaults)
+    with pytest.raises(UserError, match="teacher was 'runs/a' and now is 'runs/b'"):
+        folder.check_settings(asdict(replace(config, teacher="runs/b")), defaults)
+
+
+def test_a_teacher_is_kept_as_an_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "teacher").mkdir()
+    monkeypatch.chdir(tmp_path)
+    folder = finished(tmp_path / "run", teacher="teacher")
+    assert folder.teacher() == str(tmp_path / "teacher")
+    # a name that is no path stays as it is
+    assert finished(tmp_path / "other", teacher="hf:ada/small").teacher() == "hf:ada/small"
+
+
+def test_the_network_of_an_old_run_is_found(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.model.name == "model.safetensors"
+    (tmp_path / "student.safetensors").touch()
+    assert folder.model.name == "student.safetensors"
+    (tmp_path / "model.safetensors").touch()
+    assert folder.model.name == "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("metrics.json", b"", "is damaged"),
+        ("metrics.json", b"[1]", "must be a mapping"),
+        ("metrics.json", b"\xff\xfe", "is damaged"),
+        ("metrics.json", b"[" * 100_000, "nested too deeply"),
+        ("metrics.json", b"1" * 5000, "is damaged"),
+        ("metrics.json", b"{}", "has no class_accuracy"),
+        ("config.yaml", b"", "must be a mapping"),
+        ("config.yaml", b"\xff\xfe", "is damaged"),
+        ("config.yaml", b"[" * 5000, "nested too deeply"),
+        ("config.yaml", b"seed: 0\nepochs: 7\n", "data is missing"),
+        ("config.yaml", b"seed: 0\nseed: 1\n", "line 1, is damaged: the key 'seed' stands twice"),
+        ("config.yaml", b"a: &a [1]\nb: *a\n", "line 2, is damaged: aliases are not allowed"),
+        ("metrics.jsonl", b"\xff\xfe\n", "is damaged"),
+        ("metrics.jsonl", b"[1]\n", "must be a mapping"),
+    ],
+)
+def test_damaged_files_are_refused_in_one_line(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    folder = finished(tmp_path / "run")
+    (folder.path / name).write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        folder.read()
+    assert words in str(refused.value)
+    assert str(folder.path / name) in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+    assert len(str(refused.value)) < 500 + len(str(folder.path))
+
+
+def test_aliases_cannot_grow_without_end(tmp_path: Path) -> None:
+    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(["a0: &a0 [x]", *levels]))
+    with pytest.raises(UserError, match="aliases are not allowed"):
+        read_yaml(tmp_path / "bomb.yaml")
+    (tmp_path / "bomb.yaml").write_text("a: &a {b: *a}")
+    with pytest.raises(UserError, match="aliases are not allowed"):
+        read_yaml(tmp_path / "bomb.yaml")
+
+
+def test_a_line_that_a_kill_cut_short_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_json_lines(path) == []
+    path.write_text('{"step": 1}\n{"step": 2, "lo')
+    assert read_json_lines(path) == [{"step": 1}]
+
+
+def test_what_a_run_is_called(tmp_path: Path) -> None:
+    alone, other = (finished(tmp_path / name, method=name) for name in ("none", "icsd"))
+    assert (alone.read().title, alone.read().is_alone) == ("student alone", True)
+    assert (other.read().title, other.read().is_alone) == ("student ICSD", False)
+    config = yaml.safe_load(alone.config.read_text())
+    config["model"] = config.pop("student")
+    alone.config.write_text(yaml.safe_dump(config))
+    assert (alone.read().title, alone.read().command) == ("none", "train")
