@@ -173,9 +173,12 @@ def test_icsd_in_float32_loses_no_digits(size: tuple[int, int], temperature: flo
     loss = lambda s, t: icsd_loss(s, t, **options)  # noqa: E731
     single = value_and_gradient(loss, *pair)
     double = value_and_gradient(loss, *(maps.double() for maps in pair))
-    assert float(single[0]) == pytest.approx(float(double[0]), rel=1e-5)
+    # the loss and its gradient are made of differences of matrix entries, sqrt(loss) in size: what
+    # they lose is the rounding of an entry, relative to that
+    rounding = 2 * torch.finfo(torch.float32).eps / float(double[0]) ** 0.5
+    assert float(single[0]) == pytest.approx(float(double[0]), rel=2 * rounding)
     error = (single[1] - double[1]).norm() / double[1].norm()
-    assert float(error) < 1e-5
+    assert float(error) < rounding < 5e-5
 
 
 @pytest.mark.parametrize("with_valid", [False, True])
