@@ -22,7 +22,6 @@ from aicsd.data.cache import CachedDataset
 from aicsd.data.loaders import epoch_indices, plan_batches, training_images
 from aicsd.distiller import Distiller
 from aicsd.engine import DistillConfig, FitConfig, TrainConfig, fit
-from aicsd.engine.checkpoint import LAST
 from aicsd.engine.teacher_cache import check_recipe
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, load_recipe
@@ -153,7 +152,7 @@ def _run(
     data = config.data
     train_data = open_dataset(data.name, data.root, data.train_split, data.options)
     val_data = open_dataset(data.name, data.root, data.val_split, data.options)
-    if data.check and not (path / LAST).is_file():
+    if data.check and not folder.checkpoint.is_file():
         for dataset in (train_data, val_data):
             for problem in check_dataset(dataset):
                 raise UserError(f"{problem} (aicsd data check lists every such file)")

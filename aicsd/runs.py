@@ -43,6 +43,7 @@ class RunFolder:
         self.report = self.path / "report.html"
         self.loggers = self.path / "loggers.json"
         self.checkpoint = self.path / "checkpoints" / "last.pt"
+        self.previous = self.checkpoint.with_name("previous.pt")
 
     @property
     def model(self) -> Path:

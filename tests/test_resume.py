@@ -370,6 +370,31 @@ def test_killed_while_writing(
     assert_like_reference(run, small_reference)
 
 
+def test_a_damaged_checkpoint_costs_no_more_than_the_steps_since_the_one_before(
+    root: Path,
+    small_reference: Path,
+    tmp_path: Path,
+    stop_at: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    run_cli: RunCli,
+) -> None:
+    run = tmp_path / "run"
+    stop_at(5)
+    assert run_cli(*small_command(root, run, "--save_every", "2"))[0] == 130
+    monkeypatch.undo()
+    checkpoint = run / "checkpoints" / "last.pt"
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 16
+    checkpoint.write_bytes(content)
+    code, _, error = run_cli("train", "--run", run, "--resume")
+    assert code == 0, error
+    (told,) = [line for line in error.splitlines() if "damaged" in line]
+    assert told.startswith(f"run: checkpoint {checkpoint} is damaged")
+    assert told.endswith("going on from previous.pt, step 4")
+    assert_like_reference(run, small_reference)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.pt"]
+
+
 def test_best_model_so_far_is_remembered(
     root: Path,
     tmp_path: Path,

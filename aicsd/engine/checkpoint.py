@@ -1,18 +1,24 @@
-"""Everything that an exact resume needs, in one file that is either whole or absent."""
+"""Everything that an exact resume needs, in one checksummed file; the one before is kept too."""
 
 from __future__ import annotations
 
-import pickle
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import torch
 
 from aicsd.errors import UserError
 from aicsd.files import atomic_path
+from aicsd.runs import RunFolder
 
-LAST = Path("checkpoints") / "last.pt"
+FORMAT = 1
+END_OF_ZIP = b"PK\x05\x06"
+END_BYTES = 22
+"""Length of the last record of a ZIP file without a comment; its last two bytes are 0."""
+MARK = b"sha256:"
+COMMENT_BYTES = len(MARK) + 2 * hashlib.sha256().digest_size
 
 
 @dataclass
@@ -28,25 +34,120 @@ class Progress:
     """Metrics of the teacher, measured before the first step."""
 
 
-def save_checkpoint(run: Path, progress: Progress, states: dict[str, Any]) -> None:
-    """Write ``checkpoints/last.pt``; ``states`` are state dicts by name."""
-    with atomic_path(run / LAST) as temporary:
+class Checkpoint(NamedTuple):
+    """What a run continues from."""
+
+    progress: Progress
+    states: dict[str, Any]
+    """State dicts by name."""
+    damage: str | None
+    """Why this is not the newest checkpoint; None if it is."""
+
+
+def save_checkpoint(folder: RunFolder, progress: Progress, states: dict[str, Any]) -> None:
+    """Write ``last.pt`` with a checksum; the file that it replaces becomes ``previous.pt``.
+
+    The SHA-256 of the file is its comment as a ZIP archive, so that ``torch.load`` reads it.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    content = {"format": FORMAT, "progress": vars(progress), **states}
+    path = folder.checkpoint
+    with (
+        atomic_path(path, durable=True, previous=folder.previous) as temporary,
+        temporary.open("wb") as file,
+    ):
+        hashing = _HashingFile(file)
         try:
-            torch.save({"progress": vars(progress), **states}, temporary)
-        except RuntimeError as error:  # what torch makes of a full disk
-            raise UserError(f"cannot write {run / LAST}: {error}") from error
+            torch.save(content, cast(BinaryIO, hashing))
+        except RuntimeError as error:  # PyTorch hides the error of the file behind its own
+            raise hashing.error or UserError(f"cannot write {path}: {error}") from error
+        comment = MARK + hashing.digest.hexdigest().encode()
+        file.seek(-2, 2)
+        file.write(len(comment).to_bytes(2, "little") + comment)
 
 
-def load_checkpoint(run: Path) -> tuple[Progress, dict[str, Any]] | None:
-    """What :func:`save_checkpoint` wrote, or None if the run has no checkpoint yet."""
-    path = run / LAST
-    if not path.is_file():
+def load_checkpoint(folder: RunFolder) -> Checkpoint | None:
+    """The newest sound checkpoint, or None if the run has none yet.
+
+    Raises:
+        UserError: only damaged ones.
+    """
+    problems: list[str] = []
+    for path in (folder.checkpoint, folder.previous):
+        if not path.is_file():
+            problems.append(f"there is no checkpoint {path}")
+            continue
+        try:
+            progress, states = _load(path)
+        except Exception as error:  # PyTorch raises whatever the damaged bytes lead it to
+            problems.append(f"checkpoint {path} is damaged ({_reason(error)})")
+            continue
+        if not problems:
+            return Checkpoint(progress, states, None)
+        damage = f"{problems[0]}; going on from {path.name}, step {progress.step}"
+        return Checkpoint(progress, states, damage)
+    if not folder.checkpoint.is_file() and not folder.previous.is_file():
         return None
-    try:
-        states: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return Progress(**states.pop("progress")), states
-    except (RuntimeError, OSError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(
-            f"checkpoint {path} cannot be read ({reason}); delete it to start the run again"
-        ) from error
+    raise UserError(
+        f"{'; '.join(problems)}; delete {folder.checkpoint.parent} to start the run again"
+    )
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())[:200]
+    return text if isinstance(error, UserError) else f"{type(error).__name__} {text}"
+
+
+def _load(path: Path) -> tuple[Progress, dict[str, Any]]:
+    with path.open("rb") as file:
+        _require_sound(file)
+    states: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    version = states.pop("format", FORMAT)
+    if version != FORMAT:
+        raise UserError(f"it has format {version}, and this version reads {FORMAT}: update aicsd")
+    return Progress(**states.pop("progress")), states
+
+
+def _require_sound(file: BinaryIO) -> None:
+    """Compare the file with the checksum in its comment; one of an older version has none."""
+    size = file.seek(0, 2)
+    file.seek(max(size - COMMENT_BYTES - 2, 0))
+    tail = file.read()
+    if tail[-END_BYTES:].startswith(END_OF_ZIP) and tail.endswith(b"\0\0"):
+        return
+    length, comment = tail[:2], tail[2:]
+    file.seek(0)
+    digest = hashlib.sha256()
+    left = size - COMMENT_BYTES - 2
+    while left > 0 and (part := file.read(min(left, 1 << 20))):
+        digest.update(part)
+        left -= len(part)
+    digest.update(b"\0\0")  # the length of the comment before there was one
+    if (
+        length != COMMENT_BYTES.to_bytes(2, "little")
+        or comment != MARK + digest.hexdigest().encode()
+    ):
+        raise UserError("its checksum is wrong")
+
+
+class _HashingFile:
+    """A file that computes the SHA-256 of what is written, and keeps the error of a full disk."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, part: bytes) -> int:
+        try:
+            written = self._file.write(part)
+        except OSError as error:
+            self.error = error
+            raise
+        self.digest.update(part)
+        return written
+
+    def flush(self) -> None:
+        self._file.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -19,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from aicsd.data.base import SegDataset, UInt8Array
 from aicsd.data.loaders import epoch_indices, plan_batches, timed, train_loader
 from aicsd.distiller import Distiller
-from aicsd.engine.checkpoint import LAST, Progress, load_checkpoint, save_checkpoint
+from aicsd.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
 from aicsd.engine.config import FitConfig
 from aicsd.engine.optimizer import build_optimizer, set_learning_rate
 from aicsd.engine.reporting import Meter, RunLogger
@@ -246,7 +247,7 @@ class _Loop:
         }
         if self.average is not None:
             states["average"] = self.average.state_dict()
-        save_checkpoint(self.run, self.progress, states)
+        save_checkpoint(self.folder, self.progress, states)
 
     def finish(self, metrics: Metrics) -> dict[str, Any]:
         """Write the trained model and the result."""
@@ -260,6 +261,7 @@ class _Loop:
         self._save_model(metrics, self.folder.model)
         if self.fabric.is_global_zero:
             write_text(self.folder.result, to_json(result), durable=True)
+            self.folder.previous.unlink(missing_ok=True)
         self.fabric.barrier()
         return result
 
@@ -284,20 +286,24 @@ class _Loop:
             save_model(self.final, path, info)
 
     def _restore(self) -> None:
-        found = load_checkpoint(self.run)
+        found = load_checkpoint(self.folder)
         if found is None:
             return
-        self.progress, states = found
+        self.progress, states = found.progress, found.states
+        if found.damage is not None and self.fabric.is_global_zero:
+            print(f"{self.run.name}: {found.damage}", file=sys.stderr)
+            # else it would take the place of the sound one at the next save
+            self.folder.checkpoint.unlink(missing_ok=True)
         try:
             self.distiller.load_state_dict(states["distiller"])
             self.optimizer.load_state_dict(states["optimizer"])
             self.fabric.strategy.precision.load_state_dict(states["precision"])
             if self.average is not None:
                 self.average.load_state_dict(states["average"])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except Exception as error:  # of an older version, or of something else
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"checkpoint {self.run / LAST} does not fit this model and data ({reason}); "
+                f"checkpoint {self.folder.checkpoint} does not fit this model and data ({reason}); "
                 "choose another run folder"
             ) from error
 
