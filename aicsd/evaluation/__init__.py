@@ -3,8 +3,10 @@
 from aicsd.evaluation.evaluate import evaluate, short_side_of
 from aicsd.evaluation.inference import InferenceConfig, infer
 from aicsd.evaluation.metrics import Metrics, metrics_from_confusion, to_json
+from aicsd.evaluation.per_image import ImageCounts
 
 __all__ = [
+    "ImageCounts",
     "InferenceConfig",
     "Metrics",
     "evaluate",

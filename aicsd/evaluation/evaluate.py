@@ -21,6 +21,7 @@ from aicsd.evaluation.metrics import (
     confusion_counts,
     metrics_from_confusion,
 )
+from aicsd.evaluation.per_image import ImageCounts
 from aicsd.models import Segmenter
 from aicsd.types import Protocol
 
@@ -38,6 +39,7 @@ def evaluate(
     inference: InferenceConfig | None = None,
     short_side: int = 0,
     boundary: bool = False,
+    per_image: ImageCounts | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Metrics:
     """Metrics of ``model`` on ``dataset``, every image at its own size.
@@ -52,6 +54,7 @@ def evaluate(
         short_side: resize image and labels so that the shorter side has that many pixels, as the
             published code does; 0 leaves both as they are.
         boundary: compute the boundary IoU too.
+        per_image: gets the counts of every image.
         advance: called with the number of images after each forward pass.
 
     In a distributed run each process takes its share and all return the metrics of the whole.
@@ -79,23 +82,30 @@ def evaluate(
     model.eval()
     try:
         samples = (
-            resize_short_side(sample, short_side) if short_side else sample
-            for _, sample in sample_loader(dataset, workers, rank, world)
+            (index, resize_short_side(sample, short_side) if short_side else sample)
+            for index, sample in sample_loader(dataset, workers, rank, world)
         )
-        for batch in batches_of_equal_size(samples, batch_size):
+        for indexed in batches_of_equal_size(samples, batch_size):
+            batch = [sample for _, sample in indexed]
             images = torch.from_numpy(np.stack([sample.image for sample in batch]))
-            masks = torch.from_numpy(np.stack([sample.mask for sample in batch]))
+            masks = torch.from_numpy(np.stack([sample.mask for sample in batch])).to(device)
             images = images.permute(0, 3, 1, 2).to(device)
             predicted = infer(model, images, inference, batch_size)
-            confusion += confusion_counts(predicted, masks.to(device), num_classes)
+            for (index, _), ids, mask in zip(indexed, predicted, masks, strict=True):
+                counts = confusion_counts(ids, mask, num_classes)
+                confusion += counts
+                if per_image is not None:
+                    per_image.add(index, counts)
             if boundary:
                 for ids, sample in zip(predicted.cpu().numpy(), batch, strict=True):
-                    counts = boundary_counts(ids, sample.mask, num_classes)
-                    borders += torch.from_numpy(counts)
+                    found = boundary_counts(ids, sample.mask, num_classes)
+                    borders += torch.from_numpy(found)
             if advance is not None:
                 advance(len(batch))
     finally:
         model.train(was_training)
+    if per_image is not None:
+        per_image.gather()
     metrics = metrics_from_confusion(_over_ranks(confusion), model.classes.names, len(dataset))
     return add_boundary(metrics, _over_ranks(borders.to(device))) if boundary else metrics
 
@@ -136,12 +146,14 @@ def resize_short_side(sample: Sample, short_side: int) -> Sample:
     return Sample(np.array(image), np.array(mask))
 
 
-def batches_of_equal_size(samples: Iterator[Sample], batch_size: int) -> Iterator[list[Sample]]:
-    """Group samples of one image size, ``batch_size`` at most; every sample once."""
-    waiting: dict[tuple[int, ...], list[Sample]] = {}
-    for sample in samples:
+def batches_of_equal_size(
+    samples: Iterator[tuple[int, Sample]], batch_size: int
+) -> Iterator[list[tuple[int, Sample]]]:
+    """Group numbered samples of one image size, ``batch_size`` at most; every sample once."""
+    waiting: dict[tuple[int, ...], list[tuple[int, Sample]]] = {}
+    for index, sample in samples:
         group = waiting.setdefault(sample.image.shape, [])
-        group.append(sample)
+        group.append((index, sample))
         if len(group) == batch_size:
             yield waiting.pop(sample.image.shape)
     yield from waiting.values()

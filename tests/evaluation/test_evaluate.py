@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from aicsd.data import Sample, SegDataset, open_dataset
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
-from aicsd.evaluation import evaluate, metrics_from_confusion
+from aicsd.evaluation import ImageCounts, evaluate, metrics_from_confusion
 from aicsd.evaluation.evaluate import batches_of_equal_size
 from aicsd.models import ModelConfig, Segmenter, build_model
 from aicsd.types import IGNORE_INDEX
@@ -186,25 +186,31 @@ def test_other_classes_are_refused(names: tuple[str, ...]) -> None:
 def test_batches_hold_one_size_and_every_sample_once(batch_size: int) -> None:
     dataset = Scenes()
     samples = [dataset.read(index) for index in range(7)]
-    batches = list(batches_of_equal_size(iter(samples), batch_size))
-    assert sorted(id(sample) for batch in batches for sample in batch) == sorted(map(id, samples))
+    batches = list(batches_of_equal_size(iter(enumerate(samples)), batch_size))
+    found = {index: sample for batch in batches for index, sample in batch}
+    assert sum(map(len, batches)) == 7
+    assert all(found[index] is samples[index] for index in range(7))
     for batch in batches:
         assert 1 <= len(batch) <= batch_size
-        assert len({sample.image.shape for sample in batch}) == 1
+        assert len({sample.image.shape for _, sample in batch}) == 1
     assert len(batches) == {1: 7, 2: 5, 3: 4, 10: 4}[batch_size]
 
 
-def share_of_rank(rank: int, store: str) -> dict[str, Any]:
+def share_of_rank(rank: int, store: str) -> tuple[dict[str, Any], np.ndarray]:
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    counts = ImageCounts(Scenes().names, 3)
     try:
-        return evaluate(brightest(), Scenes(), batch_size=2, boundary=True).to_dict()
+        found = evaluate(brightest(), Scenes(), batch_size=2, boundary=True, per_image=counts)
+        return found.to_dict(), counts.matrices()
     finally:
         dist.destroy_process_group()
 
 
 def test_two_processes_share_the_images_and_both_know_the_result(tmp_path: Path) -> None:
-    wanted = evaluate(brightest(), Scenes(), boundary=True).to_dict()
+    alone = ImageCounts(Scenes().names, 3)
+    wanted = evaluate(brightest(), Scenes(), boundary=True, per_image=alone).to_dict()
     store = f"file://{tmp_path}/store"
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        results = list(pool.map(share_of_rank, range(2), [store] * 2))
-    assert results == [wanted, wanted]
+        for metrics, matrices in pool.map(share_of_rank, range(2), [store] * 2):
+            assert metrics == wanted
+            assert np.array_equal(matrices, alone.matrices())
