@@ -1,0 +1,223 @@
+"""The folder layout, written from what a format finds."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain, count
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PILImage
+
+from aicsd.data.base import Classes, UInt8Array
+from aicsd.data.convert.picture import look_at, make_upright
+from aicsd.data.convert.source import Item, LeftOutError, Remark, Source
+from aicsd.data.folder import UNLABELLED
+from aicsd.types import IGNORE_INDEX
+
+Empty = Literal["unlabelled", "background", "leave_out"]
+"""What becomes of an image without annotation."""
+IDS = IGNORE_INDEX + 1
+IGNORED_COLOR = (224, 224, 192)
+SCRATCH = "scratch"
+_AT_ONCE = 32
+_MAX_STEM = 100
+
+
+@dataclass
+class Written:
+    """What is in the folder."""
+
+    images: dict[str, int] = field(default_factory=dict)
+    """Images by split."""
+    pixels: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    """(256,) pixels by class id, by split."""
+    remarks: list[Remark] = field(default_factory=list)
+
+
+class _Ready(NamedTuple):
+    """An image that was looked at, and its mask."""
+
+    path: Path
+    suffix: str
+    mask: bytes | None
+    """A PNG; None: the image has no annotation."""
+    pixels: npt.NDArray[np.int64]
+
+
+def write(
+    source: Source, folder: Path, val: float, seed: int, empty: Empty,
+    progress: Callable[[int, int], None] | None = None,
+) -> Written:  # fmt: skip
+    """Write images, masks and ``classes.txt`` below ``folder``, which is there and empty.
+
+    Args:
+        source: the images.
+        folder: gets the layout.
+        val: part of the images for validation, where the source names none.
+        seed: of the choice of these.
+        empty: what becomes of images without annotation.
+        progress: called with the images done and in all.
+    """
+    lines = zip(source.classes.names, source.classes.palette, strict=True)
+    text = "".join(f"{name} {red} {green} {blue}\n" for name, (red, green, blue) in lines)
+    (folder / "classes.txt").write_text(text, encoding="utf-8")
+    written = Written(remarks=list(source.remarks))
+    items, splits = _plan(source, val, seed, empty, written.remarks)
+    places = _Places(folder)
+    scratch = folder / SCRATCH
+    scratch.mkdir()
+    fill = source.background if empty == "background" else None
+    jobs = [
+        _Job(item, scratch / str(index), source.classes, fill) for index, item in enumerate(items)
+    ]
+    for number, (ready, remarks) in enumerate(_in_order(jobs)):
+        written.remarks += remarks
+        if ready is not None and ready.mask is None and empty == "leave_out":
+            written.remarks.append(Remark("image", "no annotation", items[number].name))
+        elif ready is not None:
+            split = splits[number] if ready.mask is not None else UNLABELLED
+            _put(ready, items[number], split, places, written)
+        if progress is not None:
+            progress(number + 1, len(items))
+    shutil.rmtree(scratch)
+    return written
+
+
+def _plan(
+    source: Source, val: float, seed: int, empty: Empty, remarks: list[Remark]
+) -> tuple[list[Item], list[str]]:
+    """The images, each once, and the split of each."""
+    seen: set[object] = set()
+    items = []
+    for item in source.items:
+        key = item.image if isinstance(item.image, Path) else item.name
+        if key in seen:
+            remarks.append(Remark("image", "listed more than once, used once", item.name))
+        else:
+            seen.add(key)
+            items.append(item)
+    usable = [i for i, item in enumerate(items) if item.draw is not None or empty == "background"]
+    splits = [item.split or "train" for item in items]
+    if all(splits[index] != "val" for index in usable):
+        pool = [index for index in usable if splits[index] == "train"]
+        chosen = _choose(pool, items, val, seed)
+        for index in chosen:
+            splits[index] = "val"
+        if chosen:
+            reason = f"val is {len(chosen)} of {len(pool)} images, drawn with --seed {seed}"
+            remarks.append(Remark("note", reason, "the source names no val split"))
+    return items, splits
+
+
+def _choose(pool: list[int], items: Sequence[Item], val: float, seed: int) -> list[int]:
+    """Images for validation: those of the lowest hashes, so that a new image moves few others."""
+    size = round(val * len(pool))
+    if val > 0 and len(pool) > 1:
+        size = min(max(size, 1), len(pool) - 1)
+    names = {i: items[i].name.encode("utf-8", "surrogateescape") for i in pool}
+    return sorted(pool, key=lambda i: hashlib.sha256(b"%d:%s" % (seed, names[i])).digest())[:size]
+
+
+class _Job(NamedTuple):
+    item: Item
+    scratch: Path
+    """Gets the image if it is no file of its own."""
+    classes: Classes
+    fill: int | None
+    """Class of all pixels of an image without annotation; None: it gets no mask."""
+
+
+_Result = tuple[_Ready | None, list[Remark]]
+
+
+def _in_order(jobs: list[_Job]) -> Iterator[_Result]:
+    """Results of the jobs in their order, a few at a time."""
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(jobs), _AT_ONCE):
+            yield from pool.map(_prepare, jobs[start : start + _AT_ONCE])
+
+
+def _prepare(job: _Job) -> _Result:
+    item = job.item
+    remarks: list[Remark] = []
+    try:
+        if isinstance(item.image, Path):
+            path, where = item.image, str(item.image)
+        else:
+            path, where = job.scratch, item.name
+            path.write_bytes(item.image())
+        frame, orientation, suffix = look_at(path, where)
+        mask = item.draw(frame, remarks) if item.draw is not None else None
+        if mask is not None:
+            mask, turned = make_upright(mask, frame, orientation, where)
+            remarks += turned
+        elif job.fill is not None:
+            mask = np.full(frame.seen, job.fill, np.uint8)
+    except LeftOutError as error:
+        return None, [*remarks, Remark("image", error.reason, error.where)]
+    if mask is None:
+        return _Ready(path, suffix, None, np.zeros(IDS, np.int64)), remarks
+    counts = np.bincount(mask.ravel(), minlength=IDS).astype(np.int64)
+    return _Ready(path, suffix, _png(mask, job.classes), counts), remarks
+
+
+def _png(mask: UInt8Array, classes: Classes) -> bytes:
+    """A palette PNG that shows the classes in their colours."""
+    palette = np.zeros((IDS, 3), np.uint8)
+    palette[: len(classes.palette)] = classes.palette
+    palette[IGNORE_INDEX] = IGNORED_COLOR
+    picture = PILImage.fromarray(mask)
+    picture.putpalette(palette.tobytes())
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
+
+
+class _Places:
+    """Names for images: their own, and more of their path where two would have one name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._taken: set[tuple[str, str]] = set()
+
+    def stem(self, name: str, split: str) -> str:
+        """A file name without suffix that no other image of the split has, whatever its case."""
+        short, long = _safe(name.rpartition("/")[2]), _safe(name.replace("/", "_"))
+        numbered = (f"{long}_{number}" for number in count(2))
+        for stem in chain((short, long), numbered):
+            if (split, stem.lower()) not in self._taken:
+                self._taken.add((split, stem.lower()))
+                return stem
+        raise AssertionError
+
+    def put(self, part: str, split: str, name: str) -> Path:
+        """``part/split/name``, whose folder is there."""
+        path = self.folder / part / split / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def _safe(name: str) -> str:
+    """A name that every disk takes and no listing hides."""
+    return re.sub(r"[^\w.() +=@,-]", "_", name).strip(" .")[-_MAX_STEM:].lstrip(" .") or "image"
+
+
+def _put(ready: _Ready, item: Item, split: str, places: _Places, written: Written) -> None:
+    stem = places.stem(item.name, split)
+    shutil.copyfile(ready.path, places.put("images", split, f"{stem}{ready.suffix}"))
+    if not isinstance(item.image, Path):
+        ready.path.unlink()
+    if ready.mask is not None:
+        places.put("masks", split, f"{stem}.png").write_bytes(ready.mask)
+    written.images[split] = written.images.get(split, 0) + 1
+    written.pixels.setdefault(split, np.zeros(IDS, np.int64))
+    written.pixels[split] += ready.pixels
