@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from aicsd.cli.common import data_arguments
+from aicsd.cli.convert import convert
 from aicsd.config import ConfigParser
 
-HELP = "check a dataset, or fetch one: aicsd data check, aicsd data prepare"
+HELP = "check, fetch or convert a dataset: aicsd data check, prepare, convert"
 
 
 def build_parser() -> ConfigParser:
@@ -20,6 +21,7 @@ def add_actions(parser: ConfigParser) -> None:
     actions = parser.add_subcommands(title="actions", metavar="ACTION")
     actions.add_subcommand("check", _check_parser(), help="find files that cannot be used")
     actions.add_subcommand("prepare", _prepare_parser(), help="download, unpack and check")
+    actions.add_subcommand("convert", _convert_parser(), help="what annotators export to a folder")
 
 
 def _check_parser() -> ConfigParser:
@@ -39,7 +41,25 @@ def _prepare_parser() -> ConfigParser:
     return parser
 
 
+def _convert_parser() -> ConfigParser:
+    parser = ConfigParser(description="Write what an annotation tool exported as a dataset folder.")
+    parser.add_argument("source", type=str, help="folder of the export")
+    parser.add_argument("--out", type=str, required=True, help="new folder")
+    parser.add_argument("--format", type=str | None, help="recognised from the files without it")
+    parser.add_argument("--val", type=float, default=0.1, help="part for val, if there is none")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of these images")
+    parser.add_argument("--classes", type=str | None, help="table of names and colours")
+    parser.add_argument("--background", type=bool, default=True, help="a class of its own")
+    parser.add_argument(
+        "--empty", type=Literal["unlabelled", "background", "leave_out"], default="unlabelled",
+        help="what becomes of images without annotation",
+    )  # fmt: skip
+    return parser
+
+
 def run(options: Any) -> int:
+    if options.subcommand == "convert":
+        return convert(**vars(options.convert))
     if options.subcommand == "prepare":
         return _prepare(options.prepare)
     return _check(options.check)

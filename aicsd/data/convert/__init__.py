@@ -28,7 +28,7 @@ from aicsd.errors import UserError, suggest
 from aicsd.files import atomic_folder
 from aicsd.types import IGNORE_INDEX
 
-__all__ = ["FORMATS", "Conversion", "Format", "convert"]
+__all__ = ["FORMATS", "Conversion", "Empty", "Format", "convert"]
 
 MAX_TABLE = 1 << 20
 FORMATS: tuple[Format, ...] = (
@@ -93,6 +93,8 @@ def convert(
     with warnings.catch_warnings():  # sizes are bounded by a limit of ours
         warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
         found = chosen.read(tree, Settings(background, table))
+        if not found.items and not found.remarks:
+            raise UserError(f"no image of {chosen.name} in {source}; looked for {chosen.files}")
         if empty == "background" and found.background is None:
             raise UserError(
                 "empty background needs a class for the background, which "

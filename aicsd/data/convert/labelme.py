@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from PIL import Image as PILImage
@@ -52,7 +53,7 @@ def read(tree: Tree, settings: Settings) -> Source:
     """All JSON files with shapes, and the images that none of them names."""
     require_pycocotools("labelme")
     remarks: list[Remark] = []
-    annotated: dict[str, Item] = {}
+    annotated: dict[object, Item] = {}
     names: set[str] = set()
     ids: dict[str, int] = {}
     for file in tree.with_suffix(".json"):
@@ -64,10 +65,13 @@ def read(tree: Tree, settings: Settings) -> Source:
         if not isinstance(content.get("shapes"), list):
             continue
         item = _item(tree, file, content, ids, settings, remarks)
-        if item is not None and item.name in annotated:
+        if item is None:
+            continue
+        key = item.image if isinstance(item.image, Path) else file
+        if key in annotated:
             remarks.append(Remark("file", "another one is of the same image", file))
-        elif item is not None:
-            annotated[item.name] = item
+        else:
+            annotated[key] = item
             names |= {name for name in map(_label, records(content, "shapes")) if name}
     listed = _listed_names(tree)
     ordered = [*listed, *sorted(names - set(listed))]
@@ -75,10 +79,10 @@ def read(tree: Tree, settings: Settings) -> Source:
     ids |= found
     items = list(annotated.values())
     for image in tree.images():
-        if stem_of(image) not in annotated:
+        if tree.root / image not in annotated:
             split = split_of(folder_of(image))
             items.append(Item(stem_of(image), split, tree.root / image, None))
-    items.sort(key=lambda item: item.name)
+    items.sort(key=lambda item: (item.name, str(item.image)))
     return Source(classes, items, remarks, rest if settings.background else None)
 
 

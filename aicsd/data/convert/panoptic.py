@@ -22,6 +22,7 @@ from aicsd.data.convert.source import (
 )
 from aicsd.data.convert.tree import OutsideError, Tree, folder_of
 from aicsd.data.convert.values import Record, integer, records, string
+from aicsd.errors import UserError
 from aicsd.types import IGNORE_INDEX
 
 VOID = 0
@@ -41,6 +42,8 @@ def annotation_files(tree: Tree) -> list[str]:
 def read(tree: Tree, settings: Settings) -> Source:  # noqa: ARG001
     """All images of all annotation files; things and stuff are classes alike."""
     files = {file: load(tree, file) for file in annotation_files(tree)}
+    if not files:
+        raise UserError(f"no JSON file with segments_info in {tree.root}")
     tables = {
         file: {number: clean_name(name) for number, name in categories(content).items()}
         for file, content in files.items()

@@ -20,6 +20,7 @@ from aicsd.types import IGNORE_INDEX
 
 MAX_PIXELS = 100_000_000
 """Pixels of an image; a decoded one takes three bytes for each, and training several times that."""
+TOO_LARGE = f"more than {MAX_PIXELS // 10**6} million pixels"
 MAX_BYTES = 1 << 30
 """Bytes of an image file."""
 SUFFIXES = {
@@ -58,10 +59,12 @@ def look_at(path: Path, where: str) -> tuple[Frame, int, str]:
             stored = Size(file.height, file.width)
             kind = str(file.format)
             orientation = int(file.getexif().get(ORIENTATION_TAG, 1))
+    except PILImage.DecompressionBombError as error:  # a bound of Pillow's, above ours
+        raise LeftOutError(TOO_LARGE, where) from error
     except UNREADABLE as error:
         raise LeftOutError("not a readable image", where) from error
     if stored.height * stored.width > MAX_PIXELS:
-        raise LeftOutError(f"more than {MAX_PIXELS // 10**6} million pixels", f"{where}: {stored}")
+        raise LeftOutError(TOO_LARGE, f"{where}: {stored}")
     if kind not in SUFFIXES:
         raise LeftOutError(f"images of the format {kind} cannot be trained on", where)
     try:

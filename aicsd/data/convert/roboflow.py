@@ -30,6 +30,8 @@ def recognise(tree: Tree) -> bool:
 def read(tree: Tree, settings: Settings) -> Source:  # noqa: ARG001
     """The images beside each table; classes of the same name are one in all of them."""
     tables = {file: _table(tree, file) for file in tree.by_base.get(CLASSES, [])}
+    if not tables:
+        raise UserError(f"no {CLASSES} in {tree.root}")
     names = list(dict.fromkeys(name for table in tables.values() for name in table.values()))
     classes = make_classes(names)
     items: list[Item] = []
@@ -37,7 +39,7 @@ def read(tree: Tree, settings: Settings) -> Source:  # noqa: ARG001
         folder = folder_of(file)
         ids = {value: names.index(name) for value, name in table.items()}
         here = [image for image in tree.images(folder) if folder_of(image) == folder]
-        masks = {stem_of(f): f for f in here if stem_of(f).endswith(MASK_END)}
+        masks = {stem_of(f): f for f in here if f.endswith(f"{MASK_END}.png")}
         for image in here:
             if image in masks.values():
                 continue

@@ -28,6 +28,7 @@ Empty = Literal["unlabelled", "background", "leave_out"]
 IDS = IGNORE_INDEX + 1
 IGNORED_COLOR = (224, 224, 192)
 SCRATCH = "scratch"
+MOVED = "no annotation: put into the split unlabelled (see --empty)"
 _AT_ONCE = 32
 _MAX_STEM = 100
 
@@ -42,6 +43,13 @@ class Written:
     """(256,) pixels by class id, by split."""
     remarks: list[Remark] = field(default_factory=list)
 
+    def count(self, pixels: dict[int, int], split: str, images: int) -> None:
+        """Add one image to a split, or take it away (``images`` -1)."""
+        self.images[split] = self.images.get(split, 0) + images
+        held = self.pixels.setdefault(split, np.zeros(IDS, np.int64))
+        for class_id, number in pixels.items():
+            held[class_id] += images * number
+
 
 class _Ready(NamedTuple):
     """An image that was looked at, and its mask."""
@@ -50,7 +58,8 @@ class _Ready(NamedTuple):
     suffix: str
     mask: bytes | None
     """A PNG; None: the image has no annotation."""
-    pixels: npt.NDArray[np.int64]
+    pixels: dict[int, int]
+    """By class id, those that there are."""
 
 
 def write(
@@ -71,7 +80,7 @@ def write(
     text = "".join(f"{name} {red} {green} {blue}\n" for name, (red, green, blue) in lines)
     (folder / "classes.txt").write_text(text, encoding="utf-8")
     written = Written(remarks=list(source.remarks))
-    items, splits = _plan(source, val, seed, empty, written.remarks)
+    items = _each_once(source.items, written.remarks)
     places = _Places(folder)
     scratch = folder / SCRATCH
     scratch.mkdir()
@@ -79,52 +88,34 @@ def write(
     jobs = [
         _Job(item, scratch / str(index), source.classes, fill) for index, item in enumerate(items)
     ]
-    for number, (ready, remarks) in enumerate(_in_order(jobs)):
+    pool: list[_Put] = []
+    for done, (ready, remarks) in enumerate(_in_order(jobs), start=1):
+        item = items[done - 1]
         written.remarks += remarks
         if ready is not None and ready.mask is None and empty == "leave_out":
-            written.remarks.append(Remark("image", "no annotation", items[number].name))
+            written.remarks.append(Remark("image", "no annotation", item.name))
         elif ready is not None:
-            split = splits[number] if ready.mask is not None else UNLABELLED
-            _put(ready, items[number], split, places, written)
+            put = _put(ready, item, places, written)
+            pool += [put] if put.split == "train" else []
         if progress is not None:
-            progress(number + 1, len(items))
+            progress(done, len(items))
     shutil.rmtree(scratch)
+    if "val" not in written.images:
+        _draw_val(pool, val, seed, places, written)
     return written
 
 
-def _plan(
-    source: Source, val: float, seed: int, empty: Empty, remarks: list[Remark]
-) -> tuple[list[Item], list[str]]:
-    """The images, each once, and the split of each."""
+def _each_once(items: Sequence[Item], remarks: list[Remark]) -> list[Item]:
     seen: set[object] = set()
-    items = []
-    for item in source.items:
+    kept = []
+    for item in items:
         key = item.image if isinstance(item.image, Path) else item.name
         if key in seen:
             remarks.append(Remark("image", "listed more than once, used once", item.name))
         else:
             seen.add(key)
-            items.append(item)
-    usable = [i for i, item in enumerate(items) if item.draw is not None or empty == "background"]
-    splits = [item.split or "train" for item in items]
-    if all(splits[index] != "val" for index in usable):
-        pool = [index for index in usable if splits[index] == "train"]
-        chosen = _choose(pool, items, val, seed)
-        for index in chosen:
-            splits[index] = "val"
-        if chosen:
-            reason = f"val is {len(chosen)} of {len(pool)} images, drawn with --seed {seed}"
-            remarks.append(Remark("note", reason, "the source names no val split"))
-    return items, splits
-
-
-def _choose(pool: list[int], items: Sequence[Item], val: float, seed: int) -> list[int]:
-    """Images for validation: those of the lowest hashes, so that a new image moves few others."""
-    size = round(val * len(pool))
-    if val > 0 and len(pool) > 1:
-        size = min(max(size, 1), len(pool) - 1)
-    names = {i: items[i].name.encode("utf-8", "surrogateescape") for i in pool}
-    return sorted(pool, key=lambda i: hashlib.sha256(b"%d:%s" % (seed, names[i])).digest())[:size]
+            kept.append(item)
+    return kept
 
 
 class _Job(NamedTuple):
@@ -165,9 +156,10 @@ def _prepare(job: _Job) -> _Result:
     except LeftOutError as error:
         return None, [*remarks, Remark("image", error.reason, error.where)]
     if mask is None:
-        return _Ready(path, suffix, None, np.zeros(IDS, np.int64)), remarks
-    counts = np.bincount(mask.ravel(), minlength=IDS).astype(np.int64)
-    return _Ready(path, suffix, _png(mask, job.classes), counts), remarks
+        return _Ready(path, suffix, None, {}), remarks
+    counts = enumerate(np.bincount(mask.ravel()).tolist())
+    pixels = {class_id: number for class_id, number in counts if number}
+    return _Ready(path, suffix, _png(mask, job.classes), pixels), remarks
 
 
 def _png(mask: UInt8Array, classes: Classes) -> bytes:
@@ -211,13 +203,51 @@ def _safe(name: str) -> str:
     return re.sub(r"[^\w.() +=@,-]", "_", name).strip(" .")[-_MAX_STEM:].lstrip(" .") or "image"
 
 
-def _put(ready: _Ready, item: Item, split: str, places: _Places, written: Written) -> None:
+class _Put(NamedTuple):
+    """An image that lies in the folder."""
+
+    name: str
+    split: str
+    image: Path
+    mask: Path | None
+    pixels: dict[int, int]
+    """By class id, those that there are."""
+
+
+def _put(ready: _Ready, item: Item, places: _Places, written: Written) -> _Put:
+    split = item.split or "train"
+    if ready.mask is None and split != UNLABELLED:
+        written.remarks.append(Remark("note", MOVED, item.name))
+        split = UNLABELLED
     stem = places.stem(item.name, split)
-    shutil.copyfile(ready.path, places.put("images", split, f"{stem}{ready.suffix}"))
+    image = places.put("images", split, f"{stem}{ready.suffix}")
+    shutil.copyfile(ready.path, image)
     if not isinstance(item.image, Path):
         ready.path.unlink()
-    if ready.mask is not None:
-        places.put("masks", split, f"{stem}.png").write_bytes(ready.mask)
-    written.images[split] = written.images.get(split, 0) + 1
-    written.pixels.setdefault(split, np.zeros(IDS, np.int64))
-    written.pixels[split] += ready.pixels
+    mask = None
+    if ready.mask is not None and split != UNLABELLED:
+        mask = places.put("masks", split, f"{stem}.png")
+        mask.write_bytes(ready.mask)
+    put = _Put(item.name, split, image, mask, ready.pixels)
+    written.count(put.pixels, split, 1)
+    return put
+
+
+def _draw_val(pool: list[_Put], val: float, seed: int, places: _Places, written: Written) -> None:
+    """Move part of train to val: the lowest hashes, so that a new image moves few others."""
+    size = round(val * len(pool))
+    if val > 0 and len(pool) > 1:
+        size = min(max(size, 1), len(pool) - 1)
+    for put in sorted(pool, key=lambda put: _hash(put.name, seed))[:size]:
+        put.image.rename(places.put("images", "val", put.image.name))
+        if put.mask is not None:
+            put.mask.rename(places.put("masks", "val", put.mask.name))
+        written.count(put.pixels, "train", -1)
+        written.count(put.pixels, "val", 1)
+    if size:
+        reason = f"val is {size} of {len(pool)} images, drawn with --seed {seed}"
+        written.remarks.append(Remark("note", reason, "the source has no val split"))
+
+
+def _hash(name: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()

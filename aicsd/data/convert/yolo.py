@@ -41,11 +41,16 @@ def recognise(tree: Tree) -> bool:
     return bool(data_files(tree))
 
 
-def data_files(tree: Tree) -> list[str]:
-    """The YAML files that describe a data set, of those near the top of the source."""
+def yaml_files(tree: Tree) -> list[str]:
+    """The first YAML files near the top of the source."""
     near = [file for file in tree.with_suffix(".yaml", ".yml") if file.count("/") <= 1]
+    return near[:20]
+
+
+def data_files(tree: Tree) -> list[str]:
+    """The YAML files that describe a data set, of those near the top."""
     found = []
-    for file in near[:20]:
+    for file in yaml_files(tree):
         try:
             content = record(tree.yaml(file))
         except UserError:
@@ -59,6 +64,10 @@ def read(tree: Tree, settings: Settings) -> Source:
     """All images of the splits of the one data file."""
     require_pycocotools("yolo")
     files = data_files(tree)
+    if not files:
+        for file in yaml_files(tree):
+            tree.yaml(file)  # one that is broken is the reason
+        raise UserError(f"no data.yaml with names and train or val in {tree.root}")
     if len(files) > 1:
         raise UserError(f"several data files: {', '.join(files)}; keep the one that counts")
     content = record(tree.yaml(files[0]))
