@@ -203,6 +203,7 @@ class ICSDLoss(nn.Module):
     """
 
     needs = "logits"
+    watch = ("ics_matrix",)
 
     def __init__(
         self,

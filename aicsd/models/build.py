@@ -72,7 +72,13 @@ def build_model(config: ModelConfig, classes: Classes) -> Segmenter:
         _start_from(net, start)
     # the weights of the whole network will be in the file: where they began does not matter there
     architecture = asdict(replace(config, weights="none"))
-    return Segmenter(net, classes, net.backbone.mean, net.backbone.std, architecture)
+    model = Segmenter(net, classes, net.backbone.mean, net.backbone.std, architecture)
+    if net.backbone.dropped_weights:
+        model.notes.append(
+            f"{config.weights}: every key of the feature layers is used; left out, of the "
+            f"classification head: {', '.join(net.backbone.dropped_weights)}"
+        )
+    return model
 
 
 def _start_from(net: DeepLabV3Plus, path: Path) -> None:

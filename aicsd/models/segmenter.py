@@ -63,6 +63,8 @@ class Segmenter(nn.Module):
         self.architecture = dict(architecture) if architecture is not None else None
         self.input_mean, self.input_std = tuple(mean), tuple(std)
         self._maps: dict[str, MapInfo] | None = None
+        self.notes: list[str] = []
+        """What is worth saying about how the network was built."""
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
