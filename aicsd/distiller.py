@@ -77,7 +77,7 @@ class Distiller(nn.Module):
     def teacher_output(self, batch: Batch) -> SegOutput | None:
         """Logits and features of the teacher, from its cache if the batch carries them."""
         if batch.teacher_logits is not None:
-            return SegOutput(batch.teacher_logits, {})
+            return SegOutput(batch.teacher_logits, {}, align_corners=True)
         return self.teacher(batch.image) if self.teacher is not None else None
 
 

@@ -22,6 +22,8 @@ HARMLESS_KEYS = frozenset(
     )
 )  # fmt: skip
 """Keys of a config that a resumed run may change, because they do not change its result."""
+OLD_KEYS = {"published_layout": "released_layout"}
+"""Keys of a network that older versions had under another name -> the name."""
 REQUIRED = ("class_accuracy", "images", "miou", "parameters", "per_class_iou")
 """Metrics that every finished run has."""
 
@@ -88,7 +90,7 @@ class RunFolder:
         for key, kind in (("seed", int), ("data", dict)):
             if not isinstance(config.get(key), kind):
                 raise UserError(f"{self.config} holds no settings of a run: {key} is missing")
-        return config
+        return renamed(config)
 
     def read_result(self) -> dict[str, Any]:
         """The metrics of the trained network.
@@ -191,6 +193,15 @@ class FinishedRun:
         """Reference of its teacher, if it has one."""
         teacher = self.config.get("teacher")
         return str(teacher) if teacher else None
+
+
+def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config of an older version with the names that its keys have now."""
+    found = dict(config)
+    for section in ("model", "student"):
+        if isinstance(found.get(section), Mapping):
+            found[section] = {OLD_KEYS.get(key, key): v for key, v in found[section].items()}
+    return found
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

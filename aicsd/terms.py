@@ -65,12 +65,14 @@ class Term(nn.Module):
         wanted = self.recipe.contract.inputs
         own = [map_named(student, at, f"{self.name}: the student") for at in self.recipe.at_student]
         if self.recipe.resolution == "input":
-            own = [_resize_like(maps, batch.mask) for maps in own]
+            own = [_resize_like(maps, batch.mask, student.align_corners) for maps in own]
         inputs: dict[str, Any] = {}
         if "teacher" in wanted:
             assert teacher is not None
             targets = [
-                _resize_like(map_named(teacher, at, f"{self.name}: the teacher"), maps)
+                _resize_like(
+                    map_named(teacher, at, f"{self.name}: the teacher"), maps, teacher.align_corners
+                )
                 for at, maps in zip(self.recipe.at_teacher, own, strict=True)
             ]
             own = [adapter(maps) for adapter, maps in zip(self.adapters, own, strict=True)]
@@ -89,9 +91,9 @@ class Term(nn.Module):
         return dict(zip(self.recipe.at_student, maps, strict=True))
 
 
-def _resize_like(maps: Tensor, other: Tensor) -> Tensor:
+def _resize_like(maps: Tensor, other: Tensor, align_corners: bool) -> Tensor:
     height, width = other.shape[-2:]
-    return resize(maps, (height, width))
+    return resize(maps, (height, width), align_corners)
 
 
 def _check_channels(name: str, recipe: TermRecipe, widths: list[tuple[int, int]]) -> None:

@@ -45,3 +45,5 @@ class SegOutput(NamedTuple):
     """(B, C, h, w) at the network's own resolution (stride 4 for DeepLabV3+)."""
     features: dict[str, Tensor]
     """Feature maps by name, each (B, D, h', w')."""
+    align_corners: bool = False
+    """Whether these maps are resized with aligned corners, as the network declares it."""

@@ -31,11 +31,11 @@ def seconds_of(config: ModelConfig, size: tuple[int, int], count: int) -> dict[s
     images = torch.randint(0, 256, (1, 3, *size), generator=random, dtype=torch.uint8)
     mask = torch.randint(0, count, (1, *size), generator=random, dtype=torch.uint8)
     logits = model(images).logits
-    predicted = class_ids(logits, size)
+    predicted = class_ids(logits, size, model.align_corners)
     both = InferenceConfig(flip=True)
     candidates: dict[str, Callable[[], object]] = {
         "forward": lambda: model(images),
-        "largest logit": lambda: class_ids(logits, size),
+        "largest logit": lambda: class_ids(logits, size, model.align_corners),
         "confusion matrix": lambda: confusion_counts(predicted, mask, count),
         "image and mirror, apart": lambda: infer(model, images, both, 1),
         "image and mirror, one pass": lambda: infer(model, images, both, 2),

@@ -53,7 +53,7 @@ def main() -> None:
     @torch.inference_mode()
     def eager() -> np.ndarray:
         logits = model(torch.from_numpy(image).permute(0, 3, 1, 2)).logits
-        return resize(logits, (SIDE, SIDE)).numpy()
+        return resize(logits, (SIDE, SIDE), model.align_corners).numpy()
 
     candidates = {"PyTorch, eager": eager}
     sizes = {"PyTorch, eager": sum(p.numel() * p.element_size() for p in model.parameters())}

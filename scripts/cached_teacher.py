@@ -23,7 +23,7 @@ from aicsd.config import build_config
 from aicsd.data import open_dataset
 from aicsd.data.base import Subset
 from aicsd.data.loaders import TrainBatches, train_loader
-from aicsd.engine.config import DistillConfig
+from aicsd.engine import DistillConfig
 from aicsd.models import load_model, resize
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import TeacherCache
@@ -40,7 +40,8 @@ def compare(teacher: Teacher, batches: Iterable[Batch]) -> tuple[float, float, f
         assert batch.teacher_logits is not None
         size = (batch.mask.shape[1], batch.mask.shape[2])
         live, cached = (
-            resize(maps, size) for maps in (teacher(batch.image).logits, batch.teacher_logits)
+            resize(teacher(batch.image).logits, size, teacher.model.align_corners),
+            resize(batch.teacher_logits, size, align_corners=True),
         )
         entropies = [
             F.cross_entropy(maps, batch.mask.long(), ignore_index=IGNORE_INDEX)

@@ -514,8 +514,8 @@ def test_file_that_does_not_hold_its_model(
     classes = Classes(CLASS_NAMES, ((0, 0, 0), (200, 0, 0), (0, 0, 200)))
     config = ModelConfig(**TINY_MODEL)
     model = build_model(config, classes)
-    assert model.architecture is not None
-    model.architecture["aspp_channels"] = replace(config, aspp_channels=16).aspp_channels
+    assert model.origin is not None
+    model.origin.options["aspp_channels"] = replace(config, aspp_channels=16).aspp_channels
     save_model(model, tmp_path / "odd.safetensors")
     command = ["evaluate", tmp_path / "odd.safetensors", *shlex.split(DATA)]
     assert_one_line(*run_cli(*command[:2], "--data.name", "folder", "--data.root",

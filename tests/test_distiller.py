@@ -16,7 +16,8 @@ from aicsd.distiller import Distiller, weighted_sum
 from aicsd.errors import UserError
 from aicsd.losses import attention_loss, correlation_loss, pairwise_loss
 from aicsd.methods import list_methods, load_recipe
-from aicsd.models import ModelConfig, Segmenter, build_model
+from aicsd.models import InputSpec, ModelConfig, Segmenter, build_model
+from aicsd.models.segmenter import IMAGENET
 from aicsd.teacher import Teacher
 from aicsd.types import IGNORE_INDEX, Batch, SegOutput
 
@@ -64,6 +65,10 @@ def make_batch(size: tuple[int, int] = (32, 48), count: int = 2, seed: int = 0) 
 def tiny(seed: int = 0, **changes: object) -> Segmenter:
     torch.manual_seed(seed)
     return build_model(ModelConfig(**{**TINY_MODEL, **changes}), CLASSES)
+
+
+def aligned(net: nn.Module, classes: Classes, spec: InputSpec = IMAGENET) -> Segmenter:
+    return Segmenter(net, classes, spec, align_corners=True)
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -118,8 +123,8 @@ def test_loss_is_the_weighted_sum_by_hand(
     recipe = load_recipe("aicsd")
     if resolution != "as shipped":
         recipe = load_recipe("aicsd", {name: {"resolution": resolution} for name in recipe.terms})
-    student = Segmenter(Net(4, seed=1), CLASSES)
-    teacher = Segmenter(Net(teacher_stride, seed=2), CLASSES)
+    student = aligned(Net(4, seed=1), CLASSES)
+    teacher = aligned(Net(teacher_stride, seed=2), CLASSES)
     distiller = Distiller(student, recipe, Teacher(teacher, CLASSES)).eval()
     batch = make_batch()
     result = distiller(batch, progress)
@@ -150,11 +155,11 @@ def test_loss_is_the_weighted_sum_by_hand(
 
 def test_gradient_of_the_loss_is_the_weighted_sum_of_the_gradients() -> None:
     recipe = load_recipe("aicsd", {"icsd": {"weight": 7.0}, "pixel_kd": {"weight": 2.0}})
-    teacher = Teacher(Segmenter(Net(seed=2), CLASSES), CLASSES)
+    teacher = Teacher(aligned(Net(seed=2), CLASSES), CLASSES)
     batch = make_batch()
 
     def gradient(overrides: dict[str, float] | None) -> Tensor:
-        student = Segmenter(Net(seed=1), CLASSES).eval()
+        student = aligned(Net(seed=1), CLASSES).eval()
         if overrides is None:
             loss = Distiller(student, recipe, teacher)(batch, 0.25)["loss"]
         else:
@@ -210,8 +215,8 @@ def test_every_trainable_parameter_of_the_student_gets_a_gradient() -> None:
 def test_the_teacher_stays_in_evaluation_mode() -> None:
     net = Net()
     net.train()
-    teacher = Teacher(Segmenter(net, CLASSES), CLASSES)
-    distiller = Distiller(Segmenter(Net(seed=1), CLASSES), load_recipe("kd"), teacher)
+    teacher = Teacher(aligned(net, CLASSES), CLASSES)
+    distiller = Distiller(aligned(Net(seed=1), CLASSES), load_recipe("kd"), teacher)
     image = make_batch().image
     for call in (distiller.train, teacher.train, distiller.eval, lambda: teacher.train(True)):
         call()
@@ -233,7 +238,7 @@ def test_the_output_of_the_teacher_has_no_graph() -> None:
 
 
 def test_the_teacher_runs_without_autograd_even_if_its_weights_are_thawed() -> None:
-    teacher = Teacher(Segmenter(Net(), CLASSES), CLASSES)
+    teacher = Teacher(aligned(Net(), CLASSES), CLASSES)
     teacher.requires_grad_(True)
     assert not teacher(make_batch().image).logits.requires_grad
 
@@ -249,8 +254,8 @@ def test_the_teacher_is_no_part_of_the_distiller() -> None:
 
 def test_a_method_without_teacher_terms_never_runs_it() -> None:
     net = Net(seed=2)
-    teacher = Teacher(Segmenter(net, CLASSES), CLASSES)
-    distiller = Distiller(Segmenter(Net(seed=1), CLASSES), load_recipe("none"), teacher)
+    teacher = Teacher(aligned(net, CLASSES), CLASSES)
+    distiller = Distiller(aligned(Net(seed=1), CLASSES), load_recipe("none"), teacher)
     result = distiller(make_batch(), 0.5)
     assert distiller.teacher is None
     assert net.seen is None
@@ -261,7 +266,7 @@ def test_a_method_without_teacher_terms_never_runs_it() -> None:
 @pytest.mark.parametrize("method", sorted(set(list_methods()) - {"none"}))
 def test_a_method_with_a_teacher_refuses_to_go_without(method: str) -> None:
     with pytest.raises(UserError, match=f"'{method}' needs a teacher"):
-        Distiller(Segmenter(Net(), CLASSES), load_recipe(method))
+        Distiller(aligned(Net(), CLASSES), load_recipe(method))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +282,9 @@ def test_classes_of_the_teacher_come_in_the_order_of_the_student(
     names: tuple[str, ...], form: str
 ) -> None:
     net = Net(classes=len(names), form=form)
-    model = Segmenter(net, Classes(names, ((0, 0, 0),) * len(names)), (0.1, 0.2, 0.3), (1.0,) * 3)
+    model = aligned(
+        net, Classes(names, ((0, 0, 0),) * len(names)), InputSpec((0.1, 0.2, 0.3), (1.0,) * 3)
+    )
     image = make_batch().image
     with torch.no_grad():
         every = net.eval()((image / 255 - model.mean) / model.std)
@@ -286,11 +293,11 @@ def test_classes_of_the_teacher_come_in_the_order_of_the_student(
     expected = torch.stack([every[:, names.index(name)] for name in CLASS_NAMES], dim=1)
     assert torch.equal(teacher(image).logits, expected)
     assert teacher.model.classes == CLASSES
-    Distiller(Segmenter(Net(), CLASSES), load_recipe("aicsd"), teacher)(make_batch(), 0.5)
+    Distiller(aligned(Net(), CLASSES), load_recipe("aicsd"), teacher)(make_batch(), 0.5)
 
 
 def test_a_class_that_the_teacher_does_not_know_is_named() -> None:
-    model = Segmenter(Net(), Classes(("ground", "tree", "bar"), ((0, 0, 0),) * 3))
+    model = aligned(Net(), Classes(("ground", "tree", "bar"), ((0, 0, 0),) * 3))
     with pytest.raises(UserError) as caught:
         Teacher(model, CLASSES)
     assert "['disc']" in str(caught.value)
@@ -300,9 +307,11 @@ def test_a_class_that_the_teacher_does_not_know_is_named() -> None:
 @pytest.mark.parametrize("names", [CLASS_NAMES, ("bar", "disc", "ground")])
 def test_each_network_gets_its_own_normalisation(names: tuple[str, ...]) -> None:
     student_net, teacher_net = Net(seed=1), Net(seed=2)
-    student = Segmenter(student_net, CLASSES, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    student = aligned(student_net, CLASSES, InputSpec((0.5,) * 3, (0.5,) * 3))
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 2.0)
-    teacher = Teacher(Segmenter(teacher_net, Classes(names, CLASSES.palette), mean, std), CLASSES)
+    teacher = Teacher(
+        aligned(teacher_net, Classes(names, CLASSES.palette), InputSpec(mean, std)), CLASSES
+    )
     batch = make_batch()
     Distiller(student, load_recipe("kd"), teacher)(batch, 0.5)
     for channel in range(3):
@@ -315,8 +324,8 @@ def test_each_network_gets_its_own_normalisation(names: tuple[str, ...]) -> None
 @pytest.mark.parametrize("form", ["output", "tensor", "out", "object"])
 def test_any_common_output_of_a_network_is_understood(form: str) -> None:
     image = make_batch().image
-    expected = Segmenter(Net(form="output"), CLASSES).eval()(image).logits
-    output = Segmenter(Net(form=form), CLASSES).eval()(image)
+    expected = aligned(Net(form="output"), CLASSES).eval()(image).logits
+    output = aligned(Net(form=form), CLASSES).eval()(image)
     assert isinstance(output, SegOutput)
     assert torch.equal(output.logits, expected)
     assert set(output.features) == ({"x"} if form == "output" else set())
@@ -324,13 +333,13 @@ def test_any_common_output_of_a_network_is_understood(form: str) -> None:
 
 def test_any_other_output_is_refused() -> None:
     with pytest.raises(UserError, match="list"):
-        Segmenter(Net(form="list"), CLASSES)(make_batch().image)
+        aligned(Net(form="list"), CLASSES)(make_batch().image)
 
 
 def test_a_teacher_with_other_channels_than_classes_is_refused() -> None:
-    teacher = Teacher(Segmenter(Net(classes=5), CLASSES), CLASSES)
+    teacher = Teacher(aligned(Net(classes=5), CLASSES), CLASSES)
     with pytest.raises(UserError, match="student has 3 logits per pixel and the teacher 5"):
-        Distiller(Segmenter(Net(), CLASSES), load_recipe("kd"), teacher)
+        Distiller(aligned(Net(), CLASSES), load_recipe("kd"), teacher)
 
 
 class Maps(nn.Module):
@@ -355,8 +364,8 @@ def test_a_term_compares_the_maps_it_names(
 ) -> None:
     method = {"attention": "ad", "pairwise": "sp", "correlation": "ickd"}[name]
     recipe = load_recipe(method)
-    student = Segmenter(Maps(5, 4, seed=1), CLASSES)
-    teacher_model = Segmenter(Maps(7, teacher_stride, seed=2), Classes(names, CLASSES.palette))
+    student = aligned(Maps(5, 4, seed=1), CLASSES)
+    teacher_model = aligned(Maps(7, teacher_stride, seed=2), Classes(names, CLASSES.palette))
     teacher = Teacher(teacher_model, CLASSES)  # some of its classes move, its features do not
     batch = make_batch()
     result = Distiller(student, recipe, teacher)(batch, 0.5)
@@ -383,7 +392,7 @@ def test_a_term_compares_the_maps_it_names(
 
 def test_a_term_moved_to_the_logits_reads_them() -> None:
     recipe = load_recipe("ad", {"attention": {"at": "logits", "resolution": "input"}})
-    student, teacher = (Segmenter(Maps(5, 4, seed), CLASSES) for seed in (1, 2))
+    student, teacher = (aligned(Maps(5, 4, seed), CLASSES) for seed in (1, 2))
     batch = make_batch()
     result = Distiller(student, recipe, Teacher(teacher, CLASSES))(batch, 0.5)
     with torch.no_grad():
@@ -397,7 +406,7 @@ def test_a_map_that_a_network_does_not_have_is_named(owner: str) -> None:
     networks = {"student": Maps(5, 4, 1), "teacher": Maps(7, 4, 2)}
     recipe = load_recipe("ad", {"attention": {"at": "decodr"}})
     networks[owner] = Net(form="output") if owner == "student" else Net(form="tensor")
-    student, teacher = (Segmenter(networks[key], CLASSES) for key in ("student", "teacher"))
+    student, teacher = (aligned(networks[key], CLASSES) for key in ("student", "teacher"))
     with pytest.raises(UserError) as caught:
         Distiller(student, recipe, Teacher(teacher, CLASSES))
     message = str(caught.value)
@@ -424,8 +433,8 @@ def test_weighted_sum_refuses_a_term_without_a_weight() -> None:
 
 
 def test_a_distilled_student_comes_closer_to_its_teacher() -> None:
-    teacher_model = Segmenter(Net(seed=3), CLASSES)
-    student = Segmenter(Net(seed=4), CLASSES)
+    teacher_model = aligned(Net(seed=3), CLASSES)
+    student = aligned(Net(seed=4), CLASSES)
     distiller = Distiller(student, load_recipe("kd"), Teacher(teacher_model, CLASSES))
     batch = make_batch()
     distiller.eval()
@@ -449,7 +458,7 @@ def test_native_cross_entropy_needs_no_upsampling(monkeypatch: pytest.MonkeyPatc
         return real(maps, *arguments, **keywords)
 
     recipe = load_recipe("none", {"cross_entropy": {"resolution": "native"}})
-    distiller = Distiller(Segmenter(Net(), CLASSES), recipe)
+    distiller = Distiller(aligned(Net(), CLASSES), recipe)
     monkeypatch.setattr(F, "interpolate", spy)
     distiller(make_batch(), 0.5)
     assert sizes == [(2, 1, 32, 48)]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from aicsd.engine.config import DistillConfig
+from aicsd.engine import DistillConfig
 from aicsd.errors import UserError
 from aicsd.files import read_json_lines, read_yaml
 from aicsd.runs import RunFolder
@@ -36,6 +36,16 @@ def test_another_teacher_would_change_the_result(tmp_path: Path) -> None:
     folder.check_settings(asdict(replace(config, resume=True, log_every=1)), defaults)
     with pytest.raises(UserError, match="teacher was 'runs/a' and now is 'runs/b'"):
         folder.check_settings(asdict(replace(config, teacher="runs/b")), defaults)
+
+
+def test_a_run_from_before_a_key_was_renamed_can_be_resumed(tmp_path: Path) -> None:
+    folder, settings = RunFolder(tmp_path), asdict(DistillConfig(run=str(tmp_path)))
+    old = {key: value for key, value in settings["student"].items() if key != "released_layout"}
+    folder.save_config({**settings, "student": {**old, "published_layout": False}})
+    folder.check_settings(settings, settings)
+    folder.save_config({**settings, "student": {**old, "published_layout": True}})
+    with pytest.raises(UserError, match=r"student\.released_layout was True and now is False"):
+        folder.check_settings(settings, settings)
 
 
 def test_a_teacher_is_kept_as_an_absolute_path(

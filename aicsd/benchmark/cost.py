@@ -11,6 +11,7 @@ from statistics import mean, median
 import torch
 from lightning_fabric import Fabric
 
+from aicsd.api import open_fabric
 from aicsd.benchmark.counts import gmacs, kept_bytes_and_flops
 from aicsd.benchmark.inputs import CostConfig, Data, build_untrained, find_teacher, open_data
 from aicsd.benchmark.steps import PARTS, ClockedSteps, peak_memory, repeated
@@ -19,7 +20,6 @@ from aicsd.benchmark.timing import machine, machine_line, synchronize, take_turn
 from aicsd.data.base import Subset
 from aicsd.data.loaders import TrainBatches, epoch_indices, plan_batches, timed, train_loader
 from aicsd.distiller import Distiller
-from aicsd.engine.device import open_fabric
 from aicsd.errors import UserError
 from aicsd.evaluation import evaluate
 from aicsd.models import Segmenter
@@ -189,7 +189,7 @@ class _Bench:
 
     def network_cost(self, model: Segmenter) -> NetworkCost:
         crop = self.config.data.augment.crop
-        backbone = str((model.architecture or {}).get("backbone", "custom"))
+        backbone = model.name
         crop_cost, image_cost = gmacs(model, crop, crop), gmacs(model, *self.data.size)
         return NetworkCost(backbone, model.num_parameters(), crop_cost, image_cost)
 
@@ -198,6 +198,7 @@ class _Bench:
         loader = train_loader(
             self.data.train, replace(self.config.data, workers=0),
             replace(self.plan, stop=KEPT_BATCHES + 1), protocol=self.config.protocol,
+            color=self.student.input.color,
         )  # fmt: skip
         batches, seconds = zip(*timed(loader), strict=True)
         # the first one opens files and fills caches
@@ -212,6 +213,7 @@ class _Bench:
             self.data.train, self.config.data,
             replace(self.plan, stop=(WARM_UP + count) * self.accumulate),
             pin_memory=self.fabric.device.type == "cuda", protocol=self.config.protocol,
+            color=self.student.input.color,
         )  # fmt: skip
         clocked = self._clocked(self.config, batches, self.fabric)
         found = [clocked.step() for _ in range(WARM_UP + count)][WARM_UP:]

@@ -65,6 +65,6 @@ def measure_latency(
 
 @torch.inference_mode()
 def _forward(model: Segmenter, images: torch.Tensor) -> None:
-    device = model.mean.device
+    device = model.device
     model(images.to(device))
     synchronize(device)

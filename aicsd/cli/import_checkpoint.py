@@ -39,10 +39,9 @@ def run(options: Any) -> int:
     classes = read_classes(Path(options.classes)) if options.classes is not None else None
     model, info = import_checkpoint(source, options.output_stride, classes)
     save_model(model, out, info)
-    assert model.architecture is not None
     told = [f"{key} {info[key]:.6g}" for key in ("epoch", "best_pred") if info[key] is not None]
     print(
-        f"{out}: {model.architecture['backbone']}, {len(model.classes.names)} classes "
+        f"{out}: {model.name}, {len(model.classes.names)} classes "
         f"({model.classes.names[0]} to {model.classes.names[-1]}), "
         f"{', '.join([f'{model.num_parameters() / 1e6:.2f} M parameters', *told])}"
     )

@@ -43,7 +43,7 @@ class DataConfig:
         labelled_repeat: times that an epoch shows each image that has labels, where others have
             none; with 8, 50 labels are half of what the student sees beside 400 images without.
         val_split: split to validate on during training.
-        batch_size: images per step and process; 2 or more.
+        batch_size: images per step and process; DeepLabV3+ needs 2 or more.
         workers: processes that load images; 0 loads in the training process. The result is the
             same for any number.
         cache_mb: memory in MB (10^6 bytes) for decoded training images, per device and shared by
@@ -69,11 +69,8 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 2:
-            raise UserError(
-                f"data.batch_size is {self.batch_size}; it must be 2 or more, since the "
-                "image-level pooling of DeepLabV3+ normalises over the batch"
-            )
+        if self.batch_size < 1:
+            raise UserError(f"data.batch_size is {self.batch_size}; it must be 1 or more")
         if self.train_images < 0:
             raise UserError(f"data.train_images is {self.train_images}; it must be 0 or more")
         if self.labelled_repeat < 1:
@@ -255,24 +252,6 @@ def _end_at_word_of_parent() -> None:
     os._exit(0)
 
 
-class Waiting(Iterator[T]):
-    """An iterator that adds up the seconds spent waiting for its items."""
-
-    def __init__(self, items: Iterator[T]) -> None:
-        self._items, self._seconds = items, 0.0
-
-    def __next__(self) -> T:
-        begin = time.monotonic()
-        item = next(self._items)
-        self._seconds += time.monotonic() - begin
-        return item
-
-    def take_seconds(self) -> float:
-        """Seconds since the last call."""
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds
-
-
 def timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
     """Every item with the seconds that were spent waiting for it."""
     while True:
@@ -290,9 +269,13 @@ def train_loader(
     batches: TrainBatches,
     pin_memory: bool = False,
     protocol: Protocol = "standard",
+    color: tuple[int, int, int] | None = None,
 ) -> Iterator[Batch]:
-    """Augmented batches in the order of ``batches``; with the teacher's logits if it has them."""
-    padding = padding_of(protocol, dataset.classes)
+    """Augmented batches in the order of ``batches``; with the teacher's logits if it has them.
+
+    Crops are padded with ``color``, the student's mean colour (``Segmenter.input.color``).
+    """
+    padding = padding_of(protocol, dataset.classes, color)
     indices = epoch_indices(dataset, config)
     loader = _loader(
         _Fallible(_Augmented(dataset, config.augment, batches.seed, padding, indices)),

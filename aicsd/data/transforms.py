@@ -66,10 +66,12 @@ class AugmentConfig:
                 raise UserError(f"data.augment.{name} is {getattr(self, name)}; it is 0 to 1")
 
 
-def padding_of(protocol: Protocol, classes: Classes) -> Padding:
-    """Ignored pixels, or, as the published code has it, black ones labelled background."""
+def padding_of(
+    protocol: Protocol, classes: Classes, color: tuple[int, int, int] | None = None
+) -> Padding:
+    """Ignored pixels of ``color``, or, as in the released code, black ones labelled background."""
     if protocol == "standard":
-        return Padding()
+        return Padding() if color is None else Padding(color)
     has_background = classes.names[0] == "background"
     return Padding((0, 0, 0), 0 if has_background else IGNORE_INDEX)
 

@@ -33,7 +33,7 @@ def class_probabilities(model: Segmenter, images: Tensor, config: InferenceConfi
     total: Tensor | None = None
     for scale in config.scales:
         maps = _probabilities(model, _scaled(images, scale), config, VIEWS_PER_PASS)
-        maps = resize(maps, size)
+        maps = resize(maps, size, align_corners=True)  # as _scaled has it
         total = maps if total is None else total + maps
     assert total is not None
     return total / len(config.scales)

@@ -59,7 +59,7 @@ def measure_costs(models: Mapping[str, Segmenter], height: int, width: int) -> d
     return {
         name: Cost(
             model.num_parameters(), gmacs[name], 1000 * shortest[name], height, width,
-            model.mean.device.type,
+            model.device.type,
         )
         for name, model in models.items()
     }  # fmt: skip
@@ -76,7 +76,7 @@ def _evaluating(model: Segmenter) -> Iterator[None]:
 
 
 def _seconds(model: Segmenter, height: int, width: int) -> float:
-    device = model.mean.device
+    device = model.device
     image = torch.zeros((1, 3, height, width), dtype=torch.uint8, device=device)
     _wait(device)
     begin = time.perf_counter()

@@ -74,7 +74,7 @@ def evaluate(
             f"{list(dataset.classes.names)}"
         )
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    device = model.mean.device
+    device = model.device
     num_classes = len(model.classes.names)
     confusion = torch.zeros((num_classes, num_classes), dtype=torch.int64, device=device)
     borders = torch.zeros((2, num_classes), dtype=torch.int64)

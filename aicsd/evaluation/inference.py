@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aicsd.data.base import UInt8Array
 from aicsd.errors import UserError
-from aicsd.models import Segmenter, class_ids, resize
+from aicsd.models import Segmenter, class_ids, evaluating, resize
 
 VIEWS_PER_PASS = 4
 SMALLEST_SIDE = 32
@@ -27,7 +27,8 @@ class InferenceConfig:
         scales: sizes at which the image is looked at, relative to its own; class probabilities are
             averaged at its own size.
         flip: look at the mirrored image too.
-        window: side in pixels of the windows that a larger image is cut into; 0 takes it whole.
+        window: side in pixels of the windows that a larger image is cut into; 0: as the network
+            declares it, which for most means whole.
         overlap: of neighbouring windows, as a part of their side, 0 to below 1.
     """
 
@@ -46,6 +47,10 @@ class InferenceConfig:
             raise UserError(f"window is {self.window}; it must be {SMALLEST_SIDE} or more, or 0")
         if not 0 <= self.overlap < 1:
             raise UserError(f"overlap is {self.overlap}; it is 0 or more and below 1")
+
+    def of(self, model: Segmenter) -> InferenceConfig:
+        """These settings with the window that ``model`` declares, where none is given."""
+        return self if self.window else replace(self, window=model.input.window)
 
 
 @torch.no_grad()
@@ -69,16 +74,16 @@ def infer(
         the mean of the class probabilities there. Images that are cut into windows are taken one
         by one, so that neither memory nor result depends on B.
     """
-    config = config or InferenceConfig()
+    config = (config or InferenceConfig()).of(model)
     height, width = images.shape[-2:]
     if len(images) > 1 and _is_larger(images, config.window / max(config.scales)):
         return torch.cat([infer(model, image[None], config, batch_size) for image in images])
     if config.scales == (1.0,) and not config.flip and not _is_larger(images, config.window):
-        return class_ids(model(images).logits, (height, width))
+        return class_ids(model(images).logits, (height, width), model.align_corners)
     total: Tensor | None = None
     for scale in config.scales:
         maps = _probabilities(model, _scaled(images, scale), config, batch_size)
-        maps = resize(maps, (height, width))
+        maps = resize(maps, (height, width), align_corners=True)  # as _scaled has it
         total = maps if total is None else total.add_(maps)
     assert total is not None
     return total.max(dim=1).indices
@@ -88,13 +93,9 @@ def predict_ids(
     model: Segmenter, image: UInt8Array, config: InferenceConfig | None = None
 ) -> UInt8Array:
     """(H, W, 3) uint8 RGB -> (H, W) uint8 class ids."""
-    batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(model.mean.device)
-    was_training = model.training
-    model.eval()
-    try:
+    batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(model.device)
+    with evaluating(model):
         ids: UInt8Array = infer(model, batch, config)[0].to(torch.uint8).cpu().numpy()
-    finally:
-        model.train(was_training)
     return ids
 
 
@@ -135,7 +136,8 @@ def _probabilities(
     for start in range(0, len(views), per_pass):
         group = views[start : start + per_pass]
         seen = [images[area].flip(-1) if mirrored else images[area] for area, mirrored in group]
-        maps = resize(model(torch.cat(seen)).logits, (rows, columns)).softmax(dim=1)
+        logits = model(torch.cat(seen)).logits
+        maps = resize(logits, (rows, columns), model.align_corners).softmax(dim=1)
         for (area, mirrored), view in zip(group, torch.split(maps, len(images)), strict=True):
             total[area] += view.flip(-1) if mirrored else view
             count[area] += 1

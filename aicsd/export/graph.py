@@ -31,7 +31,7 @@ class ExportGraph(nn.Module):
     def __init__(self, model: Segmenter, output: Output = "logits") -> None:
         super().__init__()
         self.normalize = _normalization(model)
-        self.net = model.net
+        self.net, self.align_corners = model.net, model.align_corners
         self.output = output
 
     def forward(self, images: Tensor) -> Tensor:
@@ -40,7 +40,8 @@ class ExportGraph(nn.Module):
         logits = as_output(self.net(self.normalize(pixels))).logits
         if self.output == "native":
             return logits
-        logits = resize(logits, (images.shape[1], images.shape[2]))
+        size = (images.shape[1], images.shape[2])
+        logits = resize(logits, size, self.align_corners)
         return logits.argmax(dim=1).to(torch.uint8) if self.output == "labels" else logits
 
 
@@ -50,11 +51,11 @@ def _normalization(model: Segmenter) -> nn.Conv2d:
     INT8 runtimes keep channels last, where subtracting and dividing by three numbers took a third
     of the time of a whole student.
     """
-    std = torch.tensor(model.input_std, dtype=torch.float64)
+    std = torch.tensor(model.input.std, dtype=torch.float64)
     layer = nn.Conv2d(3, 3, 1).requires_grad_(False)
     layer.weight.copy_(torch.diag(1 / (255 * std)).view(3, 3, 1, 1))
     assert layer.bias is not None
-    layer.bias.copy_(-torch.tensor(model.input_mean, dtype=torch.float64) / std)
+    layer.bias.copy_(-torch.tensor(model.input.mean, dtype=torch.float64) / std)
     return layer
 
 
@@ -86,12 +87,13 @@ def describe(model: Segmenter, output: Output, int8: bool) -> dict[str, Any]:
         "format": ABOUT_FORMAT,
         "input": f"{INPUT_NAME} (B, H, W, 3) uint8, RGB, sides of {SMALLEST_SIDE} pixels or more",
         "preprocessing": "none: the graph divides by 255, subtracts mean and divides by std",
-        "mean": list(model.input_mean),
-        "std": list(model.input_std),
+        "mean": list(model.input.mean),
+        "std": list(model.input.std),
         "output": output,
+        "align_corners": model.align_corners,
         "result": results[output],
         "classes": list(model.classes.names),
         "palette": [list(color) for color in model.classes.palette],
         "int8": int8,
-        "architecture": model.architecture,
+        "architecture": model.origin.options if model.origin is not None else None,
     }

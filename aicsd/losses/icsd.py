@@ -203,7 +203,6 @@ class ICSDLoss(nn.Module):
     """
 
     needs = "logits"
-    watch = ("ics_matrix",)
 
     def __init__(
         self,

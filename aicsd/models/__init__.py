@@ -1,4 +1,4 @@
-"""Networks: any timm backbone with feature maps under a DeepLabV3+ head."""
+"""Networks: what they want of an image, what they offer, how they are built and loaded."""
 
 from aicsd.models.backbone import Backbone
 from aicsd.models.build import (
@@ -7,18 +7,23 @@ from aicsd.models.build import (
     import_checkpoint,
     load_model,
 )
-from aicsd.models.deeplabv3plus import DeepLabV3Plus, class_ids, resize
-from aicsd.models.segmenter import MapInfo, Segmenter, as_output, map_named, save_model
+from aicsd.models.deeplabv3plus import DeepLabV3Plus
+from aicsd.models.maps import MapInfo, as_output, class_ids, evaluating, map_named, resize
+from aicsd.models.model_file import save_model
+from aicsd.models.segmenter import InputSpec, Origin, Segmenter
 
 __all__ = [
     "Backbone",
     "DeepLabV3Plus",
+    "InputSpec",
     "MapInfo",
     "ModelConfig",
+    "Origin",
     "Segmenter",
     "as_output",
     "build_model",
     "class_ids",
+    "evaluating",
     "import_checkpoint",
     "load_model",
     "map_named",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import timm
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models._efficientnet_blocks import InvertedResidual
@@ -14,39 +15,34 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
 from aicsd.errors import UserError
+from aicsd.models.maps import MapInfo
 
 OUTPUT_STRIDES = (8, 16, 32)
 MULTI_GRID = (1, 2, 4)
 
 
-class FeatureMap(NamedTuple):
-    """One of the maps that a backbone returns."""
-
-    channels: int
-    stride: int
-
-
 class Backbone(nn.Module):
-    """A timm feature extractor reduced to the two maps that DeepLabV3+ reads.
+    """A timm feature extractor reduced to its maps from stride 4 on, four at most.
 
     Args:
         name: timm architecture (``timm.list_models()``) that offers feature maps.
         output_stride: input size divided by the size of the deepest map: 8, 16 or 32.
         weights: ``none`` (random), ``imagenet`` (downloaded by timm) or the path of a
             safetensors file with timm's names.
-        published_layout: of a MobileNetV2: dilate and pad as the published code does instead of as
+        released_layout: of a MobileNetV2: dilate and pad as the released code does instead of as
             timm (and its ImageNet weights) do. A stage that gives up its stride keeps the rate so
             far, where timm dilates all its blocks but the first. Padding comes before the 1x1
             expansions instead of before the depthwise convolutions, which at the border then meet
             ``ReLU6(BN(0))`` instead of 0.
 
-    ``low`` declares the stride-4 map and ``high`` the deepest one. ResNets are dilated as in the
+    ``stages`` declares the maps; ``low`` is the first and ``high`` the deepest one. ``multiple`` is
+    what the sides of an image must be multiples of. ResNets are dilated as in the
     published code: every 3x3 convolution of a dilated stage takes the stage's rate, and the last
     stage of a bottleneck ResNet multiplies it by the multi-grid 1, 2, 4.
 
     Raises:
         UserError: unknown name, no feature maps, unsupported output stride, weights that do not
-            fit, or ``published_layout`` of another family.
+            fit, or ``released_layout`` of another family.
     """
 
     def __init__(
@@ -54,34 +50,36 @@ class Backbone(nn.Module):
         name: str,
         output_stride: int = 16,
         weights: str = "none",
-        published_layout: bool = False,
+        released_layout: bool = False,
     ) -> None:
         super().__init__()
         if output_stride not in OUTPUT_STRIDES:
             raise UserError(f"output_stride is {output_stride}; allowed are {OUTPUT_STRIDES}")
         self.name = name
-        self.body = _create(name, output_stride, pretrained=weights == "imagenet")
+        self.body, self.multiple = _create(name, output_stride, pretrained=weights == "imagenet")
         info = [
-            FeatureMap(int(channels), int(stride))
+            MapInfo(int(channels), int(stride))
             for channels, stride in zip(
                 self.body.feature_info.channels(),  # type: ignore[union-attr,operator]
                 self.body.feature_info.reduction(),  # type: ignore[union-attr,operator]
                 strict=True,
             )
         ]
-        strides = [feature.stride for feature in info]
+        strides = [stage.stride for stage in info]
         if 4 not in strides or strides[-1] != output_stride:
             raise UserError(
                 f"backbone {name!r} has maps at strides {strides}; DeepLabV3+ needs stride 4 "
                 f"and the last at output_stride {output_stride}: choose another backbone or stride"
             )
-        self._low_index = strides.index(4)
-        self.low, self.high = info[self._low_index], info[-1]
+        self._first = strides.index(4)
+        self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
+        self.stages = info[self._first :]
+        self.low, self.high = self.stages[0], self.stages[-1]
         _dilate_resnet(self.body, output_stride)
-        if published_layout:
+        if released_layout:
             if not name.startswith("mobilenetv2_"):
                 raise UserError(
-                    f"published_layout is for the backbones mobilenetv2_*, not for {name!r}"
+                    f"released_layout is for the backbones mobilenetv2_*, not for {name!r}"
                 )
             _lay_out_mobilenetv2(self.body)
         self.dropped_weights: list[str] = []
@@ -91,22 +89,29 @@ class Backbone(nn.Module):
         self.mean = tuple(config.get("mean", (0.485, 0.456, 0.406)))
         self.std = tuple(config.get("std", (0.229, 0.224, 0.225)))
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) normalised image -> the stride-4 map and the deepest map, both activated."""
-        maps = self.body(image)
-        return maps[self._low_index], maps[-1]
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) normalised image -> the maps of ``stages``, activated."""
+        maps: list[Tensor] = self.body(image)[self._first :]
+        return [stage.permute(0, 3, 1, 2) for stage in maps] if self._channels_last else maps
 
 
-def _create(name: str, output_stride: int, pretrained: bool) -> nn.Module:
+def _create(name: str, output_stride: int, pretrained: bool) -> tuple[nn.Module, int]:
+    """The feature extractor, and what its input's sides must be multiples of."""
     # timm rejects output_stride for families that cannot be dilated; 32 is what they have anyway
-    dilation: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+    options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     known = timm.list_models()
     if name.split(".")[0] not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; see timm.list_models()"
         raise UserError(f"unknown backbone {name!r}{hint}")
+    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    multiple = 1
     try:
-        return timm.create_model(name, features_only=True, pretrained=pretrained, **dilation)
+        if config is not None and config.fixed_input_size:
+            free, multiple = _free_size(name, options)
+            options |= free
+        body = timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+        return body, multiple
     except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
@@ -117,6 +122,36 @@ def _create(name: str, output_stride: int, pretrained: bool) -> nn.Module:
             f"the ImageNet weights of {name!r} could not be downloaded ({type(error).__name__}); "
             "use weights: none, or the path of a safetensors file"
         ) from error
+
+
+def _free_size(name: str, options: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Options by which a network of one input size takes any, and the multiple that remains.
+
+    Tried out without weights: a network that takes one size only is refused before it is built.
+    """
+    free: dict[str, Any] = {"strict_img_size": False}
+    with torch.device("meta"):
+        try:
+            body = timm.create_model(name, features_only=True, **options, **free)
+        except TypeError:  # a family without that option
+            free = {}
+            body = timm.create_model(name, features_only=True, **options)
+        if 4 not in cast(Any, body).feature_info.reduction():
+            return {}, 1  # refused for its strides
+        body.eval()
+        for multiple in (1, 4, 32):
+            height, width = (-(-side // multiple) * multiple for side in (97, 131))
+            try:
+                with torch.no_grad():
+                    body(torch.zeros(1, 3, height, width))
+            except (RuntimeError, AssertionError):
+                continue
+            return free, multiple
+    height, width = cast(Any, body).default_cfg["input_size"][1:]
+    raise UserError(
+        f"backbone {name!r} takes images of {height}x{width} pixels only; choose one that takes "
+        "any size"
+    )
 
 
 def _dilate_resnet(body: nn.Module, output_stride: int) -> None:

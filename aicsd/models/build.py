@@ -6,15 +6,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from aicsd.data.base import Classes
 from aicsd.errors import UserError
 from aicsd.hub import download, is_hub_name
 from aicsd.models.deeplabv3plus import DeepLabV3Plus
 from aicsd.models.exported import is_exported, load_exported
+from aicsd.models.model_file import DECLARED, classes_of, input_of, is_model_file, read_model_file
 from aicsd.models.released import is_checkpoint, read_checkpoint
-from aicsd.models.segmenter import Segmenter, is_model_file, read_model_file
+from aicsd.models.segmenter import InputSpec, Origin, Segmenter
 from aicsd.runs import MODEL_FILE, OLD_MODEL_FILE, RunFolder
 
 
@@ -32,7 +33,7 @@ class ModelConfig:
         weights: where the backbone starts: none (random), imagenet (timm downloads them), a
             safetensors file with timm's names, or a run or model file of aicsd with the same
             architecture to start the whole network from.
-        published_layout: of a MobileNetV2: dilate and pad as the published code does; checkpoints
+        released_layout: for a MobileNetV2, dilate and pad as the released code does; checkpoints
             of that code need it, ImageNet weights of timm are made for timm's own layout.
     """
 
@@ -43,7 +44,7 @@ class ModelConfig:
     low_level_channels: int = 48
     dropout: float = 0.5
     weights: str = "none"
-    published_layout: bool = False
+    released_layout: bool = False
 
     def __post_init__(self) -> None:
         for name in ("aspp_channels", "decoder_channels", "low_level_channels"):
@@ -66,19 +67,17 @@ def build_model(config: ModelConfig, classes: Classes) -> Segmenter:
         low_level_channels=config.low_level_channels,
         dropout=config.dropout,
         weights="none" if trained else config.weights,
-        published_layout=config.published_layout,
+        released_layout=config.released_layout,
     )
     if trained:
         _start_from(net, start)
     # the weights of the whole network will be in the file: where they began does not matter there
     architecture = asdict(replace(config, weights="none"))
-    model = Segmenter(net, classes, net.backbone.mean, net.backbone.std, architecture)
-    if net.backbone.dropped_weights:
-        model.notes.append(
-            f"{config.weights}: every key of the feature layers is used; left out, of the "
-            f"classification head: {', '.join(net.backbone.dropped_weights)}"
-        )
-    return model
+    spec = InputSpec(net.backbone.mean, net.backbone.std, multiple=net.backbone.multiple)
+    return Segmenter(
+        net, classes, spec, maps=net.maps, align_corners=True, backbone="backbone", min_batch=2,
+        origin=Origin("deeplabv3plus", architecture),
+    )  # fmt: skip
 
 
 def _start_from(net: DeepLabV3Plus, path: Path) -> None:
@@ -96,7 +95,7 @@ def _start_from(net: DeepLabV3Plus, path: Path) -> None:
     net.load_state_dict(state)
 
 
-def load_model(path: str | Path) -> Segmenter:
+def load_model(path: str | Path, net: nn.Module | None = None) -> Segmenter:
     """A trained model in evaluation mode.
 
     Args:
@@ -104,13 +103,15 @@ def load_model(path: str | Path) -> Segmenter:
             ``hf:user/name`` (on the Hugging Face hub; only its safetensors file is read), or a
             checkpoint (``.pth.tar``, ``.pth``, ``.pt``) of the published AICSD code, which is taken
             to have output stride 16: see :func:`import_checkpoint`.
+        net: module that gets the weights of a file which :func:`save_model` wrote for a network
+            that aicsd did not build.
 
     Raises:
         UserError: nothing there, not written by aicsd or the published code, or broken.
     """
     if is_hub_name(path):
         downloaded = download(str(path), MODEL_FILE, OLD_MODEL_FILE)
-        return _assemble(downloaded, *read_model_file(downloaded))
+        return _assemble(downloaded, *read_model_file(downloaded), net)
     path = Path(path)
     file = RunFolder(path).model if path.is_dir() else path
     if not file.is_file():
@@ -120,7 +121,7 @@ def load_model(path: str | Path) -> Segmenter:
         return load_exported(file)
     if is_checkpoint(file) and not is_model_file(file):
         return import_checkpoint(file)[0]
-    return _assemble(file, *read_model_file(file))
+    return _assemble(file, *read_model_file(file), net)
 
 
 def import_checkpoint(
@@ -137,16 +138,30 @@ def import_checkpoint(
     return _assemble(path, header, state), header["info"]
 
 
-def _assemble(file: Path, header: dict[str, Any], state: dict[str, Tensor]) -> Segmenter:
+def _assemble(
+    file: Path, header: dict[str, Any], state: dict[str, Tensor], net: nn.Module | None = None
+) -> Segmenter:
+    family = header.get("family")
+    if family is None and net is None:
+        raise UserError(
+            f"{file} holds the weights of a network of your own; give the module that they belong "
+            "to: aicsd.load_model(path, net=module)"
+        )
+    if family not in (None, "deeplabv3plus"):
+        raise UserError(f"{file} holds a network of the unknown family {family!r}: update aicsd")
     try:
+        if net is not None and family is None:
+            net.load_state_dict(state)
+            declared = {key: header[key] for key in DECLARED}
+            return Segmenter(net, classes_of(header), input_of(header), **declared).eval()
         # whatever the header says, loading a file must not download another
-        config = ModelConfig(**{**header["architecture"], "weights": "none"})
-        palette = tuple((int(r), int(g), int(b)) for r, g, b in header["palette"])
-        built = build_model(config, Classes(tuple(header["classes"]), palette))
-        built.net.load_state_dict(state)
-        mean, std = tuple(header["mean"]), tuple(header["std"])
-        model = Segmenter(built.net, built.classes, mean, std, built.architecture)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        options = {**header["architecture"], "weights": "none"}
+        if "published_layout" in options:  # its name in the past
+            options["released_layout"] = options.pop("published_layout")
+        model = build_model(ModelConfig(**options), classes_of(header))
+        model.net.load_state_dict(state)
+        model = model.with_input(input_of(header))
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"{file} does not hold the model that its header names: {reason}"

@@ -11,23 +11,10 @@ from torch import Tensor, nn
 
 from aicsd.errors import UserError
 from aicsd.models.backbone import Backbone
+from aicsd.models.maps import LOGITS, STAGES, MapInfo, resize
 from aicsd.types import SegOutput
 
 ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
-
-
-def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, D, h, w) -> (B, D, *size), bilinear with aligned corners."""
-    if maps.shape[-2:] == size:
-        return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
-
-
-def class_ids(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, h, w) -> (B, *size) int64: the class of the largest logit, resized to ``size``."""
-    # image by image, so that the resized maps of one are in memory; and max, since PyTorch's argmax
-    # takes several times as long for the same ids
-    return torch.cat([resize(image, size).max(dim=1).indices for image in torch.split(logits, 1)])
 
 
 def conv_bn(in_channels: int, out_channels: int, kernel: int = 1, rate: int = 1) -> nn.Sequential:
@@ -78,11 +65,12 @@ class DeepLabV3Plus(nn.Module):
         dropout: after the pyramid and the decoder's first convolution; a fifth of it after the
             second. 0.5 in the published code; narrow networks in short runs learn faster without.
         weights: of the backbone: ``none``, ``imagenet`` or a safetensors file.
-        published_layout: of a MobileNetV2: see :class:`aicsd.models.Backbone`.
+        released_layout: for a MobileNetV2, see :class:`aicsd.models.Backbone`.
 
     ``forward`` takes a normalised (B, 3, H, W) image of any size and returns a ``SegOutput`` with
-    logits (B, C, ceil(H/4), ceil(W/4)) and the features ``low_level`` and ``high_level``
-    (activated backbone maps), ``aspp`` and ``decoder`` (before their last ReLU).
+    logits (B, C, ceil(H/4), ceil(W/4)) and the features that ``maps`` declares: ``stage1`` to
+    ``stage4`` (activated backbone maps), ``low_level`` and ``high_level`` (the first and the last
+    of these), ``aspp`` and ``decoder`` (before their last ReLU).
 
     Example:
         >>> model = DeepLabV3Plus("mobilenetv2_050", num_classes=11, aspp_channels=64,
@@ -102,11 +90,11 @@ class DeepLabV3Plus(nn.Module):
         low_level_channels: int = 48,
         dropout: float = 0.5,
         weights: str = "none",
-        published_layout: bool = False,
+        released_layout: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.backbone = Backbone(backbone, output_stride, weights, published_layout)
+        self.backbone = Backbone(backbone, output_stride, weights, released_layout)
         self.aspp = ASPP(self.backbone.high.channels, aspp_channels, ASPP_RATES[output_stride])
         self.reduce_low = conv_bn(self.backbone.low.channels, low_level_channels)
         self.fuse1 = conv_bn(aspp_channels + low_level_channels, decoder_channels, kernel=3)
@@ -115,18 +103,29 @@ class DeepLabV3Plus(nn.Module):
         self.fuse1_dropout = nn.Dropout(dropout)
         self.fuse2_dropout = nn.Dropout(dropout / 5)
         self.classifier = nn.Conv2d(decoder_channels, num_classes, 1)
+        stages, low, high = self.backbone.stages, self.backbone.low, self.backbone.high
+        self.maps = {
+            LOGITS: MapInfo(num_classes, low.stride),
+            **dict(zip(STAGES, stages, strict=False)),
+            "low_level": low,
+            "high_level": high,
+            "aspp": MapInfo(aspp_channels, high.stride),
+            "decoder": MapInfo(decoder_channels, low.stride),
+        }
         for part in (self.aspp, self.reduce_low, self.fuse1, self.fuse2, self.classifier):
             for module in part.modules():
                 if isinstance(module, nn.Conv2d):
                     nn.init.kaiming_normal_(module.weight)
 
     def forward(self, image: Tensor) -> SegOutput:
-        low, high = self.backbone(image)
+        stages = self.backbone(image)
+        low, high = stages[0], stages[-1]
         aspp = self.aspp(high)
-        deep = resize(self.aspp_dropout(F.relu(aspp)), low.shape[-2:])
+        deep = resize(self.aspp_dropout(F.relu(aspp)), low.shape[-2:], align_corners=True)
         fused = torch.cat([deep, F.relu(self.reduce_low(low))], dim=1)
         fused = self.fuse1_dropout(F.relu(self.fuse1(fused)))
         decoder = self.fuse2(fused)
         logits = self.classifier(self.fuse2_dropout(F.relu(decoder)))
-        features = {"low_level": low, "high_level": high, "aspp": aspp, "decoder": decoder}
+        features = dict(zip(STAGES, stages, strict=False))
+        features |= {"low_level": low, "high_level": high, "aspp": aspp, "decoder": decoder}
         return SegOutput(logits, features)

@@ -49,8 +49,9 @@ def load_exported(path: Path, threads: int | None = None) -> ExportedSegmenter:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _broken(path, error) from error
     _check_ports(path, graph, output, len(classes.names))
-    model = ExportedSegmenter(_guarded(path, graph.run), classes, output, graph.parameters)
-    return model.eval()
+    aligned = bool(about.get("align_corners", True))
+    run = _guarded(path, graph.run)
+    return ExportedSegmenter(run, classes, output, graph.parameters, aligned).eval()
 
 
 def _description(path: Path, text: str) -> dict[str, Any]:
@@ -124,10 +125,18 @@ class ExportedSegmenter(Segmenter):
         output: ``logits`` (B, C, H, W), ``native`` logits at the network's own stride, or
             ``labels`` (B, H, W), which become logits of 1 for the label and 0 for other classes.
         parameters: number of weights in the file; 0 where it is not known.
+        align_corners: as the exported network declares it.
     """
 
-    def __init__(self, run: Run, classes: Classes, output: str, parameters: int = 0) -> None:
-        super().__init__(nn.Identity(), classes)
+    def __init__(
+        self,
+        run: Run,
+        classes: Classes,
+        output: str,
+        parameters: int = 0,
+        align_corners: bool = True,
+    ) -> None:
+        super().__init__(nn.Identity(), classes, align_corners=align_corners)
         self.run = run
         self.output = output
         self.parameters_stored = parameters
@@ -141,7 +150,7 @@ class ExportedSegmenter(Segmenter):
         if self.output == "labels":
             maps = F.one_hot(result.long(), len(self.classes.names))
             result = maps.permute(0, 3, 1, 2).float()
-        return SegOutput(result, {})
+        return SegOutput(result, {}, self.align_corners)
 
     def num_parameters(self) -> int:
         """Number of weights in the file; 0 where the runtime does not say."""

@@ -23,7 +23,7 @@ from aicsd.data.folder import distinct_color
 from aicsd.errors import UserError
 from aicsd.models.backbone import OUTPUT_STRIDES, shorten
 from aicsd.models.deeplabv3plus import DeepLabV3Plus
-from aicsd.models.segmenter import IMAGENET_MEAN, IMAGENET_STD
+from aicsd.models.segmenter import InputSpec
 from aicsd.types import IGNORE_INDEX
 
 SUFFIXES = (".tar", ".pth", ".pt")
@@ -82,7 +82,7 @@ def read_checkpoint(
     """Read a checkpoint of the published code into a header and weights, as of our own files.
 
     The network that header and weights make has the logits of the published one: ResNet-18, -34,
-    -50, -101 and MobileNetV2 (with ``published_layout``), at any size of the input.
+    -50, -101 and MobileNetV2 (with ``released_layout``), at any size of the input.
 
     Args:
         path: a dict with ``state_dict``, or a state dict alone; zip or the older format of
@@ -92,7 +92,7 @@ def read_checkpoint(
             generated ones for other numbers.
 
     Returns:
-        The header (architecture, classes, palette, mean, std, info) and the weights by the names
+        The header (architecture, classes, palette, input, info) and the weights by the names
         of :class:`DeepLabV3Plus`.
 
     Raises:
@@ -113,7 +113,7 @@ def read_checkpoint(
         "aspp_channels": _width(stored, "aspp.conv1.weight", 256),
         "decoder_channels": _width(stored, "decoder.last_conv.0.weight", 256),
         "low_level_channels": _width(stored, "decoder.conv1.weight", 48),
-        "published_layout": backbone.startswith("mobilenetv2_"),
+        "released_layout": backbone.startswith("mobilenetv2_"),
     }
     with torch.device("meta"):
         expected = DeepLabV3Plus(num_classes=count, **architecture).state_dict()
@@ -124,11 +124,11 @@ def read_checkpoint(
     state = {key: stored.get(name, zero) for key, name in names.items()}
     classes = _name_classes(path, count, classes)
     header = {
+        "family": "deeplabv3plus",
         "architecture": architecture,
         "classes": list(classes.names),
         "palette": [list(color) for color in classes.palette],
-        "mean": list(IMAGENET_MEAN),
-        "std": list(IMAGENET_STD),
+        "input": InputSpec()._asdict(),
         "info": {
             "imported_from": path.name,
             "epoch": _number(content.get("epoch")),

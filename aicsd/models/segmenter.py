@@ -1,49 +1,84 @@
-"""A network with all that it takes to use it: classes, colours, normalisation. And its file."""
+"""A network with all that it takes to use it: what it wants of an image, what it offers."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aicsd.data.base import Classes, UInt8Array, read_image
-from aicsd.errors import UserError, suggest
-from aicsd.files import atomic_path
-from aicsd.models.deeplabv3plus import class_ids
+from aicsd.errors import UserError
+from aicsd.models.maps import LOGITS, MapInfo, as_output, class_ids, evaluating, resize
 from aicsd.types import SegOutput
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-HEADER_KEY = "aicsd"
-HEADER_FORMAT = 1
-DRY_RUN_SIDE = 64
+MEASURED_SIDE = 128
+"""Side in pixels of the image on which maps are measured."""
 
 
-class MapInfo(NamedTuple):
-    """A map that a network offers."""
+class InputSpec(NamedTuple):
+    """What a network wants of an image: (pixel * scale - mean) / std, channel by channel."""
 
-    channels: int
-    stride: int
-    """Pixels of the input between two cells."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """In RGB order."""
+    std: tuple[float, ...] = IMAGENET_STD
+    """In RGB order."""
+    scale: float = 1 / 255
+    """Factor on pixels of 0 to 255, before the mean is subtracted."""
+    bgr: bool = False
+    """Whether the network takes the channels in the order blue, green, red."""
+    multiple: int = 1
+    """Number that both sides must be multiples of; others are padded by the mean colour."""
+    size: tuple[int, int] | None = None
+    """(H, W) that a network takes if it takes no other; images are resized to it."""
+    window: int = 0
+    """Side in pixels of the windows that larger images are cut into; 0 takes them whole."""
+
+    @property
+    def color(self) -> tuple[int, int, int]:
+        """The mean colour, RGB, which normalisation makes 0: what padding is filled with."""
+        red, green, blue = (min(max(round(value / self.scale), 0), 255) for value in self.mean)
+        return red, green, blue
+
+    def fit(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) that the network gets for an image of ``size``."""
+        height, width = (math.ceil(side / self.multiple) * self.multiple for side in size)
+        return self.size or (height, width)
+
+
+IMAGENET = InputSpec()
+
+
+class Origin(NamedTuple):
+    """How to build a network again: its family, and the options of that."""
+
+    family: str
+    options: dict[str, Any]
 
 
 class Segmenter(nn.Module):
-    """Takes uint8 images; normalises them as its network expects.
+    """Takes uint8 images of any size; prepares them as its network expects.
 
     Args:
         net: network on normalised (B, 3, H, W) images that returns a ``SegOutput``, a tensor of
             logits, a dict with ``out`` (torchvision) or an object with ``logits`` (transformers).
         classes: names and colours, in the order of the network's channels.
-        mean: of the input, RGB in [0, 1].
-        std: of the input, RGB in [0, 1].
-        architecture: how to build ``net`` again; without it the model cannot be saved.
+        input: what ``net`` wants of an image.
+        maps: channels and stride of ``logits`` and of every feature that ``net`` offers; measured
+            where they are not stated.
+        align_corners: whether its maps are resized with aligned corners; False as in PyTorch, most
+            libraries and most networks.
+        backbone: path of the submodule of ``net`` that starts from the weights of a classifier and
+            learns at the lower rate; "" if there is none.
+        min_batch: images that a training batch must have at least.
+        origin: how to build ``net`` again; without it only its weights can be saved.
     """
 
     mean: Tensor
@@ -53,43 +88,108 @@ class Segmenter(nn.Module):
         self,
         net: nn.Module,
         classes: Classes,
-        mean: tuple[float, ...] = IMAGENET_MEAN,
-        std: tuple[float, ...] = IMAGENET_STD,
-        architecture: Mapping[str, Any] | None = None,
+        input: InputSpec = IMAGENET,
+        *,
+        maps: Mapping[str, MapInfo] | None = None,
+        align_corners: bool = False,
+        backbone: str = "",
+        min_batch: int = 1,
+        origin: Origin | None = None,
     ) -> None:
         super().__init__()
-        self.net = net
-        self.classes = classes
-        self.architecture = dict(architecture) if architecture is not None else None
-        self.input_mean, self.input_std = tuple(mean), tuple(std)
-        self._maps: dict[str, MapInfo] | None = None
-        self.notes: list[str] = []
-        """What is worth saying about how the network was built."""
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.net, self.classes, self.input, self.origin = net, classes, input, origin
+        self.align_corners, self.backbone, self.min_batch = align_corners, backbone, min_batch
+        self._maps = dict(maps or {})
+        self.register_buffer("mean", torch.tensor(input.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(input.std).view(1, 3, 1, 1), persistent=False)
 
-    def forward(self, image: Tensor) -> SegOutput:
-        """(B, 3, H, W) uint8 RGB -> logits at the network's own resolution, and features."""
-        return as_output(self.net((image.to(self.mean.dtype) / 255 - self.mean) / self.std))
+    @property
+    def name(self) -> str:
+        """The backbone or the architecture, for people; ``custom`` of a network of one's own."""
+        options = self.origin.options if self.origin is not None else {}
+        return str(options.get("backbone") or options.get("name") or "custom")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.mean.device
 
     @property
     def maps(self) -> dict[str, MapInfo]:
-        """Logits and features by name, as one forward pass in evaluation mode gives them."""
-        if self._maps is None:
-            was_training, side = self.training, DRY_RUN_SIDE
-            self.eval()
-            try:
-                image = torch.zeros(1, 3, side, side, dtype=torch.uint8, device=self.mean.device)
-                with torch.no_grad():
-                    output = self(image)
-            finally:
-                self.train(was_training)
-            named = {"logits": output.logits, **output.features}
-            self._maps = {
-                name: MapInfo(maps.shape[1], round(side / maps.shape[2]))
-                for name, maps in named.items()
-            }
+        """``logits`` and every feature that the network offers."""
+        if not self._maps:
+            self._maps = measure(self)
         return self._maps
+
+    def with_net(self, net: nn.Module, classes: Classes | None = None) -> Segmenter:
+        """Another network that declares the same: this one changed or sped up.
+
+        Args:
+            net: takes what ``self.net`` takes.
+            classes: of ``net``, where they are others.
+        """
+        classes = classes or self.classes
+        maps = {**self._maps}
+        if maps:
+            maps[LOGITS] = MapInfo(len(classes.names), maps[LOGITS].stride)
+        model = Segmenter(
+            net, classes, self.input, maps=maps,
+            align_corners=self.align_corners, min_batch=self.min_batch,
+        )  # fmt: skip
+        return model.to(self.device)
+
+    def with_input(self, input: InputSpec) -> Segmenter:
+        """The same network for images prepared in another way."""
+        if input == self.input:
+            return self
+        return Segmenter(
+            self.net, self.classes, input, maps=self._maps, align_corners=self.align_corners,
+            backbone=self.backbone, min_batch=self.min_batch, origin=self.origin,
+        )  # fmt: skip
+
+    def forward(self, image: Tensor) -> SegOutput:
+        """(B, 3, H, W) uint8 RGB -> logits at the network's own resolution, and features."""
+        return self.apply_net(self.normalize(image))
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB of 0 to 255 -> as the network was trained."""
+        # divided: a product with 1/255 would round to other bits than the images of the past
+        pixels = (image.to(self.mean.dtype) / (1 / self.input.scale) - self.mean) / self.std
+        return pixels.flip(1) if self.input.bgr else pixels
+
+    def apply_net(self, pixels: Tensor) -> SegOutput:
+        """The network on normalised images, which are brought to a size that it takes."""
+        if self.input.multiple == 1 and self.input.size is None:
+            return as_output(self.net(pixels))._replace(align_corners=self.align_corners)
+        height, width = pixels.shape[-2:]
+        size = (height, width)
+        fitted = self.input.fit(size)
+        if self.input.size is not None and fitted != size:
+            pixels = F.interpolate(pixels, fitted, mode="bilinear", antialias=True)
+        else:
+            pixels = F.pad(pixels, (0, fitted[1] - width, 0, fitted[0] - height))
+        output = as_output(self.net(pixels))._replace(align_corners=self.align_corners)
+        if self.input.size is not None or fitted == size:
+            return output
+        return output._replace(
+            logits=self._cut(output.logits, size, fitted, exact=True),
+            features={n: self._cut(maps, size, fitted) for n, maps in output.features.items()},
+        )
+
+    def _cut(
+        self, maps: Tensor, size: tuple[int, int], padded: tuple[int, int], exact: bool = False
+    ) -> Tensor:
+        """The part of the maps of a padded image that shows the image.
+
+        Where the border of the image falls into a cell, ``exact`` maps are resized to the pixels
+        before they are cut, and others keep that cell.
+        """
+        shown = [side * cells / whole for side, cells, whole in zip(
+            size, maps.shape[-2:], padded, strict=True)]  # fmt: skip
+        if exact and not all(cells.is_integer() for cells in shown):
+            return resize(maps, padded, self.align_corners)[..., : size[0], : size[1]]
+        rows, columns = (math.ceil(cells) for cells in shown)
+        return maps[..., :rows, :columns]
 
     @torch.no_grad()
     def predict(self, image: UInt8Array | str | Path) -> UInt8Array:
@@ -99,109 +199,44 @@ class Segmenter(nn.Module):
             raise UserError(
                 f"image {array.shape} {array.dtype} must be (H, W, 3) uint8 in RGB order"
             )
-        was_training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             # copied, since an array from PIL is read-only, which torch warns of
             batch = torch.from_numpy(np.array(array)).permute(2, 0, 1)[None]
-            logits = self(batch.to(self.mean.device)).logits
-            labels = class_ids(logits, (array.shape[0], array.shape[1]))
-        finally:
-            self.train(was_training)
+            logits = self(batch.to(self.device)).logits
+            labels = class_ids(logits, (array.shape[0], array.shape[1]), self.align_corners)
         ids: UInt8Array = labels[0].to(torch.uint8).cpu().numpy()
         return ids
 
     def backbone_parameters(self) -> list[nn.Parameter]:
-        """Parameters that start from ImageNet weights; none if the network names no backbone."""
-        backbone = getattr(self.net, "backbone", None)
-        return list(backbone.parameters()) if isinstance(backbone, nn.Module) else []
+        """Parameters of the declared backbone; none if the network declares none."""
+        if not self.backbone:
+            return []
+        return list(self.net.get_submodule(self.backbone).parameters())
+
+    def require_batch(self, batch_size: int) -> None:
+        """Refuse a training batch that is too small for this network.
+
+        Raises:
+            UserError: naming the smallest one.
+        """
+        if batch_size < self.min_batch:
+            raise UserError(
+                f"data.batch_size is {batch_size}; it must be {self.min_batch} or more, "
+                "since the image-level pooling of this network normalises over the batch"
+            )
 
     def num_parameters(self) -> int:
-        """Of the whole network."""
+        """Number of parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def as_output(output: Any) -> SegOutput:
-    """Whatever common segmentation networks return -> ``SegOutput``."""
-    if isinstance(output, SegOutput):
-        return output
-    if isinstance(output, Tensor):
-        return SegOutput(output, {})
-    if isinstance(output, Mapping) and "out" in output:
-        return SegOutput(output["out"], {})
-    if hasattr(output, "logits"):
-        return SegOutput(output.logits, {})
-    raise UserError(
-        f"the network returned {type(output).__name__}; expected logits (B, C, H, W), a dict with "
-        "'out', or an object with 'logits'"
-    )
-
-
-def map_named(output: SegOutput, name: str, owner: str) -> Tensor:
-    """``logits``, or the feature ``name``; one that the network of ``owner`` lacks is refused."""
-    maps = {"logits": output.logits, **output.features}
-    if name not in maps:
-        raise UserError(f"{owner} has no feature {name!r}{suggest(name, maps)}")
-    return maps[name]
-
-
-def save_model(model: Segmenter, path: Path, info: Mapping[str, Any] | None = None) -> None:
-    """Write weights and a JSON header that names all it takes to load them.
-
-    Args:
-        model: built by :func:`aicsd.models.build_model`.
-        path: safetensors file; written beside its place and renamed.
-        info: further facts for the header (data, method, metrics).
-    """
-    if model.architecture is None:
-        raise UserError("this model was not built by aicsd, so its architecture cannot be saved")
-    header = {
-        "format": HEADER_FORMAT,
-        "architecture": model.architecture,
-        "classes": list(model.classes.names),
-        "palette": [list(color) for color in model.classes.palette],
-        "mean": list(model.input_mean),
-        "std": list(model.input_std),
-        "info": dict(info or {}),
+def measure(model: Segmenter, side: int = MEASURED_SIDE) -> dict[str, MapInfo]:
+    """Channels and strides of all maps, from one forward pass on an empty image."""
+    size = model.input.fit((side, side))
+    with evaluating(model):
+        image = torch.zeros((1, 3, *size), dtype=torch.uint8, device=model.device)
+        output = model(image)
+    return {
+        name: MapInfo(maps.shape[1], round(size[1] / maps.shape[-1]))
+        for name, maps in {LOGITS: output.logits, **output.features}.items()
     }
-    state = {
-        key: value.detach().cpu().contiguous() for key, value in model.net.state_dict().items()
-    }
-    with atomic_path(path) as temporary:
-        try:
-            save_file(state, temporary, metadata={HEADER_KEY: json.dumps(header)})
-        except SafetensorError as error:  # a full disk, for one
-            raise UserError(f"cannot write {path}: {error}") from error
-
-
-def is_model_file(path: Path) -> bool:
-    """Whether ``path`` is a safetensors file with the header of :func:`save_model`."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return HEADER_KEY in (file.metadata() or {})
-    except (SafetensorError, OSError):
-        return False
-
-
-def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and weights of a file of :func:`save_model`."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
-    if HEADER_KEY not in metadata:
-        raise UserError(
-            f"{path} holds weights but no model header; only files written by aicsd load as models"
-        )
-    try:
-        header = json.loads(metadata[HEADER_KEY])
-    except json.JSONDecodeError:
-        header = None
-    found = header.get("format") if isinstance(header, dict) else None
-    if found != HEADER_FORMAT:
-        raise UserError(
-            f"{path} has header format {found}; this version reads {HEADER_FORMAT}: update aicsd"
-        )
-    return header, state

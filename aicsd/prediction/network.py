@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +47,7 @@ def predict_images(
     Raises:
         UserError: there is not enough memory.
     """
+    config = replace(config, inference=config.inference.of(model))
     stacked = images[0][None] if len(images) == 1 else np.stack(images)
     try:
         batch = torch.from_numpy(stacked).permute(0, 3, 1, 2).to(config.device)

@@ -16,7 +16,7 @@ from PIL import Image
 from aicsd.data.base import Classes, UInt8Array
 from aicsd.errors import UserError
 from aicsd.losses import ics_matrix
-from aicsd.models import Segmenter, resize
+from aicsd.models import Segmenter, class_ids
 from aicsd.visualization import overlay
 
 ADDRESS = "127.0.0.1"
@@ -50,7 +50,8 @@ def look(
         begin = time.perf_counter()
         batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(device)
         logits = model(batch).logits
-        labels = resize(logits, (image.shape[0], image.shape[1])).argmax(dim=1)
+        size = (image.shape[0], image.shape[1])
+        labels = class_ids(logits, size, model.align_corners)
         ids[name] = labels[0].to(torch.uint8).cpu().numpy()
         seconds[name] = time.perf_counter() - begin
         matrices[name] = ics_matrix(logits)[0].cpu()

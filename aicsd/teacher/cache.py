@@ -19,7 +19,8 @@ from torch import Tensor
 from aicsd.data.base import Sample, SegDataset, UInt8Array
 from aicsd.data.loaders import sample_loader
 from aicsd.errors import UserError
-from aicsd.models import Segmenter, resize
+from aicsd.models import Segmenter
+from aicsd.models.maps import sample_aligned
 from aicsd.teacher.cache_file import (
     CHOOSE,
     INDEX_FILE,
@@ -44,8 +45,8 @@ from aicsd.terminal import progress_bar
 
 def fingerprint(model: Segmenter) -> str:
     """Digest of all that decides about a network's logits: tensors, structure, input, classes."""
-    structure = model.architecture or repr(model.net)
-    facts = (structure, model.classes.names, model.input_mean, model.input_std)
+    structure = model.origin or repr(model.net)
+    facts = (structure, model.classes.names, model.input, model.align_corners)
     digest = sha256(json.dumps(facts).encode())
     for name, tensor in model.net.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -176,9 +177,9 @@ def compute_map(teacher: Teacher, image: UInt8Array) -> Tensor:
     """(H, W, 3) uint8 -> (C, h, w) logits on the CPU, at the stride of the cache."""
     # copied, since generated images are read-only, and torch warns of that
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
-    logits = teacher(pixels.to(teacher.model.mean.device)).logits
-    height, width = pixels.shape[-2:]
-    return resize(logits, map_size((height, width)))[0].cpu()
+    output = teacher(pixels.to(teacher.model.device))
+    size = (image.shape[0], image.shape[1])
+    return sample_aligned(output.logits, size, map_size(size), output.align_corners)[0].cpu()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from aicsd.models.segmenter import as_output
+from aicsd.models.maps import as_output
 from aicsd.types import SegOutput
 
 TOLERANCE = 1e-4

@@ -33,7 +33,7 @@ def start_runtime(model: Segmenter, runtime: Runtime) -> Look:
             cannot convert it.
     """
     if runtime == "compiled":
-        options: dict[str, Any] = {"freezing": True} if model.mean.device.type == "cpu" else {}
+        options: dict[str, Any] = {"freezing": True} if model.device.type == "cpu" else {}
         compiled: Look = torch.compile(model, options=options)
         return compiled
     return _OpenVINO(model) if runtime == "openvino" else model
@@ -59,10 +59,10 @@ class _OpenVINO:
             raise UserError(
                 "teacher_runtime openvino needs OpenVINO: pip install 'aicsd[export]'"
             ) from error
-        if model.mean.device.type != "cpu":
+        if model.device.type != "cpu":
             raise UserError(
                 f"teacher_runtime openvino runs on a CPU, and the model is on "
-                f"{model.mean.device.type}: use eager or compiled"
+                f"{model.device.type}: use eager or compiled"
             )
         self.model = _LogitsOf(model)
         self.compiled: dict[tuple[int, ...], Any] = {}
@@ -73,7 +73,8 @@ class _OpenVINO:
             self.compiled[shape] = self._compile(image.contiguous())
         (logits,) = self.compiled[shape](image.contiguous().numpy()).values()
         # copied: the next call writes into the same memory
-        return SegOutput(torch.from_numpy(logits.copy()), {})
+        aligned = self.model.model.align_corners
+        return SegOutput(torch.from_numpy(logits.copy()), {}, aligned)
 
     def _compile(self, image: Tensor) -> Any:
         settings = {

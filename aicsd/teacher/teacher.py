@@ -34,8 +34,7 @@ class Teacher(nn.Module):
                     f"{list(model.classes.names)}: train it on the same classes"
                 )
             order = [model.classes.names.index(name) for name in classes.names]
-            net = _SelectClasses(model.net, order)
-            model = Segmenter(net, classes, model.input_mean, model.input_std)
+            model = model.with_net(_SelectClasses(model.net, order), classes)
         self.model = model.requires_grad_(False)
         self.eval()
         self._look: tuple[Look] = (self.model,)  # no submodule
@@ -54,12 +53,11 @@ class Teacher(nn.Module):
 
         Tried out on an image of (``side``, ``side``).
         """
+        size = self.model.input.fit((side, side))
         random = torch.Generator().manual_seed(0)
-        example = torch.rand((1, 3, side, side), generator=random).to(self.model.mean.device)
+        example = torch.rand((1, 3, *size), generator=random).to(self.model.device)
         net = fold_batch_norm(self.model.net, example).to(memory_format=torch.channels_last)
-        self.model = Segmenter(
-            net, self.model.classes, self.model.input_mean, self.model.input_std
-        ).to(self.model.mean.device)
+        self.model = self.model.with_net(net)
         self.eval()
         self._look = (start_runtime(self.model, runtime),)
 

@@ -40,7 +40,7 @@ def draw_distributions(
     """
     rho = intra_class_distributions(image_logits(model, sample.image), temperature)
     size = (sample.image.shape[0], sample.image.shape[1])
-    maps = resize(rho, size)[0].cpu().numpy()  # (C, H, W)
+    maps = resize(rho, size, model.align_corners)[0].cpu().numpy()  # (C, H, W)
     rows = math.ceil((len(classes.names) + 2) / COLUMNS)
     width = 8.0
     height = rows * (width / COLUMNS * size[0] / size[1] + 0.26)

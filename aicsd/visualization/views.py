@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aicsd.data.base import Sample, SegDataset, UInt8Array
 from aicsd.losses import ics_matrix
-from aicsd.models import Segmenter, resize
+from aicsd.models import Segmenter, class_ids, evaluating
 from aicsd.types import IGNORE_INDEX
 
 FloatArray = npt.NDArray[np.float64]
@@ -45,7 +45,8 @@ def look(model: Segmenter, samples: Sequence[Sample]) -> Views:
     for sample in samples:
         logits = image_logits(model, sample.image)
         size = (sample.image.shape[0], sample.image.shape[1])
-        masks.append(resize(logits, size).argmax(dim=1)[0].to(torch.uint8).cpu().numpy())
+        labels = class_ids(logits, size, model.align_corners)
+        masks.append(labels[0].to(torch.uint8).cpu().numpy())
         matrices.append(ics_matrix(logits)[0].double().cpu())
     return Views(masks, torch.stack(matrices).mean(dim=0).numpy())
 
@@ -53,14 +54,10 @@ def look(model: Segmenter, samples: Sequence[Sample]) -> Views:
 @torch.inference_mode()
 def image_logits(model: Segmenter, image: UInt8Array) -> Tensor:
     """(H, W, 3) uint8 RGB -> (1, C, h, w) logits at the network's own resolution."""
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         batch = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-        logits: Tensor = model(batch.to(model.mean.device)).logits
-        return logits
-    finally:
-        model.train(was_training)
+        logits: Tensor = model(batch.to(model.device)).logits
+    return logits
 
 
 def error_map(mask: UInt8Array, prediction: UInt8Array) -> UInt8Array:

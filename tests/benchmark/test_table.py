@@ -261,7 +261,7 @@ def test_the_released_protocol_of_both_commands(tmp_path: Path) -> None:
 def test_a_run_of_an_older_version_has_the_defaults(tmp_path: Path) -> None:
     new, old = (write_run(tmp_path / str(seed), "aicsd", seed, 0.5) for seed in (0, 1))
     config = yaml.safe_load((old / "config.yaml").read_text())
-    del config["protocol"], config["optimizer"]["schedule"], config["student"]["published_layout"]
+    del config["protocol"], config["optimizer"]["schedule"], config["student"]["released_layout"]
     for term in config["terms"].values():
         del term["at"]
     (old / "config.yaml").write_text(yaml.safe_dump(config))

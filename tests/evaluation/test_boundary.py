@@ -12,7 +12,7 @@ from aicsd.data import Sample, SegDataset
 from aicsd.data.base import Classes
 from aicsd.evaluation import evaluate
 from aicsd.evaluation.boundary import boundary_counts, boundary_region
-from aicsd.models import Segmenter
+from aicsd.models import InputSpec, Segmenter
 
 
 def slow_region(area: np.ndarray, unlabelled: np.ndarray, distance: int) -> np.ndarray:
@@ -104,7 +104,7 @@ def test_in_the_metrics() -> None:
             grey = image.mean(dim=1, keepdim=True)
             return torch.cat([-grey, grey, grey * 0 - 9], dim=1)
 
-    model = Segmenter(Bright(), Data.classes, (0.5,) * 3, (0.5,) * 3)
+    model = Segmenter(Bright(), Data.classes, InputSpec((0.5,) * 3, (0.5,) * 3))
     metrics = evaluate(model, Data(), boundary=True)
     # rings of one pixel: 36 each; 9 + 9 pixels of the two horizontal sides are common
     ring = {(y, x) for y in range(5, 15) for x in range(5, 15)} - {

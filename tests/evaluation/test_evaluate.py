@@ -20,7 +20,7 @@ from aicsd.data.base import Classes
 from aicsd.errors import UserError
 from aicsd.evaluation import ImageCounts, evaluate, metrics_from_confusion
 from aicsd.evaluation.evaluate import batches_of_equal_size
-from aicsd.models import ModelConfig, Segmenter, build_model
+from aicsd.models import InputSpec, ModelConfig, Segmenter, build_model
 from aicsd.types import IGNORE_INDEX
 
 CLASSES = Classes(CLASS_NAMES, ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
@@ -64,7 +64,7 @@ class Brightest(nn.Module):
 
 
 def brightest() -> Segmenter:
-    return Segmenter(Brightest(), CLASSES, (0.0,) * 3, (1.0,) * 3)
+    return Segmenter(Brightest(), CLASSES, InputSpec((0.0,) * 3, (1.0,) * 3))
 
 
 def deeplab() -> Segmenter:

@@ -31,14 +31,14 @@ CLASSES = Classes(("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
 def pointwise() -> Segmenter:
     """Each pixel by itself: cutting and mirroring cannot change its prediction."""
     torch.manual_seed(0)
-    return Segmenter(nn.Conv2d(3, 3, 1), CLASSES).eval()
+    return Segmenter(nn.Conv2d(3, 3, 1), CLASSES, align_corners=True).eval()
 
 
 def looking_around() -> Segmenter:
     """A strided network whose prediction depends on the surroundings."""
     torch.manual_seed(1)
     net = nn.Sequential(nn.Conv2d(3, 8, 5, stride=4, padding=2), nn.Tanh(), nn.Conv2d(8, 3, 3))
-    return Segmenter(net, CLASSES).eval()
+    return Segmenter(net, CLASSES, align_corners=True).eval()
 
 
 def images(height: int = 60, width: int = 90, count: int = 2) -> Tensor:

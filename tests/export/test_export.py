@@ -81,7 +81,7 @@ def noise(shape: tuple[int, int, int]) -> np.ndarray:
 
 def by_hand(model: Segmenter, images: np.ndarray, resized: bool = True) -> Tensor:
     """(B, C, H, W) logits with a normalisation of its own."""
-    mean, std = np.array(model.input_mean), np.array(model.input_std)
+    mean, std = np.array(model.input.mean), np.array(model.input.std)
     normal = torch.from_numpy((images / 255 - mean) / std).float().permute(0, 3, 1, 2)
     with torch.no_grad():
         logits = model.net(normal).logits

@@ -10,8 +10,11 @@ import torch
 from conftest import TINY_MODEL
 from torch import nn
 
+from aicsd.data.base import Classes
 from aicsd.errors import UserError
-from aicsd.models import Backbone, DeepLabV3Plus, resize
+from aicsd.models import Backbone, DeepLabV3Plus, ModelConfig, build_model, resize
+from aicsd.models.maps import STAGES
+from aicsd.models.segmenter import measure
 from aicsd.types import SegOutput
 
 SMALL: dict[str, Any] = {key: value for key, value in TINY_MODEL.items() if key != "backbone"}
@@ -77,11 +80,11 @@ def test_dilations_are_the_published_ones(
     ("output_stride", "rates"),
     [(8, (1, 1, 1, 1, 2, 2, 4)), (16, (1, 1, 1, 1, 1, 1, 2)), (32, (1,) * 7)],
 )
-def test_mobilenetv2_in_the_published_layout(
+def test_mobilenetv2_in_the_released_layout(
     backbone: str, output_stride: int, rates: tuple[int, ...]
 ) -> None:
     with torch.device("meta"):
-        body = Backbone(backbone, output_stride, published_layout=True).body
+        body = Backbone(backbone, output_stride, released_layout=True).body
     assert [len(stage) for stage in body.blocks] == [1, 2, 3, 4, 3, 3, 1]
     for number, (stage, rate) in enumerate(zip(body.blocks, rates, strict=True)):
         for block in stage:
@@ -153,16 +156,23 @@ def test_each_dropout_acts_in_training_only(name: str) -> None:
 def test_shapes_at_any_size(output_stride: int, size: tuple[int, int]) -> None:
     net = build(output_stride=output_stride).eval()
     with torch.no_grad():
-        logits, features = net(torch.randn(2, 3, *size))
+        logits, features, _ = net(torch.randn(2, 3, *size))
     quarter = tuple(math.ceil(length / 4) for length in size)
     deep = tuple(math.ceil(length / output_stride) for length in size)
     assert logits.shape == (2, 5, *quarter)
-    assert {name: tuple(maps.shape[1:]) for name, maps in features.items()} == {
+    found = {name: tuple(maps.shape[1:]) for name, maps in features.items()}
+    assert found == {
+        **{name: (info.channels, *(math.ceil(length / info.stride) for length in size))
+           for name, info in net.maps.items() if name != "logits"},
         "low_level": (net.backbone.low.channels, *quarter),
         "high_level": (net.backbone.high.channels, *deep),
         "aspp": (8, *deep),
         "decoder": (8, *quarter),
-    }
+    }  # fmt: skip
+    assert [name for name in net.maps if name.startswith("stage")] == list(STAGES)
+    assert found["stage1"] == found["low_level"]
+    assert found["stage4"] == found["high_level"]
+    assert net.maps["logits"] == (5, 4)
     assert bool(logits.isfinite().all())
 
 
@@ -201,14 +211,38 @@ def test_features_are_what_their_names_say() -> None:
     net = build().eval()
     image = torch.randn(2, 3, 32, 48)
     with torch.no_grad():
-        logits, features = net(image)
-        low, high = net.backbone(image)
+        logits, features, _ = net(image)
+        stages = net.backbone(image)
+        low, high = stages[0], stages[-1]
+        for number, stage in enumerate(stages, start=1):
+            assert torch.equal(features[f"stage{number}"], stage)
         assert torch.equal(features["low_level"], low)
         assert torch.equal(features["high_level"], high)
         assert torch.equal(features["aspp"], net.aspp(high))
         assert torch.equal(net.classifier(features["decoder"].relu()), logits)
     for name in ("aspp", "decoder"):
         assert float(features[name].min()) < 0
+
+
+def test_a_transformer_with_channels_last_takes_any_size() -> None:
+    torch.manual_seed(0)
+    config = ModelConfig("swin_tiny_patch4_window7_224", 32, 8, 8, 4)
+    model = build_model(config, Classes(("a", "b"), ((0, 0, 0), (9, 9, 9)))).eval()
+    assert model.input.multiple == 4
+    assert [info.channels for name, info in model.maps.items() if "stage" in name] == [
+        96, 192, 384, 768,
+    ]  # fmt: skip
+    image = torch.randint(0, 256, (2, 3, 66, 93), dtype=torch.uint8)
+    with torch.no_grad():
+        output = model(image)
+        padded = nn.functional.pad(model.normalize(image), (0, 3, 0, 2))
+        whole = model.net(padded)
+    assert measure(model) == model.maps
+    assert output.logits.shape == (2, 2, 66, 93)
+    wanted = resize(whole.logits, (68, 96), align_corners=True)[..., :66, :93]
+    assert torch.equal(output.logits, wanted)
+    assert torch.equal(output.features["stage1"], whole.features["stage1"])
+    assert output.features["stage4"].shape == (2, 768, 3, 3)
 
 
 def test_backbone_names_its_normalisation() -> None:
@@ -238,12 +272,14 @@ def test_an_image_in_evaluation_does_not_depend_on_its_batch() -> None:
 
 def test_resize_aligns_the_corners() -> None:
     maps = torch.randn(2, 3, 4, 5)
-    larger = resize(maps, (13, 17))
+    larger = resize(maps, (13, 17), align_corners=True)
     assert torch.equal(larger[:, :, ::3, ::4][:, :, 0, 0], maps[:, :, 0, 0])
     torch.testing.assert_close(larger[:, :, ::4, ::4], maps)
     ramp = torch.arange(4.0).expand(1, 1, 4, 4)
-    torch.testing.assert_close(resize(ramp, (4, 7))[0, 0, 0], torch.arange(7) / 2)
-    assert resize(maps, (4, 5)) is maps
+    torch.testing.assert_close(
+        resize(ramp, (4, 7), align_corners=True)[0, 0, 0], torch.arange(7) / 2
+    )
+    assert resize(maps, (4, 5), align_corners=True) is maps
 
 
 @pytest.mark.parametrize(
@@ -253,6 +289,7 @@ def test_resize_aligns_the_corners() -> None:
         ("xyzzyxyzzy", 16, ["unknown backbone", "timm.list_models"]),
         ("vit_tiny_patch16_224", 16, ["vit_tiny_patch16_224", "output_stride 16"]),
         ("vit_tiny_patch16_224", 32, ["vit_tiny_patch16_224", "strides"]),
+        ("gcvit_xxtiny", 32, ["gcvit_xxtiny", "224x224 pixels only", "any size"]),
         ("vgg11", 16, ["vgg11", "output_stride 16"]),
         ("densenet121", 8, ["densenet121", "output_stride 8"]),
         (TINY_BACKBONE, 4, ["output_stride is 4", "8, 16, 32"]),

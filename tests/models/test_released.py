@@ -66,7 +66,7 @@ def assert_same_logits(net: DeepLab, model: Segmenter, size: tuple[int, int]) ->
     image = torch.randn(1, 3, *size)
     with torch.no_grad():
         expected = net(image)
-        found = resize(model.net(image).logits, size)
+        found = resize(model.net(image).logits, size, align_corners=True)
     assert expected.shape == found.shape == (1, 21, *size)
     # the spread over the image, and not the offset of the class, is what matters
     spread = expected.std(dim=(2, 3), keepdim=True)
@@ -107,8 +107,8 @@ def test_what_the_import_tells(imported: Any) -> None:
     assert f"{count / 1e6:.2f} M parameters, epoch 49, best_pred 0.7785\n" in printed
     assert model.num_parameters() == count
     assert model.classes == voc.CLASSES
-    assert header["mean"] == [0.485, 0.456, 0.406]
-    assert header["std"] == [0.229, 0.224, 0.225]
+    assert header["input"]["mean"] == [0.485, 0.456, 0.406]
+    assert header["input"]["std"] == [0.229, 0.224, 0.225]
     assert header["info"] == {
         "imported_from": "model_best.pth.tar",
         "epoch": 49,
@@ -124,7 +124,7 @@ def test_output_stride_8(tmp_path: Path, backbone: str) -> None:
     model, _ = import_checkpoint(tmp_path / "x.pth.tar", output_stride=8)
     (tmp_path / "x.pth.tar").unlink()
     assert_same_logits(net, model, SIZES[0])
-    other = build_model(ModelConfig(**{**model.architecture, "output_stride": 16}), model.classes)
+    other = build_model(ModelConfig(**{**model.origin.options, "output_stride": 16}), model.classes)
     other.net.load_state_dict(model.net.state_dict())
     with pytest.raises(AssertionError):
         assert_same_logits(net, other.eval(), SIZES[0])
@@ -154,12 +154,12 @@ def test_padding_before_the_expansion_matters_at_the_border_alone() -> None:
         expected, _ = published(image)
     maps = {}
     for pad in (True, False):
-        net = DeepLabV3Plus("mobilenetv2_100", published_layout=pad).eval()
+        net = DeepLabV3Plus("mobilenetv2_100", released_layout=pad).eval()
         places = dict(zip(net.backbone.state_dict(), published.features.state_dict(), strict=True))
         stored = published.features.state_dict()
         net.backbone.load_state_dict({key: stored[place] for key, place in places.items()})
         with torch.no_grad():
-            maps[pad], _ = net.backbone(image)
+            maps[pad] = net.backbone(image)[0]
     torch.testing.assert_close(maps[True], expected, rtol=1e-4, atol=1e-4)
     inside = (..., slice(3, -3), slice(3, -3))
     torch.testing.assert_close(maps[False][inside], expected[inside], rtol=1e-4, atol=1e-4)
@@ -168,8 +168,8 @@ def test_padding_before_the_expansion_matters_at_the_border_alone() -> None:
 
 
 def test_padding_is_of_one_family() -> None:
-    with pytest.raises(UserError, match="published_layout is for the backbones mobilenetv2"):
-        Backbone("resnet10t", published_layout=True)
+    with pytest.raises(UserError, match="released_layout is for the backbones mobilenetv2"):
+        Backbone("resnet10t", released_layout=True)
 
 
 @pytest.mark.parametrize("zipped", [True, False])

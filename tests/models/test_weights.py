@@ -22,13 +22,14 @@ from aicsd.data.base import Classes
 from aicsd.errors import UserError
 from aicsd.models import (
     Backbone,
+    InputSpec,
     ModelConfig,
     Segmenter,
     build_model,
     load_model,
+    model_file,
     save_model,
 )
-from aicsd.models import segmenter as segmenter_module
 from aicsd.runs import MODEL_FILE
 
 REPO = Path(__file__).parents[2]
@@ -167,8 +168,9 @@ def test_a_saved_model_predicts_the_same(tmp_path: Path, as_folder: bool) -> Non
     assert not any(module.training for module in loaded.modules())
     assert torch.equal(logits(loaded), logits(model))
     assert loaded.classes == CLASSES
-    assert loaded.architecture == model.architecture
-    assert (loaded.input_mean, loaded.input_std) == (model.input_mean, model.input_std)
+    assert loaded.origin == model.origin
+    assert loaded.input == model.input
+    assert loaded.maps == model.maps
     assert loaded.net.backbone.high.stride == 8
     assert loaded.net.aspp_dropout.p == 0.25
     for key, value in model.state_dict().items():
@@ -179,12 +181,14 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     save_model(build(), tmp_path / "m.safetensors", {"method": "aicsd", "metrics": {"miou": 0.5}})
     with safe_open(tmp_path / "m.safetensors", framework="pt") as file:
         header = json.loads(file.metadata()["aicsd"])
-    assert header["format"] == 1
+    assert (header["format"], header["family"]) == (2, "deeplabv3plus")
     assert header["classes"] == list(CLASS_NAMES)
     assert header["palette"] == [[1, 2, 3], [255, 0, 0], [0, 0, 255]]
     assert header["architecture"] == asdict(ModelConfig(**TINY_MODEL))
-    assert header["mean"] == [0.485, 0.456, 0.406]
-    assert header["std"] == [0.229, 0.224, 0.225]
+    assert header["input"] == {
+        "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "scale": 1 / 255,
+        "bgr": False, "multiple": 1, "size": None, "window": 0,
+    }  # fmt: skip
     assert header["info"] == {"method": "aicsd", "metrics": {"miou": 0.5}}
 
 
@@ -204,10 +208,26 @@ def test_a_model_in_channels_last_can_be_saved(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(load_model(tmp_path / "m.safetensors")), expected)
 
 
-def test_a_foreign_network_cannot_be_saved(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not built by aicsd"):
-        save_model(Segmenter(nn.Conv2d(3, 3, 1), CLASSES), tmp_path / "m.safetensors")
-    assert not list(tmp_path.iterdir())
+def test_a_network_of_ones_own_is_saved_and_loads_into_a_module(tmp_path: Path) -> None:
+    path, net = tmp_path / "m.safetensors", nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 3, 1))
+    model = Segmenter(
+        net, CLASSES, InputSpec((0.5,) * 3, scale=1.0, bgr=True), align_corners=True,
+        backbone="0", min_batch=3,
+    )  # fmt: skip
+    save_model(model, path)
+    with pytest.raises(UserError, match=r"network of your own.*load_model\(path, net=module\)"):
+        load_model(path)
+    with pytest.raises(UserError, match="does not hold the model"):
+        load_model(path, net=nn.Conv2d(3, 3, 1))
+    other = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Conv2d(5, 3, 1))
+    loaded = load_model(path, net=other)
+    assert loaded.net is other
+    assert not loaded.training
+    assert (loaded.input, loaded.align_corners) == (model.input, True)
+    assert (loaded.backbone, loaded.min_batch) == ("0", 3)
+    assert loaded.origin is None
+    assert torch.equal(logits(loaded), logits(model))
+    assert torch.equal(loaded.backbone_parameters()[0], net[0].weight)
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -243,10 +263,11 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
 def test_a_model_is_normalised_as_its_file_says(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     save_model(build(), path)
-    header = {**header_of(path), "mean": [0.5, 0.25, 0.0], "std": [1.0, 2.0, 4.0]}
+    header = header_of(path)
+    header["input"] |= {"mean": [0.5, 0.25, 0.0], "std": [1.0, 2.0, 4.0]}
     save_file(load_file(path), path, metadata={"aicsd": json.dumps(header)})
     loaded = load_model(path)
-    assert (loaded.input_mean, loaded.input_std) == ((0.5, 0.25, 0.0), (1.0, 2.0, 4.0))
+    assert loaded.input == InputSpec((0.5, 0.25, 0.0), (1.0, 2.0, 4.0))
     assert loaded.mean.flatten().tolist() == [0.5, 0.25, 0.0]
 
 
@@ -258,14 +279,18 @@ def header_of(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 2}, "header format 2"),
+        ({"format": 3}, "header format 3"),
         ({"format": None}, "header format None"),
         ({"classes": ["a"]}, "does not hold the model"),
         ({"classes": None}, "does not hold the model"),
         ({"palette": [[1, 2]]}, "does not hold the model"),
         ({"palette": "red"}, "does not hold the model"),
-        ({"mean": [0.5]}, "does not hold the model"),
-        ({"std": None}, "does not hold the model"),
+        ({"input": {"mean": [0.5], "std": [1, 1, 1]}}, "does not hold the model"),
+        ({"input": {"mean": [0, 0, 0], "std": None}}, "does not hold the model"),
+        ({"input": {"mean": [0, 0, 0], "std": [1, 1, 1], "spam": 1}}, "does not hold the model"),
+        ({"input": None}, "does not hold the model"),
+        ({"palette": [[1, 2, 999]] * 3}, "does not hold the model"),
+        ({"architecture": {**TINY_MODEL, "backbone": None}}, "does not hold the model"),
         ({"architecture": {"backbone": "resnet10t"}}, "does not hold the model"),
         ({"architecture": {**TINY_MODEL, "spam": 1}}, "does not hold the model"),
         ({"architecture": {**TINY_MODEL, "backbone": "no_such_net"}}, "no_such_net"),
@@ -304,7 +329,7 @@ def test_start_from_a_trained_model(tmp_path: Path, as_folder: bool) -> None:
     weights = str(tmp_path if as_folder else tmp_path / MODEL_FILE)
     model = build_model(ModelConfig(**TINY_MODEL, weights=weights), CLASSES)
     assert torch.equal(logits(model), logits(trained))
-    assert model.architecture["weights"] == "none"
+    assert model.origin.options["weights"] == "none"
 
 
 def test_start_from_a_trained_model_with_other_classes(tmp_path: Path) -> None:
@@ -369,7 +394,7 @@ def test_a_failing_save_leaves_the_old_file(
     path = tmp_path / "m.safetensors"
     save_model(build(seed=1), path)
     before = path.read_bytes()
-    monkeypatch.setattr(segmenter_module, "save_file", fail_half_way)
+    monkeypatch.setattr(model_file, "save_file", fail_half_way)
     with pytest.raises(UserError, match=r"cannot write .*No space left"):
         save_model(build(seed=2), path)
     assert path.read_bytes() == before

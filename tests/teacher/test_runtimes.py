@@ -35,11 +35,11 @@ def with_statistics(net: nn.Module) -> nn.Module:
     return net.eval().requires_grad_(False)
 
 
-def model(backbone: str, published_layout: bool = False) -> Segmenter:
+def model(backbone: str, released_layout: bool = False) -> Segmenter:
     torch.manual_seed(0)
     config = ModelConfig(
         backbone, aspp_channels=16, decoder_channels=16, low_level_channels=8,
-        published_layout=published_layout,
+        released_layout=released_layout,
     )  # fmt: skip
     built = build_model(config, CLASSES)
     with_statistics(built)
@@ -56,14 +56,14 @@ def differ(ours: Tensor, theirs: Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "published_layout"),
+    ("backbone", "released_layout"),
     [("resnet18", False), ("mobilenetv2_050", False), ("mobilenetv2_050", True),
      ("efficientnet_b0", False)],
 )  # fmt: skip
 def test_folding_keeps_every_map_and_leaves_no_batch_norm(
-    backbone: str, published_layout: bool
+    backbone: str, released_layout: bool
 ) -> None:
-    net = model(backbone, published_layout).net
+    net = model(backbone, released_layout).net
     example = torch.rand(1, 3, 64, 64)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     folded = fold_batch_norm(net, example)
@@ -150,7 +150,7 @@ def test_compiled_gives_the_logits() -> None:
         x = images(2, 64, 64)
         found = start_runtime(segmenter, "compiled")(x)
         assert differ(found.logits, segmenter(x).logits) < 1e-3
-        assert set(found.features) == {"low_level", "high_level", "aspp", "decoder"}
+        assert set(found.features) == set(segmenter.maps) - {"logits"}
 
 
 def test_openvino_missing_or_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,15 @@ from aicsd.distiller import Distiller
 from aicsd.engine.reporting import RunLogger
 from aicsd.errors import UserError
 from aicsd.methods import load_recipe
-from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
+from aicsd.models import (
+    InputSpec,
+    ModelConfig,
+    Origin,
+    Segmenter,
+    build_model,
+    load_model,
+    save_model,
+)
 from aicsd.teacher import Teacher
 from aicsd.teacher import cache as teacher_cache
 from aicsd.teacher.cache import TeacherCache, WithTeacherMaps, fingerprint
@@ -400,8 +408,10 @@ def test_every_difference_between_teachers_shows() -> None:
         return build_model(ModelConfig(**{**TINY_MODEL, **changes}), Classes(CLASS_NAMES, COLORS))
 
     first = teacher()
-    others = [teacher(output_stride=8), Segmenter(first.net, first.classes, (0.5, 0.5, 0.5))]
-    others += [Segmenter(first.net, Classes(CLASS_NAMES[::-1], COLORS), architecture={"a": 1})]
+    others = [teacher(output_stride=8), first.with_input(InputSpec((0.5,) * 3))]
+    others += [
+        Segmenter(first.net, Classes(CLASS_NAMES[::-1], COLORS), origin=Origin("x", {"a": 1}))
+    ]
     changed = teacher()
     with torch.no_grad():
         next(changed.net.buffers()).add_(1e-6)
@@ -409,7 +419,7 @@ def test_every_difference_between_teachers_shows() -> None:
     assert fingerprint(teacher()) == digests[0]
     assert len(set(digests)) == 5
     orders = [Classes(names, COLORS) for names in (CLASS_NAMES, CLASS_NAMES[::-1])]
-    swapped = Segmenter(first.net, orders[1], first.input_mean, first.input_std)
+    swapped = Segmenter(first.net, orders[1], first.input)
     assert len({fingerprint(Teacher(swapped, classes).model) for classes in orders}) == 2
 
 

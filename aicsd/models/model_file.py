@@ -1,0 +1,136 @@
+"""The file of a trained network: weights, and a JSON header that says how to use them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from aicsd.data.base import Classes
+from aicsd.errors import UserError
+from aicsd.files import atomic_path
+from aicsd.models.segmenter import InputSpec, Segmenter
+
+HEADER_KEY = "aicsd"
+HEADER_FORMAT = 2
+FIRST_FAMILY = "deeplabv3plus"
+"""The only family of files with a header of format 1."""
+DECLARED = ("align_corners", "backbone", "min_batch")
+"""What a header holds of a network that no family declares."""
+
+
+def save_model(model: Segmenter, path: Path, info: Mapping[str, Any] | None = None) -> None:
+    """Write weights and a JSON header that names all it takes to load them.
+
+    Args:
+        model: one without an ``origin`` is written too, and loads with
+            ``load_model(path, net=module)``.
+        path: safetensors file; written beside its place and renamed.
+        info: further facts for the header (data, method, metrics).
+    """
+    origin = model.origin
+    header = {
+        "format": HEADER_FORMAT,
+        "family": origin.family if origin is not None else None,
+        "architecture": origin.options if origin is not None else None,
+        "classes": list(model.classes.names),
+        "palette": [list(color) for color in model.classes.palette],
+        "input": model.input._asdict(),
+        "info": dict(info or {}),
+    }
+    if origin is None:
+        header |= {key: getattr(model, key) for key in DECLARED}
+    with atomic_path(path) as temporary:
+        try:
+            save_file(_tensors(model), temporary, metadata={HEADER_KEY: json.dumps(header)})
+        except SafetensorError as error:  # a full disk, for one
+            raise UserError(f"cannot write {path}: {error}") from error
+
+
+def _tensors(model: Segmenter) -> dict[str, Tensor]:
+    """The network's weights, each with memory of its own, as the file wants it."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, value in model.net.state_dict().items():
+        tensor = value.detach().cpu().contiguous()
+        found[key] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return found
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether ``path`` is a safetensors file with the header of :func:`save_model`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return HEADER_KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header, in the form of the newest format, and weights of a file of :func:`save_model`.
+
+    Raises:
+        UserError: no such file, or a header that is missing, broken or of a later version.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+    if HEADER_KEY not in metadata:
+        raise UserError(
+            f"{path} holds weights but no model header; only files written by aicsd load as models"
+        )
+    try:
+        header = json.loads(metadata[HEADER_KEY])
+    except (ValueError, RecursionError):
+        header = None
+    found = header.get("format") if isinstance(header, dict) else None
+    if found not in (1, HEADER_FORMAT):
+        raise UserError(
+            f"{path} has header format {found}; this version reads 1 and {HEADER_FORMAT}: "
+            "update aicsd"
+        )
+    return (_from_first(header) if found == 1 else header), state
+
+
+def _from_first(header: dict[str, Any]) -> dict[str, Any]:
+    """A header of format 1 in the form of format 2."""
+    spec = {key: header[key] for key in ("mean", "std") if key in header}
+    return {**header, "family": FIRST_FAMILY, "input": spec}
+
+
+def classes_of(header: Mapping[str, Any]) -> Classes:
+    """The classes in a header.
+
+    Raises:
+        KeyError, TypeError, ValueError: it holds none.
+    """
+    palette = tuple((int(r), int(g), int(b)) for r, g, b in header["palette"])
+    if any(not 0 <= value <= 255 for color in palette for value in color):
+        raise ValueError("a colour of the palette is not 0 to 255")
+    return Classes(tuple(header["classes"]), palette)
+
+
+def input_of(header: Mapping[str, Any]) -> InputSpec:
+    """The input spec in a header.
+
+    Raises:
+        KeyError, TypeError, ValueError: it holds none.
+    """
+    held = dict(header["input"])
+    for key in ("mean", "std"):
+        held[key] = tuple(float(value) for value in held[key])
+        if len(held[key]) != 3:
+            raise ValueError(f"{key} must be three numbers")
+    if held.get("size") is not None:
+        height, width = held["size"]
+        held["size"] = (int(height), int(width))
+    return InputSpec(**held)
