@@ -14,9 +14,21 @@ Numerics = Literal["described", "released"]
 """What a term computes: the mathematics of its paper, or the published AICSD code bug for bug."""
 
 
+TEMPERATURES = (1e-3, 1e3)
+"""Beyond these, float32 keeps no digit of what a softmax compares."""
+
+
 def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is not positive, or leaves nothing to compare.
+
+    Raises:
+        UserError: it is outside :data:`TEMPERATURES`.
+    """
     if not temperature > 0:
         raise UserError(f"temperature is {temperature}; it must be above 0")
+    low, high = TEMPERATURES
+    if not low <= temperature <= high:
+        raise UserError(f"temperature is {temperature}; it must be from {low:g} to {high:g}")
 
 
 def check_numerics(numerics: str, **fixed: tuple[object, object]) -> None:

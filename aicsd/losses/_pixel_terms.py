@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aicsd.losses._chunks import chunks, powers_of
+from aicsd.losses._chunks import LOWEST_SCORE, chunks, powers_of
 from aicsd.losses._first_order import FirstOrder
 
 
@@ -50,7 +50,7 @@ class PixelTerms(torch.autograd.Function):
                 entropies.append(entropy.masked_fill_(ignored, 0).sum())
             if target is not None:
                 part = target[..., chunk]
-                target_total = _softmax(part, temperature, target_scores, target_powers)
+                target_total = _softmax(part, temperature, target_scores, target_powers, floor=True)
                 products = target_scores.sub_(scores).mul_(target_powers)
                 divergence = products.sum(dim=1, keepdim=True) / target_total
                 divergence += total.log() - target_total.log()
@@ -118,12 +118,20 @@ def _flatten(
     )
 
 
-def _softmax(logits: Tensor, temperature: float, scores: Tensor, powers: Tensor) -> Tensor:
-    """Fill (z - max_c z) / T and its exp, (B, C, n); return the sum of the latter, (B, 1, n)."""
+def _softmax(
+    logits: Tensor, temperature: float, scores: Tensor, powers: Tensor, *, floor: bool = False
+) -> Tensor:
+    """Fill (z - max_c z) / T and its exp, (B, C, n); return the sum of the latter, (B, 1, n).
+
+    With ``floor``, scores are at least LOWEST_SCORE: a class of the teacher at -inf then adds 0 to
+    the divergence, and not -inf times 0.
+    """
     logits = logits.to(scores.dtype)
     torch.sub(logits, logits.amax(dim=1, keepdim=True), out=scores)
     if temperature != 1:
         scores /= temperature
+    if floor:
+        return torch.exp(scores.clamp_(min=LOWEST_SCORE), out=powers).sum(dim=1, keepdim=True)
     return powers_of(scores, powers).sum(dim=1, keepdim=True)
 
 

@@ -160,6 +160,7 @@ def released_ics_matrix(logits: Tensor) -> Tensor:
     """
     log_q = to_safe_precision(logits).log_softmax(dim=2)
     q = log_q.exp()
+    log_q = log_q.clamp_min(torch.finfo(log_q.dtype).min)  # 0 log 0 is 0
     classes = torch.arange(logits.shape[1], device=logits.device)
     larger = torch.maximum(classes[:, None], classes[None, :])
     negative_entropy = (q * log_q).sum(dim=(0, 2, 3))  # (C,)
