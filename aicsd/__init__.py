@@ -5,7 +5,8 @@ from aicsd.telemetry import switch_off
 
 switch_off()
 
-from aicsd.api import Run, distill, train  # noqa: E402  (imports what is switched off)
+from aicsd.api import distill, train  # noqa: E402  (imports what is switched off)
+from aicsd.engine.run import Run  # noqa: E402
 from aicsd.losses import CrossEntropyLoss, ICSDLoss, PixelKDLoss  # noqa: E402
 from aicsd.models import DeepLabV3Plus, Segmenter, load_model  # noqa: E402
 

@@ -28,7 +28,7 @@ from aicsd.data import open_dataset
 from aicsd.data.base import SegDataset
 from aicsd.data.loaders import TrainBatches, train_loader
 from aicsd.distiller import Distiller
-from aicsd.engine import DistillConfig
+from aicsd.engine.config import DistillConfig
 from aicsd.engine.optimizer import build_optimizer
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, build_model

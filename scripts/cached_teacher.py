@@ -23,7 +23,7 @@ from aicsd.config import build_config
 from aicsd.data import open_dataset
 from aicsd.data.base import Subset
 from aicsd.data.loaders import TrainBatches, train_loader
-from aicsd.engine import DistillConfig
+from aicsd.engine.config import DistillConfig
 from aicsd.models import load_model, resize
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import TeacherCache

@@ -20,7 +20,7 @@ import yaml
 from aicsd.config import build_config
 from aicsd.data import open_dataset
 from aicsd.data.loaders import TrainBatches, train_loader
-from aicsd.engine import DistillConfig
+from aicsd.engine.config import DistillConfig
 from aicsd.methods import TermRecipe, list_methods, load_recipe
 from aicsd.models import Segmenter, build_model, load_model, map_named
 from aicsd.teacher import Teacher

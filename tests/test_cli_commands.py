@@ -758,8 +758,8 @@ def test_distill_in_python_with_terms(root: Path, teacher: Path, tmp_path: Path)
 def test_short_forms_of_the_python_api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A backbone for a model; digits or a folder for data."""
     seen: list[Any] = []
-    monkeypatch.setattr("aicsd.api.run_training", seen.append)
-    monkeypatch.setattr("aicsd.api.run_distillation", lambda config, _: seen.append(config))
+    monkeypatch.setattr("aicsd.api.run_training", lambda config, _: seen.append(config))
+    monkeypatch.setattr("aicsd.api.run_distillation", lambda config, *_: seen.append(config))
     package.train("resnet18", tmp_path)
     package.train()
     package.distill(tmp_path / "run", "mobilenetv2_100", str(tmp_path), method="kd", epochs=3)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import lines, train_command
+from tiny_runs import distill_command, lines, train_command
 
 RunCli = Callable[..., tuple[int, str, str]]
 FAKE_WANDB = """
@@ -89,7 +89,8 @@ def test_wandb_gets_the_lines_of_the_log(
 ) -> None:
     run = tmp_path / "run"
     flags = ("--epochs", 1, "--logger", "wandb,tensorboard")
-    code, _, error = run_cli(*train_command(runs / "data", run, *flags))
+    command = distill_command(runs / "data", runs / "teacher", run, "--method", "icsd", *flags)
+    code, _, error = run_cli(*command)
     assert code == 0, error
     assert wandb.CALLS[0] == ("init", "aicsd", "run", 1, None, "allow")
     logged = [call[1] for call in wandb.CALLS if call[0] == "log"]
@@ -149,8 +150,6 @@ def test_mlflow_keeps_figures_settings_and_pictures(
     assert [(metric.step, metric.value) for metric in losses] == wanted
     assert "val_iou/person _sitting_" in kept.data.metrics
     assert [item.path for item in client.list_artifacts(kept.info.run_id, "val")] == [
-        "val/ics-0.png",
-        "val/ics-2.png",
         "val/pictures-2.png",
     ]
 

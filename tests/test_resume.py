@@ -470,9 +470,8 @@ def test_finished_run_returns_at_once(
     run = tmp_path / "run"
     shutil.copytree(small_reference, run)
     before = dict(files_below(run))
-    engine = sys.modules["aicsd.engine.fit"]
-    monkeypatch.setattr(engine, "train_loader", None)
-    monkeypatch.setattr(engine, "evaluate", None)
+    monkeypatch.setattr("aicsd.engine.fit.train_loader", None)
+    monkeypatch.setattr("aicsd.engine.record.evaluate", None)
     code, output, error = run_cli("train", "--run", run, "--resume")
     assert code == 0, error
     miou = json.loads((run / "metrics.json").read_text())["miou"]
@@ -537,7 +536,7 @@ def test_resume_in_python(
 ) -> None:
     import aicsd as package
     from aicsd.config import build_config
-    from aicsd.engine import TrainConfig
+    from aicsd.engine.config import TrainConfig
     from aicsd.engine.stop import Interrupted
 
     settings = yaml.safe_load((small_reference / "config.yaml").read_text())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from aicsd.engine import DistillConfig
+from aicsd.engine.config import DistillConfig
 from aicsd.errors import UserError
 from aicsd.files import read_json_lines, read_yaml
 from aicsd.runs import RunFolder

@@ -37,7 +37,7 @@ def test_the_schedule_sets_the_learning_rate(
 def test_the_protocol_reaches_padding_and_evaluation(
     tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
-    loop = importlib.import_module("aicsd.engine.fit")  # the package's `fit` is the function
+    loop, record = (importlib.import_module(f"aicsd.engine.{name}") for name in ("fit", "record"))
     data, run = write_folder(tmp_path / "data"), tmp_path / "run"
     paddings, short_sides = [], []
 
@@ -51,9 +51,9 @@ def test_the_protocol_reaches_padding_and_evaluation(
         short_sides.append(options["short_side"])
         return original_evaluate(*arguments, **options)
 
-    original_loader, original_evaluate = loop.train_loader, loop.evaluate
+    original_loader, original_evaluate = loop.train_loader, record.evaluate
     monkeypatch.setattr(loop, "train_loader", train_loader)
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(record, "evaluate", evaluate)
     command = train_command(data, run, "--epochs", 1, "--protocol", protocol)
     command += ["--data.augment.blur", "0"]  # it mixes padding and image at the edge
     command[command.index("--data.augment.crop") + 1] = "160"  # larger than any image

@@ -11,7 +11,6 @@ from statistics import mean, median
 import torch
 from lightning_fabric import Fabric
 
-from aicsd.api import open_fabric
 from aicsd.benchmark.counts import gmacs, kept_bytes_and_flops
 from aicsd.benchmark.inputs import CostConfig, Data, build_untrained, find_teacher, open_data
 from aicsd.benchmark.steps import PARTS, ClockedSteps, peak_memory, repeated
@@ -20,6 +19,7 @@ from aicsd.benchmark.timing import machine, machine_line, synchronize, take_turn
 from aicsd.data.base import Subset
 from aicsd.data.loaders import TrainBatches, epoch_indices, plan_batches, timed, train_loader
 from aicsd.distiller import Distiller
+from aicsd.engine.device import open_fabric
 from aicsd.errors import UserError
 from aicsd.evaluation import evaluate
 from aicsd.models import Segmenter

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 import yaml
 
-from aicsd.api import of_protocol
 from aicsd.config import build_config
 from aicsd.data import DATASETS, Classes, Sample, SegDataset, camvid, cityscapes, open_dataset, voc
 from aicsd.data.loaders import training_images
 from aicsd.engine.config import DistillConfig, TrainConfig
+from aicsd.engine.run import of_protocol, recipe_of
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model
@@ -66,7 +66,7 @@ class CostConfig(DistillConfig):  # noqa: D101
         """Of ``aicsd distill``, or labels alone as in ``aicsd train``."""
         if self.model is not None:
             return of_protocol(load_recipe("none"), self)
-        return of_protocol(load_recipe(self.method, self.terms), self)
+        return recipe_of(self)
 
 
 @dataclass(frozen=True)

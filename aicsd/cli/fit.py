@@ -25,15 +25,15 @@ def build_distill_parser() -> ConfigParser:
 
 
 def run_train(options: Any) -> int:
-    from aicsd.api import run_training
     from aicsd.engine.config import TrainConfig
+    from aicsd.engine.run import run_training
 
     return _run(lambda: run_training(config_from_namespace(TrainConfig, options)))
 
 
 def run_distill(options: Any) -> int:
-    from aicsd.api import run_distillation
     from aicsd.engine.config import DistillConfig
+    from aicsd.engine.run import run_distillation
 
     return _run(lambda: run_distillation(config_from_namespace(DistillConfig, options)))
 

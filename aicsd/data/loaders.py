@@ -252,6 +252,24 @@ def _end_at_word_of_parent() -> None:
     os._exit(0)
 
 
+class Waiting(Iterator[T]):
+    """An iterator that adds up the seconds spent waiting for its items."""
+
+    def __init__(self, items: Iterator[T]) -> None:
+        self._items, self._seconds = items, 0.0
+
+    def __next__(self) -> T:
+        begin = time.monotonic()
+        item = next(self._items)
+        self._seconds += time.monotonic() - begin
+        return item
+
+    def take_seconds(self) -> float:
+        """Seconds since the last call."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+
 def timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
     """Every item with the seconds that were spent waiting for it."""
     while True:

@@ -22,7 +22,7 @@ COMMENT_BYTES = len(MARK) + 2 * hashlib.sha256().digest_size
 
 
 @dataclass
-class Progress:
+class RunState:
     """Where a run stands."""
 
     step: int = 0
@@ -37,14 +37,14 @@ class Progress:
 class Checkpoint(NamedTuple):
     """What a run continues from."""
 
-    progress: Progress
+    state: RunState
     states: dict[str, Any]
     """State dicts by name."""
     damage: str | None
     """Why this is not the newest checkpoint; None if it is."""
 
 
-def save_checkpoint(folder: RunFolder, progress: Progress, states: dict[str, Any]) -> None:
+def save_checkpoint(folder: RunFolder, state: RunState, states: dict[str, Any]) -> None:
     """Write ``last.pt`` with a checksum; the file that it replaces becomes ``previous.pt``.
 
     The SHA-256 of the file is its comment as a ZIP archive, so that ``torch.load`` reads it.
@@ -52,7 +52,7 @@ def save_checkpoint(folder: RunFolder, progress: Progress, states: dict[str, Any
     Raises:
         UserError: the file cannot be written.
     """
-    content = {"format": FORMAT, "progress": vars(progress), **states}
+    content = {"format": FORMAT, "progress": vars(state), **states}
     path = folder.checkpoint
     with (
         atomic_path(path, durable=True, previous=folder.previous) as temporary,
@@ -80,14 +80,14 @@ def load_checkpoint(folder: RunFolder) -> Checkpoint | None:
             problems.append(f"there is no checkpoint {path}")
             continue
         try:
-            progress, states = _load(path)
+            state, states = _load(path)
         except Exception as error:  # PyTorch raises whatever the damaged bytes lead it to
             problems.append(f"checkpoint {path} is damaged ({_reason(error)})")
             continue
         if not problems:
-            return Checkpoint(progress, states, None)
-        damage = f"{problems[0]}; going on from {path.name}, step {progress.step}"
-        return Checkpoint(progress, states, damage)
+            return Checkpoint(state, states, None)
+        damage = f"{problems[0]}; going on from {path.name}, step {state.step}"
+        return Checkpoint(state, states, damage)
     if not folder.checkpoint.is_file() and not folder.previous.is_file():
         return None
     raise UserError(
@@ -100,14 +100,14 @@ def _reason(error: Exception) -> str:
     return text if isinstance(error, UserError) else f"{type(error).__name__} {text}"
 
 
-def _load(path: Path) -> tuple[Progress, dict[str, Any]]:
+def _load(path: Path) -> tuple[RunState, dict[str, Any]]:
     with path.open("rb") as file:
         _require_sound(file)
     states: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     version = states.pop("format", FORMAT)
     if version != FORMAT:
         raise UserError(f"it has format {version}, and this version reads {FORMAT}: update aicsd")
-    return Progress(**states.pop("progress")), states
+    return RunState(**states.pop("progress")), states
 
 
 def _require_sound(file: BinaryIO) -> None:

@@ -145,8 +145,9 @@ class DistillConfig(FitConfig):  # noqa: D101
             mass of the rest; 0 keeps all. For methods that compare class probabilities only.
         student: the network to train.
         method: none, kd, icsd, aicsd, ad, sp, ickd, or a YAML file with a recipe.
-        terms: changes to the recipe by term and key, for example --terms.icsd.weight
-            50.{_COMMON}"""
+        terms: changes to the recipe by term and key, for example --terms.icsd.weight 50.
+        terms_of: in the config of a run, the method of which terms holds every key; the recipe
+            is not read then.{_COMMON}"""
 
     teacher: str | None = None
     teacher_runtime: Runtime = "eager"
@@ -155,3 +156,4 @@ class DistillConfig(FitConfig):  # noqa: D101
     student: ModelConfig = field(default_factory=ModelConfig)
     method: str = "aicsd"
     terms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    terms_of: str | None = None

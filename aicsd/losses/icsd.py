@@ -204,6 +204,7 @@ class ICSDLoss(nn.Module):
     """
 
     needs = "logits"
+    watch = ("ics_matrix",)
 
     def __init__(
         self,

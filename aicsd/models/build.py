@@ -74,10 +74,16 @@ def build_model(config: ModelConfig, classes: Classes) -> Segmenter:
     # the weights of the whole network will be in the file: where they began does not matter there
     architecture = asdict(replace(config, weights="none"))
     spec = InputSpec(net.backbone.mean, net.backbone.std, multiple=net.backbone.multiple)
-    return Segmenter(
+    model = Segmenter(
         net, classes, spec, maps=net.maps, align_corners=True, backbone="backbone", min_batch=2,
         origin=Origin("deeplabv3plus", architecture),
     )  # fmt: skip
+    if net.backbone.dropped_weights:
+        model.notes.append(
+            f"{config.weights}: every key of the feature layers is used; left out, of the "
+            f"classification head: {', '.join(net.backbone.dropped_weights)}"
+        )
+    return model
 
 
 def _start_from(net: DeepLabV3Plus, path: Path) -> None:

@@ -100,6 +100,8 @@ class Segmenter(nn.Module):
         self.net, self.classes, self.input, self.origin = net, classes, input, origin
         self.align_corners, self.backbone, self.min_batch = align_corners, backbone, min_batch
         self._maps = dict(maps or {})
+        self.notes: list[str] = []
+        """What is worth saying about how the network was built."""
         self.register_buffer("mean", torch.tensor(input.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(input.std).view(1, 3, 1, 1), persistent=False)
 

@@ -16,7 +16,6 @@ from conftest import CLASS_NAMES, TINY_MODEL, write_folder
 from tiny_runs import FIT_FLAGS, aicsd, data_flags, distill_command, model_flags, train_lines
 from torch import Tensor, nn
 
-from aicsd.api import open_fabric
 from aicsd.benchmark.counts import gmacs
 from aicsd.benchmark.inputs import CostConfig, read_network
 from aicsd.benchmark.steps import PARTS, ClockedSteps, repeated
@@ -25,6 +24,7 @@ from aicsd.config import build_config
 from aicsd.data import Classes, open_dataset
 from aicsd.data.loaders import DataConfig, plan_batches, train_loader
 from aicsd.distiller import Distiller, Teacher
+from aicsd.engine.device import open_fabric
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
 from aicsd.types import Batch

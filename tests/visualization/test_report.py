@@ -110,7 +110,7 @@ def test_a_report_that_fails_does_not_fail_the_run(
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("aicsd.api.write_report", fail)
+    monkeypatch.setattr("aicsd.engine.run.write_report", fail)
     run = tmp_path / "run"
     command = distill_command(runs / "data", runs / "teacher", run, "--epochs", "1")
     code, _, error = run_cli(*command)

@@ -1,0 +1,46 @@
+"""Device, processes and precision of a run."""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from aicsd.engine.config import FitConfig
+from aicsd.errors import UserError
+
+
+def open_fabric(config: FitConfig) -> Fabric:
+    """Device, number of processes and precision of a config; not launched yet.
+
+    Raises:
+        UserError: this machine does not have them.
+    """
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.num_nodes,
+            precision=config.precision,
+        )
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"accelerator {config.accelerator!r} with devices {config.devices} cannot be used "
+            f"here: {reason}"
+        ) from error
+    if config.precision == "bf16-mixed" and _emulates_bfloat16(fabric.device):
+        print(
+            "aicsd: note: this processor has no instructions for bfloat16: precision bf16-mixed "
+            "will be many times slower than 32-true",
+            file=sys.stderr,
+        )
+    return fabric
+
+
+def _emulates_bfloat16(device: torch.device) -> bool:
+    on_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return device.type == "cpu" and on_x86 and not torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,126 @@
+"""What a training leaves behind: scores, models, checkpoints and the result."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from aicsd.data.base import SegDataset
+from aicsd.engine.checkpoint import RunState, load_checkpoint, save_checkpoint
+from aicsd.engine.config import FitConfig
+from aicsd.engine.reporting import RunLogger
+from aicsd.engine.step import Training
+from aicsd.engine.trackers import check_loggers, open_trackers
+from aicsd.errors import UserError
+from aicsd.evaluation import Metrics, evaluate, to_json
+from aicsd.files import write_text
+from aicsd.models import Segmenter, save_model
+from aicsd.runs import RunFolder
+
+
+class RunRecord:
+    """The run folder of one training, and where the training stands.
+
+    Args:
+        config: settings of the run.
+        training: continues from the checkpoint, if the folder has one.
+        val_data: the validation split.
+    """
+
+    def __init__(self, config: FitConfig, training: Training, val_data: SegDataset) -> None:
+        self.config, self.training, self.val_data = config, training, val_data
+        self.folder = RunFolder(config.run)
+        self.fabric = training.fabric
+        self.state = RunState()
+        self._restore()
+
+    def logger(self, total: int) -> RunLogger:
+        """Progress bar, ``metrics.jsonl`` and trackers of this process."""
+        config, start, path = self.config, self.state.step, self.folder.path
+        names = check_loggers(config.logger)
+        trackers = partial(open_trackers, names, path, start, asdict(config))
+        return RunLogger(path, start, total, trackers, self.fabric.is_global_zero)
+
+    def evaluate(self, model: Segmenter) -> Metrics:
+        """Metrics of a network on the validation split."""
+        data = self.config.data
+        short_side = data.augment.crop if self.config.protocol == "released" else 0
+        return evaluate(model, self.val_data, workers=data.workers, short_side=short_side)
+
+    def validate(self, logger: RunLogger) -> Metrics:
+        """Metrics of the student, logged; the best student so far is kept."""
+        logger.advance(self.state.step, "validating")
+        self._share_statistics()
+        metrics = self.evaluate(self.training.final)
+        values = {key: value for key, value in metrics.to_dict().items() if key != "images"}
+        per_class = values.pop("per_class_iou")
+        for key in ("per_class_accuracy", "confusion"):
+            values.pop(key)
+        logger.scalars(
+            self.state.step,
+            {f"val/{key}": value for key, value in values.items()}
+            | {f"val_iou/{name}": value for name, value in per_class.items()},
+        )
+        logger.say(f"step {self.state.step}: val mIoU {metrics.miou:.4f}")
+        if metrics.miou > self.state.best_miou:
+            self.state.best_miou = metrics.miou
+            self._save_model(metrics, self.folder.best)
+        return metrics
+
+    def save(self) -> None:
+        """Write the checkpoint from which the run continues exactly."""
+        if self.fabric.is_global_zero:
+            save_checkpoint(self.folder, self.state, self.training.state_dict())
+
+    def finish(self, metrics: Metrics) -> dict[str, Any]:
+        """Write the trained model and the result."""
+        result = {
+            **metrics.to_dict(),
+            "seconds": round(self.state.seconds, 1),
+            "parameters": self.training.final.num_parameters(),
+            "teacher": self.state.teacher or None,
+        }
+        self.save()
+        self._save_model(metrics, self.folder.model)
+        if self.fabric.is_global_zero:
+            write_text(self.folder.result, to_json(result), durable=True)
+            self.folder.previous.unlink(missing_ok=True)
+        self.fabric.barrier()
+        return result
+
+    def _share_statistics(self) -> None:
+        # each process has batch-norm statistics of its own images; the first one's get saved
+        if dist.is_initialized():
+            for statistic in self.training.final.buffers():
+                dist.broadcast(statistic, src=0)
+
+    def _save_model(self, metrics: Metrics, path: Path) -> None:
+        if self.fabric.is_global_zero:
+            measured = metrics.to_dict()
+            measured.pop("confusion")  # the header of a model file is no place for a matrix
+            save_model(
+                self.training.final, path, {"metrics": measured, "run": self.folder.path.name}
+            )
+
+    def _restore(self) -> None:
+        found = load_checkpoint(self.folder)
+        if found is None:
+            return
+        self.state = found.state
+        if found.damage is not None and self.fabric.is_global_zero:
+            print(f"{self.folder.path.name}: {found.damage}", file=sys.stderr)
+            # else it would take the place of the sound one at the next save
+            self.folder.checkpoint.unlink(missing_ok=True)
+        try:
+            self.training.load_state_dict(found.states)
+        except Exception as error:  # of an older version, or of something else
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"checkpoint {self.folder.checkpoint} does not fit this model and data ({reason}); "
+                "choose another run folder"
+            ) from error

@@ -1,0 +1,287 @@
+"""From a config to a trained run: open the data, build the networks, train, report."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from aicsd.data import check_dataset, open_dataset
+from aicsd.data.base import SegDataset
+from aicsd.data.cache import CachedDataset
+from aicsd.data.loaders import TrainBatches, epoch_indices, plan_batches, training_images
+from aicsd.distiller import Distiller
+from aicsd.engine.config import DistillConfig, FitConfig, TrainConfig
+from aicsd.engine.device import open_fabric
+from aicsd.engine.fit import fit
+from aicsd.errors import UserError
+from aicsd.methods import Recipe, load_recipe, make_recipe
+from aicsd.models import ModelConfig, Segmenter, build_model, load_model
+from aicsd.runs import RunFolder
+from aicsd.teacher import Teacher
+from aicsd.teacher.cache import TeacherCache
+from aicsd.teacher.runtime import Runtime
+from aicsd.types import Batch
+from aicsd.visualization.ics_history import read_history
+from aicsd.visualization.report import write_report
+from aicsd.visualization.runs import Network
+
+REPORT_IMAGES = 6
+Losses = Mapping[str, type[nn.Module]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    path: Path
+    metrics: dict[str, Any]
+    """Of the final student on the validation split: what ``metrics.json`` holds."""
+    student: Segmenter
+    """In evaluation mode, on the CPU."""
+
+
+class Splits(NamedTuple):
+    """Images to train on and to validate on."""
+
+    train: SegDataset
+    val: SegDataset
+
+
+class TeacherPlan(NamedTuple):
+    """A teacher as a run asks for it."""
+
+    network: nn.Module
+    runtime: Runtime = "eager"
+    cache: TeacherCache | None = None
+
+
+def run_training(config: TrainConfig, splits: Splits | None = None) -> Run:
+    """Train a network on labels alone: what ``aicsd train`` does.
+
+    Args:
+        config: settings of the run.
+        splits: data in memory, in place of what ``config.data`` names.
+
+    Raises:
+        UserError: anything in the input that the user can fix.
+    """
+    return _run(config, config.model, of_protocol(load_recipe("none"), config), None, splits)
+
+
+def run_distillation(
+    config: DistillConfig,
+    network: nn.Module | None = None,
+    splits: Splits | None = None,
+    losses: Losses | None = None,
+) -> Run:
+    """Distil a teacher into a student: what ``aicsd distill`` does.
+
+    Args:
+        config: settings of the run.
+        network: a teacher in memory, in place of what ``config.teacher`` names.
+        splits: data in memory, in place of what ``config.data`` names.
+        losses: further losses by name, for the recipe.
+
+    Raises:
+        UserError: anything in the input that the user can fix.
+    """
+    recipe = recipe_of(config, losses)
+    config = replace(config, terms=recipe.to_dict(), terms_of=config.method)
+    if recipe.needs_teacher and network is None:
+        if config.teacher is None:
+            raise UserError(
+                f"method {recipe.name!r} needs a teacher: give --teacher RUN_OR_SAFETENSORS"
+            )
+        network = load_model(config.teacher)
+    if config.teacher_runtime == "openvino":
+        who = "teacher_runtime openvino gives logits alone"
+        recipe.require("logits", who, "use eager or compiled")
+    cache = None
+    if recipe.needs_teacher and config.teacher_cache is not None:
+        check_cache(recipe, config.teacher_cache_top_k)
+        cache = TeacherCache(Path(config.teacher_cache), config.teacher_cache_top_k)
+    teacher = None if network is None else TeacherPlan(network, config.teacher_runtime, cache)
+    return _run(config, config.student, recipe, teacher, splits)
+
+
+def recipe_of(config: DistillConfig, losses: Losses | None = None) -> Recipe:
+    """The complete recipe of a distillation, with the numerics of its protocol.
+
+    The config of a run carries all its terms, so that no recipe is read again.
+    """
+    if config.terms_of is None:
+        recipe = load_recipe(config.method, config.terms, losses)
+    elif config.terms_of == config.method:
+        recipe = make_recipe(Path(config.method).stem, config.terms, losses=losses)
+    else:
+        raise UserError(
+            f"terms are those of method {config.terms_of!r}, and method is {config.method!r}: "
+            "remove terms and terms_of from the config"
+        )
+    return of_protocol(recipe, config)
+
+
+def of_protocol(recipe: Recipe, config: FitConfig) -> Recipe:
+    """``recipe`` with the numerics of the config's protocol."""
+    if config.protocol != "released":
+        return recipe
+    if recipe.without_numerics:
+        terms = ", ".join(recipe.without_numerics)
+        print(f"aicsd: note: protocol released leaves {terms} as they are", file=sys.stderr)
+    return recipe.with_numerics("released")
+
+
+def check_cache(recipe: Recipe, top_k: int) -> None:
+    """Refuse a method that compares more than a cache keeps.
+
+    Raises:
+        UserError: a term on features, one that reads padding, or, with ``top_k``, one that needs
+            every logit.
+    """
+    cure = "leave teacher_cache out, or choose another method"
+    recipe.require("logits", "teacher_cache holds logits", cure)
+    for name, term in recipe.active.items():
+        reads_padding = "valid" not in term.contract.inputs
+        if term.needs_teacher and (reads_padding or term.options.get("numerics") == "released"):
+            raise UserError(
+                f"teacher_cache holds nothing about padding, and term {name!r} compares it too: "
+                "leave teacher_cache out"
+            )
+    if top_k:
+        who = f"the {top_k} largest of a pixel"
+        recipe.require("probabilities", who, "leave teacher_cache_top_k out")
+
+
+def _run(
+    config: FitConfig,
+    model: ModelConfig,
+    recipe: Recipe,
+    planned: TeacherPlan | None,
+    splits: Splits | None,
+) -> Run:
+    folder = RunFolder(config.run)
+    _claim(config, folder)
+    splits = splits or open_splits(config, check=not folder.checkpoint.is_file())
+    fabric = open_fabric(config)
+    fabric.launch()
+    plan = plan_run(config, splits.train, fabric)
+    if config.data.cache_mb:
+        shared = config.data.workers > 0
+        splits = splits._replace(train=CachedDataset(splits.train, config.data.cache_mb, shared))
+        _say(fabric, folder, str(splits.train))
+    torch.manual_seed(config.seed)
+    student = build_model(model, splits.train.classes)
+    student.require_batch(config.data.batch_size)
+    for note in student.notes:
+        _say(fabric, folder, note)
+    distiller = Distiller(student, recipe, None if planned is None else
+                          connect_teacher(planned.network, splits.train))  # fmt: skip
+    if planned is not None and distiller.teacher is not None:
+        try_out(distiller, config.data.augment.crop, fabric.device)
+        if planned.cache is not None:
+            workers = config.data.workers
+            train = planned.cache.attach(splits.train, distiller.teacher, workers)
+            splits = splits._replace(train=train)
+        else:
+            distiller.teacher.speed_up(planned.runtime, config.data.augment.crop)
+    if fabric.is_global_zero:
+        folder.save_config(asdict(config))
+    metrics, trained = fit(config, distiller, splits.train, splits.val, plan, fabric)
+    trained.eval()
+    if fabric.is_global_zero and not folder.report.is_file():
+        _report(folder, trained, distiller.teacher, splits.val)
+    return Run(folder.path, metrics, trained.cpu())
+
+
+def open_splits(config: FitConfig, check: bool = True) -> Splits:
+    """The images that a config names.
+
+    Args:
+        config: names dataset, root and splits.
+        check: read every mask first, if the config wants that.
+
+    Raises:
+        UserError: a dataset that cannot be opened, or its first file that cannot be used.
+    """
+    data = config.data
+    train = open_dataset(data.name, data.root, data.train_split, data.options)
+    val = open_dataset(data.name, data.root, data.val_split, data.options)
+    if data.check and check:
+        for dataset in (train, val):
+            for problem in check_dataset(dataset):
+                raise UserError(f"{problem} (aicsd data check lists every such file)")
+    return Splits(training_images(train, data), val)
+
+
+def plan_run(config: FitConfig, train: SegDataset, fabric: Fabric) -> TrainBatches:
+    """The batches of the whole run, for this process."""
+    return plan_batches(
+        len(epoch_indices(train, config.data)), config.data, config.seed, config.epochs,
+        config.optimizer.accumulate, fabric.global_rank, fabric.world_size,
+    )  # fmt: skip
+
+
+def connect_teacher(network: nn.Module, data: SegDataset) -> Teacher:
+    """A frozen teacher of the classes of ``data``.
+
+    Args:
+        network: a segmenter, or a module that takes images normalised by the ImageNet mean and std
+            and knows the classes in the order of ``data``.
+        data: what the student is trained on.
+    """
+    if not isinstance(network, Segmenter):
+        network = Segmenter(network, data.classes)
+    return Teacher(network, data.classes)
+
+
+@torch.no_grad()
+def try_out(distiller: Distiller, crop: int, device: torch.device) -> None:
+    """Compute all terms on an empty image, so that unfit networks are refused before a run."""
+    distiller.to(device).eval()
+    if distiller.teacher is not None:
+        distiller.teacher.to(device)
+    image = torch.zeros(1, 3, crop, crop, dtype=torch.uint8)
+    mask = torch.zeros(1, crop, crop, dtype=torch.int64)
+    distiller(Batch(image, mask, valid=mask == 0).to(device), 0.0)
+    distiller.train()
+
+
+def _say(fabric: Fabric, folder: RunFolder, text: str) -> None:
+    if fabric.is_global_zero:
+        print(f"{folder.path.name}: {text}", file=sys.stderr)
+
+
+def _report(
+    folder: RunFolder, student: Segmenter, teacher: Teacher | None, val_data: SegDataset
+) -> None:
+    """Write the report; whatever goes wrong with it must not fail a training that is done."""
+    try:
+        run = folder.read()
+        history = read_history(folder.path)
+        networks = [Network(run.title, student, run.result, run, history=history)]
+        if teacher is not None:
+            measured = run.result["teacher"]
+            networks.insert(0, Network("teacher", teacher.model, measured, None, is_teacher=True))
+        write_report(folder.report, networks, val_data, images=REPORT_IMAGES)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
+        print(f"{folder.path.name}: no {folder.report.name}: {reason}", file=sys.stderr)
+
+
+def _claim(config: FitConfig, folder: RunFolder) -> None:
+    """Refuse to write over another run; check that a resumed one has the same settings."""
+    path = folder.path
+    if config.resume:
+        folder.check_settings(asdict(config), asdict(type(config)(run=config.run)))
+    elif path.exists() and (not path.is_dir() or any(os.scandir(path))):
+        raise UserError(
+            f"run: {path} exists; choose another folder, or add --resume to continue the run in it"
+        )

@@ -1,0 +1,143 @@
+"""One optimizer step of any method: forward passes, losses, backward pass, update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from aicsd.distiller import Distiller
+from aicsd.engine.config import OptimizerConfig
+from aicsd.engine.optimizer import build_optimizer, set_learning_rate
+from aicsd.models import Segmenter
+from aicsd.types import Batch
+
+
+def no_clock(part: str) -> None:
+    """Do nothing at the end of a part of a step."""
+
+
+class StepResult(NamedTuple):
+    """What a step leaves for the log."""
+
+    losses: dict[str, Tensor]
+    """Losses of its last batch, detached: ``loss`` and every term."""
+    lr: float
+    """Learning rate of the backbone."""
+    images: int
+    """Images of this process."""
+
+
+class Training:
+    """A distiller on its device with its optimizer and, if wanted, an average of its weights.
+
+    Args:
+        settings: of the optimizer.
+        seed: of dropout.
+        distiller: gets trained.
+        fabric: launched.
+    """
+
+    def __init__(
+        self, settings: OptimizerConfig, seed: int, distiller: Distiller, fabric: Fabric
+    ) -> None:
+        self.settings, self.seed, self.fabric = settings, seed, fabric
+        self.distiller = distiller
+        if distiller.teacher is not None:
+            distiller.teacher.to(fabric.device)
+        distiller.student.to(memory_format=torch.channels_last)  # the layout of the images
+        self.model: Any
+        self.optimizer: Any
+        self.model, self.optimizer = fabric.setup(distiller, build_optimizer(settings, distiller))
+        self.average = _average(distiller.student, settings.ema)
+
+    @property
+    def final(self) -> Segmenter:
+        """The network that gets evaluated and saved: the average of the weights, if one is kept."""
+        if self.average is None:
+            return self.distiller.student
+        assert isinstance(self.average.module, Segmenter)
+        return self.average.module
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything from which the training continues exactly."""
+        states = {
+            "distiller": self.distiller.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),  # the scale of 16-mixed
+        }
+        return states if self.average is None else states | {"average": self.average.state_dict()}
+
+    def load_state_dict(self, states: dict[str, Any]) -> None:
+        """Continue from what :meth:`state_dict` gave.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: states of another network or optimizer.
+        """
+        self.distiller.load_state_dict(states["distiller"])
+        self.optimizer.load_state_dict(states["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(states["precision"])
+        if self.average is not None:
+            self.average.load_state_dict(states["average"])
+
+
+def train_step(
+    training: Training,
+    batches: Iterator[Batch],
+    step: int,
+    progress: float,
+    clock: Callable[[str], None] = no_clock,
+) -> StepResult:
+    """Train on the next ``accumulate`` batches.
+
+    Args:
+        training: networks and optimizer.
+        batches: what to train on; as many are taken as one step needs.
+        step: number of the step, from 0; dropout depends on it.
+        progress: part of training that is done, in [0, 1].
+        clock: called with the name of each part of the step when it ends: ``data``, ``losses``,
+            ``backward``, ``optimizer``.
+    """
+    settings, fabric = training.settings, training.fabric
+    training.model.train()
+    lr = set_learning_rate(training.optimizer, settings, progress)
+    torch.manual_seed(_step_seed(training.seed, step, fabric.global_rank))
+    images = 0
+    for part in range(settings.accumulate):
+        batch = next(batches).to(fabric.device)
+        clock("data")
+        unfinished = part < settings.accumulate - 1
+        with fabric.no_backward_sync(training.model, enabled=unfinished):
+            losses: dict[str, Tensor] = training.model(batch, progress)
+            clock("losses")
+            fabric.backward(losses["loss"] / settings.accumulate)
+            clock("backward")
+        images += len(batch.image)
+    if settings.clip:
+        # 16-mixed finds its loss scale by steps with infinite gradients, which it skips
+        fabric.clip_gradients(
+            training.model, training.optimizer, max_norm=settings.clip, error_if_nonfinite=False
+        )
+    training.optimizer.step()
+    training.optimizer.zero_grad(set_to_none=True)
+    if training.average is not None:
+        training.average.update_parameters(training.distiller.student)
+    clock("optimizer")
+    return StepResult({name: value.detach() for name, value in losses.items()}, lr, images)
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Dropout depends on (seed, step, rank) only, hence not on where a run was cut."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
+
+
+def _average(student: nn.Module, decay: float) -> AveragedModel | None:
+    if not decay:
+        return None
+    update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    return AveragedModel(student, multi_avg_fn=update, use_buffers=True)

@@ -1,0 +1,134 @@
+"""What is recorded beside the training: the teacher's score, pictures, matrices of the terms.
+
+The loop calls every watcher before the first step and at each validation. Which watchers a run has
+follows from its networks and terms: a loss names what is worth recording in ``watch``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from aicsd.data.base import SegDataset, UInt8Array
+from aicsd.distiller import Distiller
+from aicsd.engine.checkpoint import RunState
+from aicsd.engine.reporting import RunLogger
+from aicsd.engine.step import Training
+from aicsd.evaluation import Metrics
+from aicsd.models import Segmenter
+from aicsd.runs import RunFolder
+from aicsd.visualization.ics_history import HISTORY_IMAGES, ICSHistory, read_history, write_history
+from aicsd.visualization.matrices import matrix_sheet
+from aicsd.visualization.panels import contact_sheet
+from aicsd.visualization.views import ics_distance, look, spread
+
+PICTURE_IMAGES = 3
+ICS_DISTANCE = "val/ics_distance"
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A run as its watchers see it.
+
+    Args:
+        folder: of the run.
+        training: student, teacher and optimizer.
+        state: step and scores so far.
+        val_data: the validation split.
+        logger: where figures and pictures go.
+        evaluate: measures a network on the validation split, on all processes together.
+    """
+
+    folder: RunFolder
+    training: Training
+    state: RunState
+    val_data: SegDataset
+    logger: RunLogger
+    evaluate: Callable[[Segmenter], Metrics]
+
+    @property
+    def is_first_process(self) -> bool:
+        return self.training.fabric.is_global_zero
+
+
+class Watcher(Protocol):
+    """Records something beside the training."""
+
+    def on_start(self, run: Watched) -> None:
+        """Called before the first step of this process; the run may be a resumed one."""
+
+    def on_validation(self, run: Watched) -> None:
+        """Called after each validation has been logged."""
+
+
+class TeacherScore:
+    """Evaluates the teacher before the first step, so that a wrongly loaded one is noticed."""
+
+    def on_start(self, run: Watched) -> None:
+        teacher = run.training.distiller.teacher
+        if teacher is None or run.state.teacher:
+            return
+        run.logger.advance(run.state.step, "measuring the teacher")
+        metrics = run.evaluate(teacher.model)
+        run.state.teacher = metrics.to_dict()
+        run.logger.say(f"teacher val mIoU {metrics.miou:.4f}")
+
+    def on_validation(self, run: Watched) -> None:
+        pass
+
+
+class Pictures:
+    """Logs image, labels and prediction of a few validation images."""
+
+    def on_start(self, run: Watched) -> None:
+        pass
+
+    def on_validation(self, run: Watched) -> None:
+        if len(run.val_data):
+            run.logger.picture(run.state.step, "val/pictures", lambda: self._draw(run))
+
+    @staticmethod
+    def _draw(run: Watched) -> UInt8Array:
+        samples = [run.val_data.read(index) for index in spread(run.val_data, PICTURE_IMAGES)]
+        return contact_sheet(run.training.final, samples, run.val_data.classes)
+
+
+class ICSMatrices:
+    """Keeps the ICS matrix on a few validation images, and logs its distance to the teacher's."""
+
+    def on_start(self, run: Watched) -> None:
+        if run.state.step == 0:
+            self.on_validation(run)
+
+    def on_validation(self, run: Watched) -> None:
+        if not (run.is_first_process and len(run.val_data)):
+            return
+        indices = spread(run.val_data, HISTORY_IMAGES)
+        samples = [run.val_data.read(index) for index in indices]
+        step, teacher = run.state.step, run.training.distiller.teacher
+        path = run.folder.path
+        history = read_history(path) or ICSHistory([run.val_data.names[i] for i in indices])
+        # those of later steps are left by a cut run
+        history.steps = {at: matrix for at, matrix in history.steps.items() if at < step}
+        history.steps[step] = look(run.training.final, samples).ics
+        if teacher is not None and history.teacher is None:
+            history.teacher = look(teacher.model, samples).ics
+        write_history(path, history)
+        shown = [history.steps[step]]
+        if history.teacher is not None:
+            shown.insert(0, history.teacher)
+            distance = ics_distance(history.steps[step], history.teacher)
+            run.logger.scalars(step, {ICS_DISTANCE: distance})
+        run.logger.picture(step, "val/ics", lambda: matrix_sheet(shown))
+
+
+WATCHERS: dict[str, Callable[[], Watcher]] = {"ics_matrix": ICSMatrices}
+"""The watcher behind every name that a loss may give in ``watch``."""
+
+
+def watchers_of(distiller: Distiller) -> list[Watcher]:
+    """The watchers of a run: of every run, and those that its terms name."""
+    terms = distiller.recipe.active.values()
+    named = {name for term in terms for name in getattr(term.contract.loss, "watch", ())}
+    return [TeacherScore(), *(WATCHERS[name]() for name in sorted(named)), Pictures()]
