@@ -14,6 +14,7 @@ from PIL import Image
 # one thread: tests run side by side, and two processes of two threads each on two cores crawl
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+pytest.register_assert_rewrite("contract_suite")
 
 CLASS_NAMES = ("ground", "disc", "bar")
 

@@ -1,5 +1,0 @@
-"""Helpers of these tests show their asserts like tests."""
-
-import pytest
-
-pytest.register_assert_rewrite("contract_suite")
