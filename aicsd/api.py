@@ -9,12 +9,10 @@ from typing import Any
 from torch import nn
 
 from aicsd.config import build_config
-from aicsd.data.base import SegDataset
+from aicsd.data.splits import Data, data_settings
 from aicsd.engine.config import DistillConfig, TrainConfig
-from aicsd.engine.run import Run, Splits, run_distillation, run_training
+from aicsd.engine.run import Run, run_distillation, run_training
 from aicsd.models import Segmenter
-
-Data = str | Path | Mapping[str, Any] | Splits | tuple[SegDataset, SegDataset]
 
 
 def train(
@@ -27,8 +25,8 @@ def train(
 
     Args:
         model: timm backbone, or the keys of ``ModelConfig``.
-        data: name of a dataset (``digits``), a folder in the layout of ``aicsd.data.folder``, the
-            keys of ``DataConfig``, or two datasets in memory: to train on and to validate on.
+        data: name of a dataset, a folder, the keys of ``DataConfig``, or datasets in memory:
+            ``Splits(train, val)``, or these two beside other keys.
         run: folder that gets everything.
         **options: any other key of ``aicsd train``, such as ``epochs=30`` or
             ``optimizer={"name": "adamw", "lr": 0.001}``.
@@ -36,8 +34,9 @@ def train(
     Raises:
         UserError: anything in the input that the user can fix, as on the command line.
     """
-    keys = {"model": _model_keys(model), "data": _data_keys(data), "run": str(run), **options}
-    return run_training(build_config(TrainConfig, keys), _splits(data))
+    data_keys, splits = data_settings(data)
+    keys = {"model": _model_keys(model), "data": data_keys, "run": str(run), **options}
+    return run_training(build_config(TrainConfig, keys), splits)
 
 
 def distill(
@@ -67,30 +66,17 @@ def distill(
         UserError: anything in the input that the user can fix, as on the command line.
     """
     network = teacher if isinstance(teacher, nn.Module) else None
+    data_keys, splits = data_settings(data)
     keys = {
         "teacher": None if network is not None or teacher is None else str(teacher),
         "student": _model_keys(student),
-        "data": _data_keys(data),
+        "data": data_keys,
         "method": method,
         "run": str(run),
         **options,
     }
-    return run_distillation(build_config(DistillConfig, keys), network, _splits(data), losses)
+    return run_distillation(build_config(DistillConfig, keys), network, splits, losses)
 
 
 def _model_keys(model: str | Mapping[str, Any]) -> dict[str, Any]:
     return {"backbone": model} if isinstance(model, str) else dict(model)
-
-
-def _splits(data: Data) -> Splits | None:
-    return Splits(*data) if isinstance(data, tuple) else None
-
-
-def _data_keys(data: Data) -> dict[str, Any]:
-    if isinstance(data, tuple):
-        return {}
-    if isinstance(data, str) and data == "digits":
-        return {"name": "digits"}
-    if isinstance(data, str | Path):
-        return {"name": "folder", "root": str(data)}
-    return dict(data)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import torch
 
-from aicsd.data.base import Classes
-from aicsd.data.folder import distinct_color
+from aicsd.data.classes_file import distinct_color
+from aicsd.data.protocol import Classes
 from aicsd.evaluation.inference import InferenceConfig, infer
 from aicsd.evaluation.metrics import confusion_counts
 from aicsd.models import ModelConfig, build_model, class_ids

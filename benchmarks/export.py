@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from aicsd.data.base import Classes, Sample, SegDataset
+from aicsd.data.protocol import Classes, Sample, SegDataset
 from aicsd.export import export_model
 from aicsd.models import ModelConfig, build_model, resize
 from aicsd.models.exported import load_exported

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from aicsd.data.base import Classes
-from aicsd.data.folder import distinct_color
+from aicsd.data.classes_file import distinct_color
+from aicsd.data.protocol import Classes
 from aicsd.distiller import Distiller
 from aicsd.engine.optimizer import build_optimizer
 from aicsd.losses import icsd_loss

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aicsd.data.base import Classes
-from aicsd.data.folder import distinct_color
+from aicsd.data.classes_file import distinct_color
+from aicsd.data.protocol import Classes
 from aicsd.distiller import Distiller
 from aicsd.engine.config import OptimizerConfig
 from aicsd.engine.optimizer import build_optimizer

@@ -25,8 +25,9 @@ import yaml
 
 from aicsd.config import build_config
 from aicsd.data import open_dataset
-from aicsd.data.base import SegDataset
-from aicsd.data.loaders import TrainBatches, train_loader
+from aicsd.data.batches import TrainBatches
+from aicsd.data.loaders import train_loader
+from aicsd.data.protocol import SegDataset
 from aicsd.distiller import Distiller
 from aicsd.engine.config import DistillConfig
 from aicsd.engine.optimizer import build_optimizer

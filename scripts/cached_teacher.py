@@ -21,8 +21,9 @@ from torch import Tensor
 
 from aicsd.config import build_config
 from aicsd.data import open_dataset
-from aicsd.data.base import Subset
-from aicsd.data.loaders import TrainBatches, train_loader
+from aicsd.data.batches import TrainBatches
+from aicsd.data.loaders import train_loader
+from aicsd.data.wrappers import Subset
 from aicsd.engine.config import DistillConfig
 from aicsd.models import load_model, resize
 from aicsd.teacher import Teacher

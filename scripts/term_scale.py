@@ -19,7 +19,8 @@ import yaml
 
 from aicsd.config import build_config
 from aicsd.data import open_dataset
-from aicsd.data.loaders import TrainBatches, train_loader
+from aicsd.data.batches import TrainBatches
+from aicsd.data.loaders import train_loader
 from aicsd.engine.config import DistillConfig
 from aicsd.methods import TermRecipe, list_methods, load_recipe
 from aicsd.models import Segmenter, build_model, load_model, map_named

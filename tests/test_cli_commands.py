@@ -35,8 +35,10 @@ import aicsd as package
 from aicsd.cli import build_parser, main
 from aicsd.config import ConfigParser
 from aicsd.data import Classes, open_dataset
-from aicsd.data.loaders import DataConfig, plan_batches, train_loader
-from aicsd.data.transforms import AugmentConfig
+from aicsd.data.augment import AugmentConfig
+from aicsd.data.batches import plan_batches
+from aicsd.data.loaders import train_loader
+from aicsd.data.settings import DataConfig
 from aicsd.evaluation import evaluate
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, resize, save_model
 from aicsd.runs import flatten

@@ -391,9 +391,8 @@ def test_data_check_of_a_sound_tree(
     monkeypatch.chdir(workplace)
     code, output, error = run_cli(*shlex.split(f"data check {DATA} --data.split 'train, val'"))
     assert (code, error) == (0, "")
-    assert output.splitlines() == [
-        "train: 4 images, 0 cannot be used", "val: 2 images, 0 cannot be used",
-    ]  # fmt: skip
+    heads = [line for line in output.splitlines() if not line.startswith("  ")]
+    assert heads == ["train: 4 images, 0 cannot be used", "val: 2 images, 0 cannot be used"]
 
 
 def test_camvid_without_annotations(broken: Path, run_cli: RunCli) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from conftest import CLASS_NAMES, TINY_MODEL
 from torch import Tensor, nn
 
-from aicsd.data.base import Classes
+from aicsd.data.protocol import Classes
 from aicsd.distiller import Distiller, weighted_sum
 from aicsd.errors import UserError
 from aicsd.losses import attention_loss, correlation_loss, pairwise_loss

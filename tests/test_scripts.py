@@ -11,7 +11,7 @@ import torch
 from conftest import CLASS_NAMES, TINY_MODEL
 from torch import nn
 
-from aicsd.data.base import Classes
+from aicsd.data.protocol import Classes
 from aicsd.distiller import Distiller
 from aicsd.methods import list_methods, load_recipe
 from aicsd.models import ModelConfig, build_model

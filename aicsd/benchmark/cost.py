@@ -16,8 +16,9 @@ from aicsd.benchmark.inputs import CostConfig, Data, build_untrained, find_teach
 from aicsd.benchmark.steps import PARTS, ClockedSteps, peak_memory, repeated
 from aicsd.benchmark.switches import RunTime, Switch, of_step, reckoned_switches, step_variants
 from aicsd.benchmark.timing import machine, machine_line, synchronize, take_turns
-from aicsd.data.base import Subset
-from aicsd.data.loaders import TrainBatches, epoch_indices, plan_batches, timed, train_loader
+from aicsd.data.batches import TrainBatches, epoch_indices, plan_batches
+from aicsd.data.loaders import timed, train_loader
+from aicsd.data.wrappers import Subset
 from aicsd.distiller import Distiller
 from aicsd.engine.device import open_fabric
 from aicsd.errors import UserError

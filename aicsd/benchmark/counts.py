@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from aicsd.data.base import Classes
+from aicsd.data.protocol import Classes
 from aicsd.models import ModelConfig, Segmenter, build_model
 
 

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from aicsd.config import build_config
-from aicsd.data import DATASETS, Classes, Sample, SegDataset, camvid, cityscapes, open_dataset, voc
-from aicsd.data.loaders import training_images
+from aicsd.data import DATASETS, Classes, Sample, SegDataset, open_dataset
+from aicsd.data.batches import training_images
 from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.engine.run import of_protocol, recipe_of
 from aicsd.errors import UserError
@@ -22,22 +22,6 @@ from aicsd.runs import RunFolder
 
 SEVERAL = 64
 """Images of a stand-in split whose true number nobody knows."""
-
-
-class Known(NamedTuple):
-    """What the package knows of a public dataset that is not there."""
-
-    classes: Classes
-    size: tuple[int, int]
-    """Usual width and height of an image."""
-    counts: dict[str, int]
-
-
-KNOWN = {
-    "camvid": Known(camvid.CLASSES, (480, 360), camvid.COUNTS),
-    "voc": Known(voc.CLASSES, (500, 375), voc.COUNTS),
-    "cityscapes": Known(cityscapes.CLASSES, (2048, 1024), cityscapes.COUNTS),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,25 +106,24 @@ def open_data(
     """
     data = config.data
     where = None if data.root is None else Path(data.root)
-    entry = DATASETS.get(data.name)  # an unknown name is refused when it is opened
-    if entry is None or not entry.layout or (where is not None and where.is_dir()):
+    entry = DATASETS[data.name]
+    if not entry.layout or (where is not None and where.is_dir()):
         train = open_dataset(data.name, data.root, data.train_split, data.options)
         val = open_dataset(data.name, data.root, data.val_split, data.options)
         train = training_images(train, data)
         height, width = val.read(0).mask.shape
         return Data(train, val, (width, height), (len(train), len(val)), None)
     missing = "data.root is not given" if where is None else f"there is no folder {where}"
-    known = KNOWN.get(data.name)
-    if known is not None:
-        found = known.classes
+    if entry.classes is not None:
+        found = entry.classes
     elif teacher is not None:
         found = teacher.classes
     elif classes is not None:
         found = Classes(tuple(map(str, range(classes))), ((0, 0, 0),) * classes)
     else:
         raise UserError(f"{missing}, so the number of classes is not known: give --classes N")
-    width, height = size or (known.size if known else (data.augment.crop, data.augment.crop))
-    counts = known.counts if known else {}
+    width, height = size or entry.usual_size or (data.augment.crop, data.augment.crop)
+    counts = entry.counts
     part = 0 if data.unlabelled_rest else data.train_images
     train_count = part or images or counts.get(data.train_split)
     val_count = counts.get(data.val_split, 0)

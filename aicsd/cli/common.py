@@ -9,23 +9,25 @@ from aicsd.config import ConfigParser
 from aicsd.errors import UserError
 
 if TYPE_CHECKING:
-    from aicsd.data.base import SegDataset
+    from aicsd.data.protocol import SegDataset
     from aicsd.models import Segmenter
     from aicsd.visualization.runs import Network
 
 
 def data_arguments(
-    parser: ConfigParser, splits: str, split: str = "val", name: str | None = "digits"
+    parser: ConfigParser, splits: str, split: str = "val", name: str | None = "auto"
 ) -> None:
     """The arguments that say which dataset and split; ``name`` None: none unless asked for."""
+    from aicsd.data.open import AUTO, DATASETS
+
     parser.add_argument(
         "--data.name", type=str if name else str | None, default=name,
-        help="digits, voc, cityscapes, camvid or folder",
+        help=f"{', '.join(DATASETS)}; {AUTO}: what the root holds",
     )  # fmt: skip
     parser.add_argument("--data.root", type=str | None, help="folder that holds the dataset")
     parser.add_argument("--data.split", type=str, default=split, help=splits)
     parser.add_argument(
-        "--data.options", type=dict[str, int | float | str | bool], default={},
+        "--data.options", type=dict[str, Any], default={},
         help="further options of the dataset",
     )  # fmt: skip
 
@@ -42,7 +44,7 @@ def compared_runs_arguments(parser: ConfigParser) -> None:
     parser.add_argument("--data.root", type=str | None, help=f"its folder, {described}")
     parser.add_argument("--data.split", type=str | None, help="without it the validation split")
     parser.add_argument(
-        "--data.options", type=dict[str, int | float | str | bool] | None,
+        "--data.options", type=dict[str, Any] | None,
         help=f"further options of the dataset, {described}",
     )  # fmt: skip
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")

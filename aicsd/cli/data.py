@@ -10,6 +10,8 @@ from aicsd.cli.common import data_arguments
 from aicsd.cli.convert import convert
 from aicsd.config import ConfigParser
 
+SHOWN = 100
+"""Unusable samples of a split that are named; the others are counted."""
 HELP = "check, fetch or convert a dataset: aicsd data check, prepare, convert"
 
 
@@ -26,9 +28,14 @@ def add_actions(parser: ConfigParser) -> None:
 
 def _check_parser() -> ConfigParser:
     parser = ConfigParser(
-        description="Decode every image and mask; name those that cannot be used."
+        description="Decode every image and mask; name those that cannot be used, and what is in "
+        "the others."
     )
     data_arguments(parser, "splits to check, separated by commas", "train,val")
+    parser.add_argument(
+        "--sheet", type=str | None,
+        help="PNG file that gets images of the first split with their masks over them",
+    )  # fmt: skip
     return parser
 
 
@@ -36,7 +43,9 @@ def _prepare_parser() -> ConfigParser:
     parser = ConfigParser(
         description="Download a dataset where its owners allow it, unpack it and check it."
     )
-    parser.add_argument("dataset", type=str, help="voc, sbd, cityscapes or camvid")
+    from aicsd.data.prepare import DOWNLOADS
+
+    parser.add_argument("dataset", type=str, help=", ".join(DOWNLOADS))
     parser.add_argument("--root", type=str, required=True, help="folder that gets the dataset")
     return parser
 
@@ -66,18 +75,25 @@ def run(options: Any) -> int:
 
 
 def _check(options: Any) -> int:
-    from aicsd.data import survey
+    from aicsd.data import open_dataset, survey
+    from aicsd.data.overview import label_sheet, summary
+    from aicsd.images import save_image
 
     data = options.data
+    splits = [name.strip() for name in data.split.split(",")]
     unusable = 0
-    for split in (name.strip() for name in data.split.split(",")):
-        images, problems, notes = survey(data.name, data.root, split, data.options)
-        for line in problems:
+    for split in splits:
+        found = survey(data.name, data.root, split, data.options)
+        for line in found.problems[:SHOWN]:
             print(f"aicsd: error: {line}", file=sys.stderr)
-        print(f"{split}: {images} images, {len(problems)} cannot be used")
-        for line in notes:
-            print(f"{split}: note: {line}")
-        unusable += len(problems)
+        if len(found.problems) > SHOWN:
+            print(f"aicsd: error: and {len(found.problems) - SHOWN} more", file=sys.stderr)
+        print("\n".join(summary(split, found)))
+        unusable += len(found.problems)
+    if options.sheet is not None:
+        dataset = open_dataset(data.name, data.root, splits[0], data.options)
+        save_image(label_sheet(dataset), Path(options.sheet))
+        print(f"{options.sheet}: images of {splits[0]}")
     return 2 if unusable else 0
 
 

@@ -71,7 +71,7 @@ def run(options: Any) -> int:
 
 def _open_data(options: Any) -> tuple[Any, Any]:
     from aicsd.data import open_dataset
-    from aicsd.data.base import Subset
+    from aicsd.data.wrappers import Subset
 
     data, count = options.data, options.calibration_images
     if data.name is None:

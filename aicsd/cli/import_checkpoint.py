@@ -28,7 +28,7 @@ def build_parser() -> ConfigParser:
 
 
 def run(options: Any) -> int:
-    from aicsd.data.folder import read_classes
+    from aicsd.data.classes_file import read_classes
     from aicsd.models import import_checkpoint, save_model
 
     source, out = Path(options.checkpoint), Path(options.out)

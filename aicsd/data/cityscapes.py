@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aicsd.data.base import Classes, FileDataset, MasksWithheldError, Pair, require_folder
+from aicsd.data.entry import Archive, DatasetEntry, Download, Server
+from aicsd.data.file_dataset import FileDataset, MasksWithheldError, Pair, require_folder
+from aicsd.data.masks import IdMasks
+from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
+from aicsd.types import IGNORE_INDEX
 
 CLASSES = Classes(
     names=(
@@ -30,10 +34,6 @@ COUNTS = {"train": 2975, "val": 500, "test": 1525}
 """Images of the splits."""
 IMAGE_END = "_leftImg8bit.png"
 MASK_END = "_gtFine_labelIds.png"
-LAYOUT = (
-    "ROOT/leftImg8bit (or ROOT/images)/{train,val,test}/<city>/*_leftImg8bit.png and "
-    "ROOT/gtFine/{train,val}/<city>/*_gtFine_labelIds.png"
-)
 
 
 def open_cityscapes(root: Path, split: str) -> FileDataset:
@@ -59,8 +59,9 @@ def open_cityscapes(root: Path, split: str) -> FileDataset:
         Pair(images / image, masks / _renamed(image, IMAGE_END, MASK_END))
         for image in sorted(found)
     ]
-    stored_ids = {label: class_id for class_id, label in enumerate(LABEL_IDS)}
-    return FileDataset(pairs, CLASSES, stored_ids, official_count=COUNTS.get(split))
+    ids = {label: class_id for class_id, label in enumerate(LABEL_IDS)}
+    read_mask = IdMasks(len(LABEL_IDS), ids, other=IGNORE_INDEX)
+    return FileDataset(pairs, CLASSES, read_mask, official_count=COUNTS.get(split))
 
 
 def cityscapes_images(root: Path, split: str) -> list[Path]:
@@ -88,3 +89,34 @@ def _image_folder(root: Path) -> Path:
 
 def _renamed(path: Path, end: str, new_end: str) -> Path:
     return path.with_name(path.name.removesuffix(end) + new_end)
+
+
+def _place(image: Path, split: str) -> str:  # noqa: ARG001
+    return f"{image.name.removesuffix(IMAGE_END)}_pred_labelIds.png"
+
+
+DOWNLOAD = Download(
+    (
+        Archive("leftImg8bit_trainvaltest.zip", "leftImg8bit", ("leftImg8bit", "images")),
+        Archive("gtFine_trainvaltest.zip", "gtFine", ("gtFine",)),
+    ),
+    lambda root: {split: open_cityscapes(root, split) for split in ("train", "val")},
+    "--data.name cityscapes --data.root {root}",
+    by_hand="""Cityscapes is given to registered users only; nothing was downloaded. To get it:
+1. Register at https://www.cityscapes-dataset.com/ and accept its terms.
+2. Put {archives} into {root}: from its download page, or with
+   pip install cityscapesscripts && csDownload -d {root} {names}
+3. Run this command again: it unpacks them to leftImg8bit and gtFine in {root} and checks all.""",
+)
+CITYSCAPES = DatasetEntry(
+    open_cityscapes,
+    "ROOT/leftImg8bit (or ROOT/images)/{train,val,test}/<city>/*_leftImg8bit.png and "
+    "ROOT/gtFine/{train,val}/<city>/*_gtFine_labelIds.png",
+    cityscapes_images,
+    found=lambda root: (root / "gtFine").is_dir(),
+    classes=CLASSES,
+    counts=COUNTS,
+    usual_size=(2048, 1024),
+    downloads={"cityscapes": DOWNLOAD},
+    server=Server(LABEL_IDS, palette=None, suffixes=(".zip",), place=_place),
+)

@@ -14,8 +14,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from aicsd.data.base import Classes, Sample, UInt8Array
+from aicsd.data.entry import DatasetEntry
+from aicsd.data.protocol import Classes, Sample
 from aicsd.errors import UserError, suggest
+from aicsd.images import UInt8Array
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -279,3 +281,6 @@ def _load() -> tuple[FloatArray, IntArray, list[UInt8Array]]:
     data = load_digits()
     glyphs = [_sharpen(image) for image in (data.images / 16).astype(np.float32)]
     return np.stack(glyphs), data.target.astype(np.int64), load_sample_images().images
+
+
+DIGITS = DatasetEntry(Digits, classes=CLASSES, counts=SCENES, usual_size=(128, 128))

@@ -6,12 +6,14 @@ the same for any number of workers and after any resume.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import cv2
@@ -20,96 +22,38 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from aicsd.data.base import PartlyLabelled, Sample, SegDataset, Subset
-from aicsd.data.transforms import AugmentConfig, Crop, Padding, augment, padding_of
+from aicsd.data.augment import AugmentConfig, Crop, Padding, augment, padding_of
+from aicsd.data.batches import TrainBatches, epoch_indices
+from aicsd.data.protocol import Sample, SegDataset
+from aicsd.data.settings import DataConfig
 from aicsd.errors import UserError
 from aicsd.types import Batch, Protocol
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """Which images, and how they are fed.
+class _Fallible(TorchDataset[Any]):
+    """Samples and batches of a loader; a UserError travels from a worker as a value.
+
+    Raised in a worker, it would arrive with a traceback in place of its one line.
 
     Args:
-        name: dataset: digits (built in), voc, cityscapes, camvid or folder (your own).
-        root: folder that holds the dataset; not needed for digits.
-        train_split: split to train on.
-        train_images: how many of its images to train on, spread evenly over the split; 0 takes
-            all. Shows what few labels are worth.
-        unlabelled_rest: train on the other images of the split too, without their labels: a
-            teacher has an opinion on them.
-        labelled_repeat: times that an epoch shows each image that has labels, where others have
-            none; with 8, 50 labels are half of what the student sees beside 400 images without.
-        val_split: split to validate on during training.
-        batch_size: images per step and process; DeepLabV3+ needs 2 or more.
-        workers: processes that load images; 0 loads in the training process. The result is the
-            same for any number.
-        cache_mb: memory in MB (10^6 bytes) for decoded training images, per device and shared by
-            its workers; 0 decodes every image each time. The result is the same for any number.
-        check: before training, make sure that every mask has valid ids and its image's size.
-        options: further options of the dataset, for example {size: 96} for digits, or
-            {sbd: FOLDER} for the split trainaug of voc.
-        augment: random changes of the training images.
+        load: makes a sample of a key.
+        combine: makes a batch of samples.
     """
 
-    name: str = "digits"
-    root: str | None = None
-    train_split: str = "train"
-    train_images: int = 0
-    unlabelled_rest: bool = False
-    labelled_repeat: int = 1
-    val_split: str = "val"
-    batch_size: int = 8
-    workers: int = 2
-    cache_mb: int = 0
-    check: bool = True
-    options: dict[str, int | float | str | bool] = field(default_factory=dict)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"data.batch_size is {self.batch_size}; it must be 1 or more")
-        if self.train_images < 0:
-            raise UserError(f"data.train_images is {self.train_images}; it must be 0 or more")
-        if self.labelled_repeat < 1:
-            raise UserError(f"data.labelled_repeat is {self.labelled_repeat}; it must be 1 or more")
-        if self.unlabelled_rest and not self.train_images:
-            raise UserError(
-                "data.unlabelled_rest needs data.train_images, the number of images with labels"
-            )
-        if self.workers < 0:
-            raise UserError(f"data.workers is {self.workers}; it must be 0 or more")
-        if self.cache_mb < 0:
-            raise UserError(f"data.cache_mb is {self.cache_mb}; it must be 0 or more")
-
-
-def training_images(dataset: SegDataset, config: DataConfig) -> SegDataset:
-    """The part of a split that ``config`` trains on, with the labels that it may use."""
-    if not config.train_images:
-        return dataset
-    part = PartlyLabelled if config.unlabelled_rest else Subset
-    return part(dataset, config.train_images)
-
-
-def epoch_indices(dataset: SegDataset, config: DataConfig) -> list[int]:
-    """What an epoch shows: each sample once, those with labels ``labelled_repeat`` times."""
-    repeated = list(dataset.labelled) * (config.labelled_repeat - 1)
-    return [*range(len(dataset)), *repeated]
-
-
-class _Fallible(TorchDataset[Any]):
-    """Hands a UserError of a worker over as a value, so that it arrives as the one line it is."""
-
-    def __init__(self, load: Any) -> None:
-        self.load = load
+    def __init__(self, load: Callable[[Any], Any], combine: Callable[[list[Any]], Any]) -> None:
+        self.load, self.combine = load, combine
 
     def __getitem__(self, key: Any) -> Any:
         try:
             return self.load(key)
         except UserError as error:
             return error
+
+    def collate(self, samples: list[Any]) -> Any:
+        """A batch, or the first error among ``samples``."""
+        return next((s for s in samples if isinstance(s, UserError)), None) or self.combine(samples)
 
 
 @dataclass(frozen=True)
@@ -127,81 +71,7 @@ class _Augmented:
         return augment(sample, rng, self.config, self.padding)
 
 
-def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
-    """The order in which epoch ``epoch`` visits ``count`` samples."""
-    order: list[int] = np.random.default_rng((seed, epoch)).permutation(count).tolist()
-    return order
-
-
-@dataclass(frozen=True)
-class TrainBatches:
-    """Keys of every batch from ``start`` to ``stop``, for one of ``world`` ranks.
-
-    A key is an epoch and a number in it, of the ``count`` samples that it shows.
-
-    An epoch has ``count // (batch_size * world)`` batches of equal size; which samples are left
-    over changes with the epoch's order.
-    """
-
-    count: int
-    batch_size: int
-    seed: int
-    start: int
-    stop: int
-    rank: int = 0
-    world: int = 1
-
-    @property
-    def per_epoch(self) -> int:
-        return self.count // (self.batch_size * self.world)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        last_epoch = -1
-        order: list[int] = []
-        for step in range(self.start, self.stop):
-            epoch, position = divmod(step, self.per_epoch)
-            if epoch != last_epoch:
-                order, last_epoch = epoch_order(self.seed, epoch, self.count), epoch
-            begin = (position * self.world + self.rank) * self.batch_size
-            yield [(epoch, index) for index in order[begin : begin + self.batch_size]]
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
-def plan_batches(
-    count: int,
-    config: DataConfig,
-    seed: int,
-    epochs: int,
-    accumulate: int = 1,
-    rank: int = 0,
-    world: int = 1,
-) -> TrainBatches:
-    """The batches of a whole run over ``count`` images, in whole steps of ``accumulate`` batches.
-
-    Raises:
-        UserError: not enough images for one batch on every device, or for one step.
-    """
-    plan = TrainBatches(count, config.batch_size, seed, 0, 0, rank, world)
-    if plan.per_epoch < 1:
-        raise UserError(
-            f"{count} training images make no batch of {config.batch_size} on each of {world} "
-            "devices; lower data.batch_size"
-        )
-    steps = epochs * plan.per_epoch // accumulate
-    if steps < 1:
-        raise UserError(
-            f"{epochs} epochs of {plan.per_epoch} batches make no step of optimizer.accumulate = "
-            f"{accumulate} batches; lower it or train longer"
-        )
-    return replace(plan, stop=steps * accumulate)
-
-
-def _collate_crops(crops: list[Crop | UserError]) -> Batch | UserError:
-    for crop in crops:
-        if isinstance(crop, UserError):
-            return crop
+def _stack(crops: list[Crop]) -> Batch:
     images, masks, valid, maps = zip(*crops, strict=True)
     return Batch(
         # a permuted view: the channels-last layout that convolutions like best, without a copy
@@ -212,9 +82,32 @@ def _collate_crops(crops: list[Crop | UserError]) -> Batch | UserError:
     )
 
 
+def _run(dataset: _Fallible, workers: int, **arguments: Any) -> Iterator[Any]:
+    """The batches of ``dataset``; an error among them is raised."""
+    with lost_workers():
+        # a generator of its own: the loader would otherwise draw from the generator of the dropout
+        generator = torch.Generator().manual_seed(0)
+        items = iter(
+            DataLoader(
+                dataset,
+                num_workers=workers,
+                generator=generator,
+                worker_init_fn=_init_worker if workers else None,
+                collate_fn=dataset.collate,
+                **arguments,
+            )
+        )
+    return _raise_errors(items)
+
+
 def _raise_errors(items: Iterator[T | UserError]) -> Iterator[T]:
     try:
-        for item in items:
+        while True:
+            with lost_workers():
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
             if isinstance(item, UserError):
                 raise item
             yield item
@@ -223,16 +116,30 @@ def _raise_errors(items: Iterator[T | UserError]) -> Iterator[T]:
             items._shutdown_workers()
 
 
-def _loader(dataset: _Fallible, workers: int, **arguments: Any) -> DataLoader[Any]:
-    # a generator of its own: the loader would otherwise draw from the generator of the dropout
-    generator = torch.Generator().manual_seed(0)
-    return DataLoader(
-        dataset,
-        num_workers=workers,
-        generator=generator,
-        worker_init_fn=_init_worker if workers else None,
-        **arguments,
-    )
+@contextmanager
+def lost_workers() -> Iterator[None]:
+    """Turn the end of a process that loads images, and too few open files, into a UserError.
+
+    PyTorch raises the first from a signal handler, so that it can arise anywhere in a loop over a
+    loader, not only where the next batch is taken.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, OSError) as error:
+        text = str(error)
+        if text.startswith("DataLoader worker (pid"):
+            raise UserError(
+                "a process that loads images was ended from outside, most likely because memory "
+                "ran out: lower data.workers, data.batch_size or data.cache_mb"
+            ) from error
+        if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in text:
+            raise UserError(
+                "too many open files for the processes that load images: lower data.workers, or "
+                "raise the limit (ulimit -n 4096)"
+            ) from error
+        raise
 
 
 def _init_worker(_: int) -> None:
@@ -295,17 +202,13 @@ def train_loader(
     """
     padding = padding_of(protocol, dataset.classes, color)
     indices = epoch_indices(dataset, config)
-    loader = _loader(
-        _Fallible(_Augmented(dataset, config.augment, batches.seed, padding, indices)),
-        config.workers,
-        batch_sampler=batches,
-        collate_fn=_collate_crops,
-        pin_memory=pin_memory,
+    load = _Augmented(dataset, config.augment, batches.seed, padding, indices)
+    return _run(
+        _Fallible(load, _stack), config.workers, batch_sampler=batches, pin_memory=pin_memory
     )
-    return _raise_errors(iter(loader))
 
 
-def _single(samples: list[tuple[int, Sample] | UserError]) -> Any:
+def _single(samples: list[tuple[int, Sample]]) -> tuple[int, Sample]:
     return samples[0]
 
 
@@ -314,10 +217,7 @@ def sample_loader(
 ) -> Iterator[tuple[int, Sample]]:
     """(index, sample) as they are, in order; every ``world``-th from ``rank``."""
     indices = range(rank, len(dataset), world)
-    loader = _loader(
-        _Fallible(_Indexed(dataset)), workers, sampler=indices, batch_size=1, collate_fn=_single
-    )
-    return _raise_errors(iter(loader))
+    return _run(_Fallible(_Indexed(dataset), _single), workers, sampler=indices, batch_size=1)
 
 
 @dataclass(frozen=True)

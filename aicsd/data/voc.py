@@ -11,15 +11,13 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from aicsd.data.base import (
-    Classes,
-    Color,
-    FileDataset,
-    MasksWithheldError,
-    Pair,
-    require_folder,
-)
+from aicsd.data.entry import Archive, DatasetEntry, Download, Server
+from aicsd.data.file_dataset import FileDataset, MasksWithheldError, Pair, require_folder
+from aicsd.data.masks import IdMasks
+from aicsd.data.protocol import Classes
+from aicsd.data.sbd_file import read_sbd_mask
 from aicsd.errors import UserError
+from aicsd.images import Color, IntArray, read_values
 
 
 def voc_color(class_id: int) -> Color:
@@ -42,10 +40,14 @@ CLASSES = Classes(NAMES, tuple(voc_color(class_id) for class_id in range(len(NAM
 COUNTS = {"train": 1464, "val": 1449, "trainval": 2913, "trainaug": 10582, "test": 1456}
 """Images of the splits."""
 SBD_COUNT = 11355
-LAYOUT = (
-    "ROOT/VOCdevkit/VOC2012 (or ROOT/VOC2012, or ROOT itself) with JPEGImages/*.jpg, "
-    "SegmentationClass/*.png and ImageSets/Segmentation/{train,val,trainval,test}.txt"
-)
+
+
+def _stored_ids(path: Path, lossy: bool) -> IntArray:
+    return read_sbd_mask(path) if path.suffix == ".mat" else read_values(path, lossy)
+
+
+READ_MASK = IdMasks(len(NAMES), read=_stored_ids)
+"""Reads the PNGs of VOC and the files of SBD's release."""
 
 
 class Devkit(NamedTuple):
@@ -105,7 +107,7 @@ def open_voc(root: Path, split: str, sbd: str | None = None) -> FileDataset:
                 "the VOC server"
             )
         require_folder(devkit.path / "SegmentationClass")
-    return FileDataset(pairs, CLASSES, official_count=COUNTS.get(split), notes=notes)
+    return FileDataset(pairs, CLASSES, READ_MASK, official_count=COUNTS.get(split), notes=notes)
 
 
 def voc_images(root: Path, split: str, sbd: str | None = None) -> list[Path]:
@@ -119,15 +121,19 @@ def voc_images(root: Path, split: str, sbd: str | None = None) -> list[Path]:
 def open_sbd(root: Path) -> FileDataset:
     """All of SBD, train and val, without VOC."""
     sbd = find_sbd(root)
-    return FileDataset(map(sbd.pair, sbd.ids()), CLASSES, official_count=SBD_COUNT)
+    return FileDataset(map(sbd.pair, sbd.ids()), CLASSES, READ_MASK, official_count=SBD_COUNT)
 
 
 def find_devkit(root: Path) -> Devkit:
     """The folder ``VOC2012`` in or at ``root``."""
-    for place in (root / "VOCdevkit" / "VOC2012", root / "VOC2012", root):
+    for place in _places(root):
         if (place / "JPEGImages").is_dir():
             return Devkit(place)
     raise UserError(f"no folder JPEGImages in {root}, VOC2012 or VOCdevkit/VOC2012 there")
+
+
+def _places(root: Path) -> tuple[Path, ...]:
+    return root / "VOCdevkit" / "VOC2012", root / "VOC2012", root
 
 
 def find_sbd(root: Path) -> SBD:
@@ -193,3 +199,49 @@ def _pairs_with_release(devkit: Devkit, sbd: SBD, own: set[str]) -> list[Pair]:
 
 def _augmented_ids(devkit: Devkit, more: list[str]) -> list[str]:
     return sorted({*devkit.ids("train"), *more} - set(devkit.ids("val")))
+
+
+def _place(image: Path, split: str) -> str:
+    # comp6: trained on any data; comp5 is for VOC's own alone
+    return f"results/VOC2012/Segmentation/comp6_{split}_cls/{image.stem}.png"
+
+
+DOWNLOAD = Download(
+    (
+        Archive(
+            "VOCtrainval_11-May-2012.tar",
+            "VOCdevkit/VOC2012",
+            ("VOCdevkit/VOC2012", "VOC2012", "JPEGImages"),
+            "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar",
+            "6cd6e144f989b92b3379bac3b3de84fd",
+        ),
+    ),
+    lambda root: {split: open_voc(root, split) for split in ("train", "val")},
+    "--data.name voc --data.root {root}",
+)
+SBD_DOWNLOAD = Download(
+    (
+        Archive(
+            "benchmark.tgz",
+            "benchmark_RELEASE/dataset",
+            ("benchmark_RELEASE/dataset", "dataset", "cls"),
+            "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/"
+            "semantic_contours/benchmark.tgz",
+            "82b4d87ceb2ed10f6038a1cba92111cb",
+        ),
+    ),
+    lambda root: {"train and val": open_sbd(root)},
+    "--data.name voc --data.root VOC_ROOT --data.train_split trainaug --data.options.sbd {root}",
+)
+VOC = DatasetEntry(
+    open_voc,
+    "ROOT/VOCdevkit/VOC2012 (or ROOT/VOC2012, or ROOT itself) with JPEGImages/*.jpg, "
+    "SegmentationClass/*.png and ImageSets/Segmentation/{train,val,trainval,test}.txt",
+    voc_images,
+    found=lambda root: any((place / "JPEGImages").is_dir() for place in _places(root)),
+    classes=CLASSES,
+    counts=COUNTS,
+    usual_size=(500, 375),
+    downloads={"voc": DOWNLOAD, "sbd": SBD_DOWNLOAD},
+    server=Server(tuple(range(len(NAMES))), CLASSES.palette, (".tgz", ".tar.gz"), _place),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from aicsd.data.loaders import DataConfig
+from aicsd.data.settings import DataConfig
 from aicsd.engine.trackers import check_loggers
 from aicsd.errors import UserError
 from aicsd.models import ModelConfig

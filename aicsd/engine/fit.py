@@ -8,8 +8,9 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from aicsd.data.base import SegDataset
-from aicsd.data.loaders import TrainBatches, Waiting, train_loader
+from aicsd.data.batches import TrainBatches
+from aicsd.data.loaders import Waiting, train_loader
+from aicsd.data.protocol import SegDataset
 from aicsd.distiller import Distiller
 from aicsd.engine.config import FitConfig
 from aicsd.engine.record import RunRecord

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from aicsd.data.base import SegDataset
+from aicsd.data.protocol import SegDataset
 from aicsd.engine.checkpoint import RunState, load_checkpoint, save_checkpoint
 from aicsd.engine.config import FitConfig
 from aicsd.engine.reporting import RunLogger

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from aicsd.data.base import UInt8Array
 from aicsd.engine.trackers import Tracker
 from aicsd.errors import UserError
 from aicsd.files import read_json_lines, write_text
+from aicsd.images import UInt8Array
 from aicsd.methods import Recipe
 from aicsd.runs import RunFolder
 from aicsd.terminal import progress_bar

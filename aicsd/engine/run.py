@@ -13,10 +13,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from aicsd.data import check_dataset, open_dataset
-from aicsd.data.base import SegDataset
-from aicsd.data.cache import CachedDataset
-from aicsd.data.loaders import TrainBatches, epoch_indices, plan_batches, training_images
+from aicsd.data import Splits, check_splits, open_splits
+from aicsd.data.batches import TrainBatches, epoch_indices, plan_batches
+from aicsd.data.memory import CachedDataset
+from aicsd.data.protocol import SegDataset
 from aicsd.distiller import Distiller
 from aicsd.engine.config import DistillConfig, FitConfig, TrainConfig
 from aicsd.engine.device import open_fabric
@@ -46,13 +46,6 @@ class Run:
     """Of the final student on the validation split: what ``metrics.json`` holds."""
     student: Segmenter
     """In evaluation mode, on the CPU."""
-
-
-class Splits(NamedTuple):
-    """Images to train on and to validate on."""
-
-    train: SegDataset
-    val: SegDataset
 
 
 class TeacherPlan(NamedTuple):
@@ -169,7 +162,12 @@ def _run(
 ) -> Run:
     folder = RunFolder(config.run)
     _claim(config, folder)
-    splits = splits or open_splits(config, check=not folder.checkpoint.is_file())
+    begun = folder.checkpoint.is_file()
+    remarks: list[str] = []
+    if splits is None:
+        splits, remarks = open_splits(config.data, check=not begun)
+    elif config.data.check and not begun:
+        remarks = check_splits(splits)
     fabric = open_fabric(config)
     fabric.launch()
     plan = plan_run(config, splits.train, fabric)
@@ -192,6 +190,8 @@ def _run(
             splits = splits._replace(train=train)
         else:
             distiller.teacher.speed_up(planned.runtime, config.data.augment.crop)
+    for remark in remarks:
+        _say(fabric, folder, remark)
     if fabric.is_global_zero:
         folder.save_config(asdict(config))
     metrics, trained = fit(config, distiller, splits.train, splits.val, plan, fabric)
@@ -199,26 +199,6 @@ def _run(
     if fabric.is_global_zero and not folder.report.is_file():
         _report(folder, trained, distiller.teacher, splits.val)
     return Run(folder.path, metrics, trained.cpu())
-
-
-def open_splits(config: FitConfig, check: bool = True) -> Splits:
-    """The images that a config names.
-
-    Args:
-        config: names dataset, root and splits.
-        check: read every mask first, if the config wants that.
-
-    Raises:
-        UserError: a dataset that cannot be opened, or its first file that cannot be used.
-    """
-    data = config.data
-    train = open_dataset(data.name, data.root, data.train_split, data.options)
-    val = open_dataset(data.name, data.root, data.val_split, data.options)
-    if data.check and check:
-        for dataset in (train, val):
-            for problem in check_dataset(dataset):
-                raise UserError(f"{problem} (aicsd data check lists every such file)")
-    return Splits(training_images(train, data), val)
 
 
 def plan_run(config: FitConfig, train: SegDataset, fabric: Fabric) -> TrainBatches:

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from aicsd.data.base import UInt8Array
 from aicsd.errors import UserError, suggest
 from aicsd.files import write_text
+from aicsd.images import UInt8Array
 from aicsd.runs import RunFolder
 
 PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}

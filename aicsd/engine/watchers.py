@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from aicsd.data.base import SegDataset, UInt8Array
+from aicsd.data.protocol import SegDataset
 from aicsd.distiller import Distiller
 from aicsd.engine.checkpoint import RunState
 from aicsd.engine.reporting import RunLogger
 from aicsd.engine.step import Training
 from aicsd.evaluation import Metrics
+from aicsd.images import UInt8Array
 from aicsd.models import Segmenter
 from aicsd.runs import RunFolder
 from aicsd.visualization.ics_history import HISTORY_IMAGES, ICSHistory, read_history, write_history

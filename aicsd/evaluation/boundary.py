@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from aicsd.data.base import UInt8Array
+from aicsd.images import UInt8Array
 from aicsd.types import IGNORE_INDEX
 
 Counts = npt.NDArray[np.int64]

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from PIL import Image as PILImage
 from torch import Tensor
 
-from aicsd.data.base import Sample, SegDataset
 from aicsd.data.loaders import sample_loader
+from aicsd.data.protocol import Sample, SegDataset
 from aicsd.errors import UserError
 from aicsd.evaluation.boundary import boundary_counts
 from aicsd.evaluation.inference import InferenceConfig, infer

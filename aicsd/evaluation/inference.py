@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.data.base import UInt8Array
 from aicsd.errors import UserError
+from aicsd.images import UInt8Array
 from aicsd.models import Segmenter, class_ids, evaluating, resize
 
 VIEWS_PER_PASS = 4

@@ -1,4 +1,4 @@
-"""Predictions as the archives that the benchmark servers of VOC and Cityscapes take."""
+"""Predictions as the archives that benchmark servers take."""
 
 from __future__ import annotations
 
@@ -8,51 +8,19 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
-from aicsd.data import cityscapes, voc
-from aicsd.data.base import Classes, UInt8Array, read_image
+from aicsd.data import DATASETS
+from aicsd.data.entry import Server
+from aicsd.data.protocol import Classes
 from aicsd.errors import UserError, suggest
 from aicsd.files import atomic_path
-from aicsd.visualization.masks import encode_ids
+from aicsd.images import UInt8Array, encode_ids, read_image
 
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold: equal predictions, equal bytes
-
-
-class Server(NamedTuple):
-    """What a benchmark server expects."""
-
-    classes: Classes
-    stored_ids: tuple[int, ...]
-    """Class id -> the id in the files."""
-    palette: bool
-    """Whether the PNGs carry the class colours."""
-    suffixes: tuple[str, ...]
-    """Ends of the archive's name."""
-    place: Callable[[Path, str], str]
-    """Image file and split -> name of its prediction in the archive."""
-
-
-def _place_voc(image: Path, split: str) -> str:
-    # comp6: trained on any data; comp5 is for VOC's own alone
-    return f"results/VOC2012/Segmentation/comp6_{split}_cls/{image.stem}.png"
-
-
-def _place_cityscapes(image: Path, split: str) -> str:  # noqa: ARG001
-    return f"{image.name.removesuffix(cityscapes.IMAGE_END)}_pred_labelIds.png"
-
-
-SERVERS = {
-    "voc": Server(voc.CLASSES, tuple(range(21)), True, (".tgz", ".tar.gz"), _place_voc),
-    "cityscapes": Server(
-        cityscapes.CLASSES, cityscapes.LABEL_IDS, False, (".zip",), _place_cityscapes
-    ),
-}
-"""Benchmarks with a server, by the dataset's name."""
 
 
 def check_submission(name: str, classes: Classes, out: Path) -> Server:
@@ -62,10 +30,11 @@ def check_submission(name: str, classes: Classes, out: Path) -> Server:
         UserError: a dataset without a server, a model of other classes, or an archive with
             another kind of name.
     """
-    if name not in SERVERS:
-        raise UserError(f"dataset {name!r} has no benchmark server{suggest(name, SERVERS)}")
-    server = SERVERS[name]
-    if classes.names != server.classes.names:
+    servers = {key: entry.server for key, entry in DATASETS.items() if entry.server}
+    if name not in servers:
+        raise UserError(f"dataset {name!r} has no benchmark server{suggest(name, servers)}")
+    server, own = servers[name], DATASETS[name].classes
+    if own is None or classes.names != own.names:
         raise UserError(
             f"the model was trained on the classes {list(classes.names)}, not on those of {name}"
         )
@@ -111,7 +80,7 @@ def write_submission(
             stored: UInt8Array = table[predict(read_image(path))]
             yield (
                 server.place(path, split),
-                encode_ids(stored, server.classes.palette if server.palette else None),
+                encode_ids(stored, server.palette),
             )
             advance()
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from aicsd.data.base import SegDataset
+from aicsd.data.protocol import SegDataset
 from aicsd.errors import UserError
 from aicsd.export.check import Parity, compare
 from aicsd.export.graph import ExportGraph, Output, describe, trace

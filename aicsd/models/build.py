@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from aicsd.data.base import Classes
+from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.hub import download, is_hub_name
 from aicsd.models.deeplabv3plus import DeepLabV3Plus

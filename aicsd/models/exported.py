@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aicsd.data.base import Classes
+from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.formats import find_format
 from aicsd.formats.base import Graph, Run, one_line, unreadable

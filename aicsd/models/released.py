@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aicsd.data import cityscapes, voc
-from aicsd.data.base import Classes
-from aicsd.data.folder import distinct_color
+from aicsd.data.classes_file import distinct_color
+from aicsd.data.open import classes_by_count
+from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.models.backbone import OUTPUT_STRIDES, shorten
 from aicsd.models.deeplabv3plus import DeepLabV3Plus
@@ -27,7 +27,6 @@ from aicsd.models.segmenter import InputSpec
 from aicsd.types import IGNORE_INDEX
 
 SUFFIXES = (".tar", ".pth", ".pt")
-KNOWN_CLASSES = {len(known.names): known for known in (voc.CLASSES, cityscapes.CLASSES)}
 
 RESNETS: dict[tuple[str, tuple[int, ...]], str] = {
     ("conv2", (2, 2, 2, 2)): "resnet18",
@@ -298,7 +297,7 @@ def _name_classes(path: Path, count: int, classes: Classes | None) -> Classes:
     if classes is None:
         names = tuple(f"class_{number}" for number in range(count))
         generated = Classes(names, tuple(distinct_color(number) for number in range(count)))
-        return KNOWN_CLASSES.get(count, generated)
+        return classes_by_count(count) or generated
     if len(classes.names) != count:
         raise UserError(f"classes: {len(classes.names)} names for the {count} classes of {path}")
     return classes

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aicsd.data.base import Classes, UInt8Array, read_image
+from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
+from aicsd.images import UInt8Array, read_image
 from aicsd.models.maps import LOGITS, MapInfo, as_output, class_ids, evaluating, resize
 from aicsd.types import SegOutput
 

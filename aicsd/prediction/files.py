@@ -10,9 +10,9 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from aicsd.data.base import UInt8Array, read_image
 from aicsd.errors import UserError
 from aicsd.files import atomic_path
+from aicsd.images import UInt8Array, read_image
 from aicsd.models import Segmenter
 from aicsd.prediction.inputs import BrokenInputError, Input
 from aicsd.prediction.network import Prediction, predict_images

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from aicsd.data.base import IMAGE_SUFFIXES, list_images
 from aicsd.errors import UserError
+from aicsd.images import IMAGE_SUFFIXES, list_images
 from aicsd.prediction.settings import PredictConfig
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")

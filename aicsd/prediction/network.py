@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aicsd.data.base import UInt8Array
 from aicsd.errors import UserError
 from aicsd.evaluation.bands import class_probabilities, has_bands, probability_bands
 from aicsd.evaluation.inference import infer
+from aicsd.images import UInt8Array
 from aicsd.models import Segmenter
 from aicsd.prediction.settings import PredictConfig
 

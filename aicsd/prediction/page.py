@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from aicsd.data.base import Classes, UInt8Array
+from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
+from aicsd.images import UInt8Array
 from aicsd.losses import ics_matrix
 from aicsd.models import Segmenter, class_ids
 from aicsd.visualization import overlay

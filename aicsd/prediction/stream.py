@@ -6,17 +6,20 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-import cv2
-import numpy as np
-
-from aicsd.data.base import UInt8Array, read_image
 from aicsd.errors import UserError
+from aicsd.images import (
+    UInt8Array,
+    UnreadableImageError,
+    decode_image,
+    encode_ids,
+    encode_image,
+    read_image,
+)
 from aicsd.models import Segmenter
 from aicsd.prediction.inputs import BrokenInputError, Input
 from aicsd.prediction.network import predict_images
 from aicsd.prediction.settings import PredictConfig
 from aicsd.visualization import colorize, overlay
-from aicsd.visualization.masks import encode_ids, encode_image
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8"
@@ -122,13 +125,16 @@ def read_stream(stream: BinaryIO) -> Iterator[UInt8Array | UserError]:
     number = 0
     try:
         for number, data in enumerate(split_images(stream), 1):
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-            if image is None:
+            try:
+                image = decode_image(data, f"standard input: image {number}")
+            except UnreadableImageError:
                 yield BrokenInputError(
                     f"standard input: image {number} is not readable (truncated or another format)"
                 )
+            except UserError as error:
+                yield BrokenInputError(str(error))
             else:
-                yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+                yield image
     except BrokenInputError as error:
         yield error
     else:

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aicsd.data.base import UInt8Array
 from aicsd.errors import UserError
 from aicsd.files import atomic_folder, atomic_path
+from aicsd.images import UInt8Array
 from aicsd.models import Segmenter
 from aicsd.prediction.inputs import BrokenInputError, Input
 from aicsd.prediction.network import predict_images

@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aicsd.data.base import Sample, SegDataset, UInt8Array
 from aicsd.data.loaders import sample_loader
+from aicsd.data.protocol import Sample, SegDataset
 from aicsd.errors import UserError
+from aicsd.images import UInt8Array
 from aicsd.models import Segmenter
 from aicsd.models.maps import sample_aligned
 from aicsd.teacher.cache_file import (

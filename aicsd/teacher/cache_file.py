@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aicsd.data.base import UInt8Array
-from aicsd.data.transforms import MAP_STRIDE
+from aicsd.data.augment import MAP_STRIDE
 from aicsd.errors import UserError
+from aicsd.images import UInt8Array
 
 LOGITS_FILE = "logits.bin"
 INDEX_FILE = "index.jsonl"

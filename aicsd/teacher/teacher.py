@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from aicsd.data.base import Classes
+from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.models import MapInfo, Segmenter, as_output
 from aicsd.teacher.folding import fold_batch_norm

@@ -1,6 +1,6 @@
 """Pictures of masks, of what a network says, and of runs; the report."""
 
-from aicsd.visualization.masks import colorize, overlay, save_ids, save_image
+from aicsd.images import colorize, overlay, save_ids, save_image
 from aicsd.visualization.panels import save_panels
 
 __all__ = ["colorize", "overlay", "save_ids", "save_image", "save_panels"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from aicsd.data.base import UInt8Array
+from aicsd.images import UInt8Array
 from aicsd.visualization.views import FloatArray
 
 WIDTH, HEIGHT = 360, 200

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from aicsd.data.base import Classes, Sample
+from aicsd.data.protocol import Classes, Sample
+from aicsd.images import colorize
 from aicsd.losses import intra_class_distributions
 from aicsd.models import Segmenter, resize
 from aicsd.visualization.figures import SEQUENTIAL, new_figure
-from aicsd.visualization.masks import colorize
 from aicsd.visualization.views import image_logits
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from aicsd.data.base import SegDataset
+from aicsd.data.protocol import SegDataset
 from aicsd.visualization.curves import draw_curves
 from aicsd.visualization.distributions import draw_distributions
 from aicsd.visualization.figures import save_figure

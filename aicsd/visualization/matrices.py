@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from aicsd.data.base import UInt8Array
+from aicsd.images import UInt8Array
 from aicsd.visualization.figures import (
     DIVERGING,
     MINUS,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from aicsd.data.base import Classes, Color, Sample, SegDataset, UInt8Array
+from aicsd.data.protocol import Classes, Sample, SegDataset
 from aicsd.files import atomic_path
+from aicsd.images import Color, UInt8Array, colorize
 from aicsd.models import Segmenter
 from aicsd.visualization.figures import new_figure
-from aicsd.visualization.masks import colorize
 from aicsd.visualization.views import ERROR_PALETTE, WRONG, error_map
 
 if TYPE_CHECKING:

@@ -17,16 +17,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from aicsd._version import __version__
-from aicsd.data.base import Classes, Color, Sample, SegDataset, UInt8Array
+from aicsd.data.protocol import Classes, Sample, SegDataset
 from aicsd.evaluation import evaluate
 from aicsd.evaluation.cost import Cost, measure_costs
 from aicsd.files import write_text
+from aicsd.images import Color, UInt8Array, color_table
 from aicsd.runs import FinishedRun, RunFolder
 from aicsd.visualization.charts import Chart, Line, draw_chart, heat_map, jpeg, png
 from aicsd.visualization.curves import LOSS, MIOU, WEIGHT, series, smooth, term_names
 from aicsd.visualization.figures import DIVERGING, MINUS, SEQUENTIAL
 from aicsd.visualization.ics_history import shared_teacher
-from aicsd.visualization.masks import color_table
 from aicsd.visualization.runs import Network
 from aicsd.visualization.views import (
     ERROR_PALETTE,

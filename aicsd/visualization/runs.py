@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aicsd.data import open_dataset
-from aicsd.data.base import Classes, SegDataset
+from aicsd.data.protocol import Classes, SegDataset
 from aicsd.errors import UserError
 from aicsd.models import Segmenter, load_model
 from aicsd.runs import FinishedRun, RunFolder

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.data.base import Sample, SegDataset, UInt8Array
+from aicsd.data.protocol import Sample, SegDataset
+from aicsd.images import UInt8Array
 from aicsd.losses import ics_matrix
 from aicsd.models import Segmenter, class_ids, evaluating
 from aicsd.types import IGNORE_INDEX

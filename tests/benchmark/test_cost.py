@@ -22,7 +22,9 @@ from aicsd.benchmark.steps import PARTS, ClockedSteps, repeated
 from aicsd.benchmark.switches import RunTime, of_step, reckoned_switches, step_variants
 from aicsd.config import build_config
 from aicsd.data import Classes, open_dataset
-from aicsd.data.loaders import DataConfig, plan_batches, train_loader
+from aicsd.data.batches import plan_batches
+from aicsd.data.loaders import train_loader
+from aicsd.data.settings import DataConfig
 from aicsd.distiller import Distiller, Teacher
 from aicsd.engine.device import open_fabric
 from aicsd.methods import load_recipe

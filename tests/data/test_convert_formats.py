@@ -28,8 +28,8 @@ from convert_sources import (
 from PIL import Image
 
 from aicsd.data import check_dataset, open_dataset
+from aicsd.data.classes_file import read_classes
 from aicsd.data.convert import FORMATS, Conversion, convert
-from aicsd.data.folder import read_classes
 from aicsd.data.voc import voc_color
 
 SHAPE = (HEIGHT, WIDTH)

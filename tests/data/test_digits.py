@@ -14,8 +14,8 @@ import pytest
 pytest.importorskip("sklearn")
 
 from aicsd.data import digits
-from aicsd.data.base import Sample
 from aicsd.data.digits import Digits
+from aicsd.data.protocol import Sample
 from aicsd.errors import UserError
 
 

@@ -12,8 +12,9 @@ from conftest import CLASS_NAMES, write_folder
 from PIL import Image
 
 from aicsd.data import check_dataset, open_dataset
-from aicsd.data.base import FileDataset, SegDataset
-from aicsd.data.folder import distinct_color, read_classes
+from aicsd.data.classes_file import distinct_color, read_classes
+from aicsd.data.file_dataset import FileDataset
+from aicsd.data.protocol import SegDataset
 from aicsd.errors import UserError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)

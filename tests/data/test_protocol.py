@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aicsd.data.base import Classes, Sample
-from aicsd.data.transforms import AugmentConfig, Padding, augment, padding_of
+from aicsd.data.augment import AugmentConfig, Padding, augment, padding_of
+from aicsd.data.protocol import Classes, Sample
 from aicsd.types import IGNORE_INDEX
 
 PLAIN = {"scale_min": 1.0, "scale_max": 1.0, "flip": 0.0, "blur": 0.0}

@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import lines, train_command
 
 from aicsd.data import open_dataset
-from aicsd.data.base import PartlyLabelled, Subset
+from aicsd.data.wrappers import PartlyLabelled, Subset
 from aicsd.errors import UserError
 
 RunCli = Callable[..., tuple[int, str, str]]

@@ -13,10 +13,12 @@ from conftest import write_folder
 from tiny_runs import distill_command, same_weights, train_command, train_lines
 
 from aicsd.data import open_dataset, open_images, survey
-from aicsd.data.base import PartlyLabelled, Subset
-from aicsd.data.cache import CachedDataset
-from aicsd.data.loaders import DataConfig, epoch_indices, plan_batches, train_loader
-from aicsd.data.transforms import AugmentConfig
+from aicsd.data.augment import AugmentConfig
+from aicsd.data.batches import epoch_indices, plan_batches
+from aicsd.data.loaders import train_loader
+from aicsd.data.memory import CachedDataset
+from aicsd.data.settings import DataConfig
+from aicsd.data.wrappers import PartlyLabelled, Subset
 from aicsd.errors import UserError
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -54,10 +56,10 @@ def test_plus_joins_splits_in_order(partly_labelled: Path) -> None:
 
 def test_check_reads_unlabelled_images(partly_labelled: Path) -> None:
     (partly_labelled / "images" / "unlabelled" / "003.png").write_bytes(b"no image")
-    images, problems, _ = survey("folder", str(partly_labelled), "train+unlabelled")
-    assert images == 10
-    assert len(problems) == 1
-    assert "003.png" in problems[0]
+    found = survey("folder", str(partly_labelled), "train+unlabelled")
+    assert found.images == 10
+    assert len(found.problems) == 1
+    assert "003.png" in found.problems[0]
 
 
 def test_a_student_learns_from_the_teacher_alone(

@@ -382,7 +382,7 @@ def test_a_sound_tree_of_another_size_is_no_error(devkit: Path, run_cli: RunCli)
 
 
 def test_complete_splits_are_not_noted() -> None:
-    from aicsd.data.base import FileDataset, Pair
+    from aicsd.data.file_dataset import FileDataset, Pair
 
     pairs = [Pair(Path(f"{i}.jpg"), Path(f"{i}.png")) for i in range(COUNTS["train"])]
     assert FileDataset(pairs, CLASSES, official_count=1464).notes == []

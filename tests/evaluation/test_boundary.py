@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aicsd.data import Sample, SegDataset
-from aicsd.data.base import Classes
+from aicsd.data.protocol import Classes
 from aicsd.evaluation import evaluate
 from aicsd.evaluation.boundary import boundary_counts, boundary_region
 from aicsd.models import InputSpec, Segmenter

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from aicsd.data import Sample, SegDataset, open_dataset
-from aicsd.data.base import Classes
+from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.evaluation import ImageCounts, evaluate, metrics_from_confusion
 from aicsd.evaluation.evaluate import batches_of_equal_size

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from aicsd.data import Sample, SegDataset
-from aicsd.data.base import Classes
+from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.evaluation import InferenceConfig, evaluate, infer, short_side_of
 from aicsd.evaluation.evaluate import resize_short_side

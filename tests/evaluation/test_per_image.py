@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from test_evaluate import Scenes, brightest, confusion_by_hand
 
-from aicsd.data.base import Subset
+from aicsd.data.wrappers import Subset
 from aicsd.errors import UserError
 from aicsd.evaluation import ImageCounts, evaluate
 

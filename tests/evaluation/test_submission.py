@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from aicsd.data import cityscapes, voc
-from aicsd.data.base import Classes, UInt8Array
+from aicsd.data import DATASETS, cityscapes, voc
+from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
-from aicsd.evaluation.submission import SERVERS, check_archive, write_submission
+from aicsd.evaluation.submission import check_archive, write_submission
+from aicsd.images import UInt8Array
 from aicsd.models import ModelConfig, build_model, save_model
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -114,7 +115,7 @@ def test_class_ids_become_label_ids(cityscapes_root: Path, tmp_path: Path) -> No
         return (np.arange(image.shape[0] * image.shape[1]) % 19).reshape(image.shape[:2])
 
     out = tmp_path / "r.zip"
-    write_submission(SERVERS["cityscapes"], images, "test", predict, out)
+    write_submission(DATASETS["cityscapes"].server, images, "test", predict, out)
     with zipfile.ZipFile(out) as archive:
         ids = np.array(Image.open(io.BytesIO(archive.read(archive.namelist()[0]))))
     official = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
@@ -162,7 +163,7 @@ def test_two_images_of_one_name_are_refused_before_anything_is_predicted(tmp_pat
         raise AssertionError("a prediction")
 
     with pytest.raises(UserError, match="would both become x_pred_labelIds"):
-        write_submission(SERVERS["cityscapes"], images, "test", predict, tmp_path / "r.zip")
+        write_submission(DATASETS["cityscapes"].server, images, "test", predict, tmp_path / "r.zip")
     assert not (tmp_path / "r.zip").exists()
 
 
@@ -217,4 +218,4 @@ def test_the_check_finds(tmp_path: Path, names: list[str], content: bytes, messa
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     with pytest.raises(UserError, match=message):
-        check_archive(SERVERS["voc"], [image], "test", path)
+        check_archive(DATASETS["voc"].server, [image], "test", path)

@@ -10,7 +10,7 @@ import torch
 from conftest import TINY_MODEL
 from torch import nn
 
-from aicsd.data.base import Classes
+from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.models import Backbone, DeepLabV3Plus, ModelConfig, build_model, resize
 from aicsd.models.maps import STAGES

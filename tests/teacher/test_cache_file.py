@@ -13,9 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from aicsd.data.base import Classes, Sample, SegDataset, Subset
-from aicsd.data.loaders import DataConfig, TrainBatches, train_loader
-from aicsd.data.transforms import AugmentConfig, View, augment, crop_maps, draw_view
+from aicsd.data.augment import AugmentConfig, View, augment, crop_maps, draw_view
+from aicsd.data.batches import TrainBatches
+from aicsd.data.loaders import train_loader
+from aicsd.data.protocol import Classes, Sample, SegDataset
+from aicsd.data.settings import DataConfig
+from aicsd.data.wrappers import Subset
 from aicsd.errors import UserError
 from aicsd.teacher.cache import WithTeacherMaps
 from aicsd.teacher.cache_file import (

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aicsd.data.base import Classes
+from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.models import ModelConfig, Segmenter, build_model
 from aicsd.teacher.folding import fold_batch_norm

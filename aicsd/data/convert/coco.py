@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from aicsd.data.base import UInt8Array
 from aicsd.data.convert.paint import (
     Region,
     Shape,
@@ -36,6 +35,7 @@ from aicsd.data.convert.source import (
 from aicsd.data.convert.tree import OutsideError, Tree, folder_of, split_of, stem_of
 from aicsd.data.convert.values import Record, integer, numbers, records, size, string
 from aicsd.errors import UserError
+from aicsd.images import UInt8Array
 
 KEYS = ("images", "annotations", "categories")
 NO_CLASS = "no class"

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aicsd.data.base import Color, UInt8Array
 from aicsd.errors import UserError
+from aicsd.images import Color, UInt8Array
 from aicsd.types import IGNORE_INDEX
 
 UNKNOWN = -1

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
-from aicsd.data.base import UInt8Array
 from aicsd.data.convert.colors import ColorReader, ColorTable, parse_table
 from aicsd.data.convert.picture import draw_colors, has_ids, ids_in, load_mask, map_ids
 from aicsd.data.convert.source import (
@@ -31,6 +30,7 @@ from aicsd.data.convert.source import (
 from aicsd.data.convert.tree import Tree, folder_of, split_of
 from aicsd.data.convert.values import integer, record, records, string
 from aicsd.errors import UserError
+from aicsd.images import UInt8Array
 
 STATE = "state.json"
 """Names the data files in a folder of ``save_to_disk``."""

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PILImage
 
-from aicsd.data.base import IMAGE_SUFFIXES, UInt8Array
 from aicsd.data.convert.coco import NO_CLASS
 from aicsd.data.convert.paint import (
     Region,
@@ -38,6 +37,7 @@ from aicsd.data.convert.source import (
 from aicsd.data.convert.tree import OutsideError, Tree, folder_of, split_of, stem_of
 from aicsd.data.convert.values import Record, numbers, record, records, size, string
 from aicsd.errors import UserError
+from aicsd.images import IMAGE_SUFFIXES, UInt8Array
 
 LABELS = "labels.txt"
 """The names that LabelMe was started with, one a line: they give the order of the classes."""

@@ -6,7 +6,6 @@ import re
 from functools import partial
 from pathlib import Path
 
-from aicsd.data.base import UInt8Array
 from aicsd.data.convert.colors import ColorReader, ColorTable, parse_table
 from aicsd.data.convert.picture import draw_colors, has_ids, ids_in, load_mask, map_ids
 from aicsd.data.convert.source import (
@@ -23,6 +22,7 @@ from aicsd.data.convert.source import (
 )
 from aicsd.data.convert.tree import Tree, folder_of, split_of, stem_of
 from aicsd.errors import UserError
+from aicsd.images import UInt8Array
 
 TABLES = (
     "classes.csv", "class_dict.csv", "colors.csv", "colours.csv", "label_colors.txt", "classes.txt",

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aicsd.data.base import UInt8Array
 from aicsd.data.convert.source import LeftOutError, Remark, Size
 from aicsd.errors import UserError
+from aicsd.images import UInt8Array
 from aicsd.types import IGNORE_INDEX
 
 MAX_OUTLINE = 2_000_000

@@ -7,7 +7,6 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from aicsd.data.base import UInt8Array
 from aicsd.data.convert.coco import Photo, categories, load, photos
 from aicsd.data.convert.picture import GREY, colors_in, ids_in, load_mask, map_ids
 from aicsd.data.convert.source import (
@@ -23,6 +22,7 @@ from aicsd.data.convert.source import (
 from aicsd.data.convert.tree import OutsideError, Tree, folder_of
 from aicsd.data.convert.values import Record, integer, records, string
 from aicsd.errors import UserError
+from aicsd.images import UInt8Array
 from aicsd.types import IGNORE_INDEX
 
 VOID = 0

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
-from aicsd.data.base import ORIENTATION_TAG, UInt8Array, read_image
 from aicsd.data.convert.colors import ColorReader
 from aicsd.data.convert.source import Frame, LeftOutError, Remark, Size
 from aicsd.errors import UserError
+from aicsd.images import ORIENTATION_TAG, UInt8Array, read_image
 from aicsd.types import IGNORE_INDEX
 
 MAX_PIXELS = 100_000_000

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from aicsd.data.base import Classes
 from aicsd.data.convert.source import Remark
 from aicsd.data.convert.write import Written
 from aicsd.data.folder import UNLABELLED
+from aicsd.data.protocol import Classes
 from aicsd.types import IGNORE_INDEX
 
 LEFT_OUT_FILE = "left_out.txt"

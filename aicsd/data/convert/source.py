@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from aicsd.data.base import Classes, Color, UInt8Array
+from aicsd.data.classes_file import distinct_color
 from aicsd.data.convert.colors import ColorTable
 from aicsd.data.convert.tree import Tree
-from aicsd.data.folder import distinct_color
+from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
+from aicsd.images import Color, UInt8Array
 from aicsd.types import IGNORE_INDEX
 
 BACKGROUND = "background"

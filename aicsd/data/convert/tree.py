@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from aicsd.data.base import IMAGE_SUFFIXES
 from aicsd.errors import UserError
+from aicsd.images import IMAGE_SUFFIXES
 
 MAX_FILES = 5_000_000
 MAX_TEXT = 2 << 30

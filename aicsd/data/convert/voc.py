@@ -6,7 +6,6 @@ from collections import defaultdict
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from aicsd.data.base import UInt8Array
 from aicsd.data.convert.colors import ColorReader, ColorTable, parse_table
 from aicsd.data.convert.picture import GREY, draw_colors, has_ids, ids_in, load_mask, map_ids
 from aicsd.data.convert.source import (
@@ -24,6 +23,7 @@ from aicsd.data.convert.source import (
 from aicsd.data.convert.tree import Tree, folder_of, split_of, stem_of
 from aicsd.data.voc import NAMES, voc_color
 from aicsd.errors import UserError
+from aicsd.images import UInt8Array
 from aicsd.types import IGNORE_INDEX
 
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassPNG")

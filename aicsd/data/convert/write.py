@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
 
-from aicsd.data.base import Classes, UInt8Array
 from aicsd.data.convert.picture import look_at, make_upright
 from aicsd.data.convert.source import Item, LeftOutError, Remark, Source
 from aicsd.data.folder import UNLABELLED
+from aicsd.data.protocol import Classes
+from aicsd.images import UInt8Array
 from aicsd.types import IGNORE_INDEX
 
 Empty = Literal["unlabelled", "background", "leave_out"]

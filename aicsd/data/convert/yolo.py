@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from aicsd.data.base import IMAGE_SUFFIXES, UInt8Array
 from aicsd.data.convert.paint import (
     Shape,
     box,
@@ -31,6 +30,7 @@ from aicsd.data.convert.source import (
 from aicsd.data.convert.tree import OutsideError, Tree, folder_of, stem_of
 from aicsd.data.convert.values import Record, integer, record
 from aicsd.errors import UserError
+from aicsd.images import IMAGE_SUFFIXES, UInt8Array
 
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 BOX_VALUES = 4

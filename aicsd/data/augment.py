@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.data.base import Classes, Sample, UInt8Array
+from aicsd.data.protocol import Classes, Sample
 from aicsd.errors import UserError
+from aicsd.images import UInt8Array
 from aicsd.types import IGNORE_INDEX, Protocol
 
 MAP_STRIDE = 4

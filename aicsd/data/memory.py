@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from aicsd.data.base import Sample, SegDataset, UInt8Array
+from aicsd.data.protocol import Sample, SegDataset
 from aicsd.errors import UserError
+from aicsd.images import UInt8Array
 
 MB = 1_000_000
 SHARED_MEMORY = Path("/dev/shm")

@@ -13,10 +13,12 @@ import torch
 from conftest import TINY_MODEL
 from safetensors.torch import load_file
 
-from aicsd.data import Sample, SegDataset, cache, open_dataset
-from aicsd.data.cache import CachedDataset
-from aicsd.data.loaders import DataConfig, plan_batches, train_loader
-from aicsd.data.transforms import AugmentConfig
+from aicsd.data import Sample, SegDataset, memory, open_dataset
+from aicsd.data.augment import AugmentConfig
+from aicsd.data.batches import plan_batches
+from aicsd.data.loaders import train_loader
+from aicsd.data.memory import CachedDataset
+from aicsd.data.settings import DataConfig
 from aicsd.errors import UserError
 
 BYTES = 4 * 64 * 48
@@ -41,7 +43,7 @@ class Counted(SegDataset):
 
 def small_budget(monkeypatch: pytest.MonkeyPatch, samples: int) -> None:
     """One megabyte is what ``samples`` of the tiny dataset need, and a little."""
-    monkeypatch.setattr(cache, "MB", samples * BYTES + 100)
+    monkeypatch.setattr(memory, "MB", samples * BYTES + 100)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -94,7 +96,7 @@ def test_a_small_sample_still_fits_beside_a_large_one(monkeypatch: pytest.Monkey
                 np.full((side, side, 3), index, np.uint8), np.full((side, side), 7, np.uint8)
             )
 
-    monkeypatch.setattr(cache, "MB", 1000)
+    monkeypatch.setattr(memory, "MB", 1000)
     cached = CachedDataset(Mixed(), 1, shared=False)
     for _ in range(2):
         assert [cached.read(index).image[0, 0, 0] for index in range(3)] == [0, 1, 2]
@@ -138,8 +140,8 @@ def test_too_little_shared_memory_is_told(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = open_dataset("folder", str(tiny_folder), "train")
-    monkeypatch.setattr(cache, "SHARED_MEMORY", tmp_path)
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 50_000}))
+    monkeypatch.setattr(memory, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 50_000}))
     with pytest.raises(UserError, match=r"data\.cache_mb takes .* lower it"):
         CachedDataset(dataset, 1, shared=True)
     assert CachedDataset(dataset, 1, shared=False).bytes == 8 * BYTES

@@ -1,0 +1,94 @@
+"""All that the package knows of one dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from aicsd.data.file_dataset import FileDataset
+from aicsd.data.protocol import Classes, SegDataset
+from aicsd.images import Color
+
+
+class Server(NamedTuple):
+    """What the benchmark server of a dataset expects."""
+
+    stored_ids: tuple[int, ...]
+    """Class id -> the id in the files."""
+    palette: tuple[Color, ...] | None
+    """Class colours that the PNGs carry; None: they are grey."""
+    suffixes: tuple[str, ...]
+    """Ends of the archive's name."""
+    place: Callable[[Path, str], str]
+    """Image file and split -> name of its prediction in the archive."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to download, and the folder in it that is wanted.
+
+    Args:
+        name: its file name; below the root, before it is unpacked.
+        inside: the wanted folder in it.
+        places: where that folder goes below the root, and after that what else shows that it is
+            there already.
+        url: where it comes from; None: the owners ask for an account.
+        md5: its checksum; None: it has no fixed one.
+    """
+
+    name: str
+    inside: str
+    places: tuple[str, ...]
+    url: str | None = None
+    md5: str | None = None
+
+    def present(self, root: Path) -> bool:
+        return any((root / place).exists() for place in self.places)
+
+
+@dataclass(frozen=True)
+class Download:
+    """How a dataset gets below a root.
+
+    Args:
+        archives: the files that it consists of.
+        splits: opens every split of the tree below the root, to check it, by its name.
+        usage: flags that use it; ``{root}`` is the root.
+        by_hand: what to do where archives have no address; ``{archives}``, ``{names}`` and
+            ``{root}`` are filled in.
+    """
+
+    archives: tuple[Archive, ...]
+    splits: Callable[[Path], Mapping[str, FileDataset]]
+    usage: str
+    by_hand: str = ""
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """One dataset.
+
+    Args:
+        open: opens a split: ``root`` and ``split``, and by keyword the options of the dataset;
+            without ``root`` if there is no layout.
+        layout: the files that the root must hold; "": the dataset needs no root.
+        images: lists the images of a split that needs no masks; None: only those of ``open``.
+        found: whether a folder has this layout; None: it cannot be recognised.
+        classes: names and colours, where they do not depend on the root.
+        counts: official number of images of the splits.
+        usual_size: width and height of most images.
+        downloads: what ``aicsd data prepare`` fetches, by name.
+        server: the benchmark server that evaluates predictions.
+    """
+
+    open: Callable[..., SegDataset]
+    layout: str = ""
+    images: Callable[..., list[Path]] | None = None
+    found: Callable[[Path], bool] | None = None
+    classes: Classes | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    usual_size: tuple[int, int] | None = None
+    downloads: Mapping[str, Download] = field(default_factory=dict)
+    server: Server | None = None

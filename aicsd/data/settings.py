@@ -1,0 +1,67 @@
+"""Settings of the data of a training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from aicsd.data.augment import AugmentConfig
+from aicsd.data.open import AUTO, DATASETS, GENERATED, find_name
+from aicsd.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataConfig:  # noqa: D101
+    __doc__ = f"""Dataset, splits, augmentation and loading.
+
+    Args:
+        name: {", ".join(DATASETS)}; {AUTO}: what the root holds, and without a root {GENERATED}.
+        root: folder that holds the dataset; {GENERATED} needs none.
+        train_split: split to train on.
+        train_images: how many of its images to train on, spread evenly over the split; 0 takes
+            all. Shows what few labels are worth.
+        unlabelled_rest: train on the other images of the split too, without their labels; a
+            teacher still provides a target there.
+        labelled_repeat: times that an epoch shows each image that has labels, where others have
+            none; with 8, 50 labels are half of what the student sees beside 400 images without.
+        val_split: split to validate on during training.
+        batch_size: images per step and process.
+        workers: processes that load images; 0 loads in the training process. The result is the
+            same for any number.
+        cache_mb: memory in MB (10^6 bytes) for decoded training images, per device and shared by
+            its workers; 0 decodes every image each time. The result is the same for any number.
+        check: before training, make sure that every mask has valid ids and its image's size.
+        options: further options of the dataset, for example {{size: 96}} for {GENERATED}.
+        augment: random changes of the training images.
+    """
+
+    name: str = AUTO
+    root: str | None = None
+    train_split: str = "train"
+    train_images: int = 0
+    unlabelled_rest: bool = False
+    labelled_repeat: int = 1
+    val_split: str = "val"
+    batch_size: int = 8
+    workers: int = 2
+    cache_mb: int = 0
+    check: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", find_name(self.name, self.root))
+        if self.batch_size < 1:
+            raise UserError(f"data.batch_size is {self.batch_size}; it must be 1 or more")
+        if self.train_images < 0:
+            raise UserError(f"data.train_images is {self.train_images}; it must be 0 or more")
+        if self.labelled_repeat < 1:
+            raise UserError(f"data.labelled_repeat is {self.labelled_repeat}; it must be 1 or more")
+        if self.unlabelled_rest and not self.train_images:
+            raise UserError(
+                "data.unlabelled_rest needs data.train_images, the number of images with labels"
+            )
+        if self.workers < 0:
+            raise UserError(f"data.workers is {self.workers}; it must be 0 or more")
+        if self.cache_mb < 0:
+            raise UserError(f"data.cache_mb is {self.cache_mb}; it must be 0 or more")

@@ -1,0 +1,74 @@
+"""From settings, or what a caller has in memory, to images to train and to validate on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aicsd.data.batches import training_images
+from aicsd.data.check import check_splits
+from aicsd.data.open import AUTO, DATASETS, open_dataset
+from aicsd.data.protocol import SegDataset, Splits
+from aicsd.data.settings import DataConfig
+from aicsd.errors import UserError, suggest
+
+Data = str | Path | Mapping[str, Any] | Splits | tuple[SegDataset, SegDataset]
+"""A dataset by name, its folder, the keys of ``DataConfig``, or datasets in memory."""
+
+
+def open_splits(config: DataConfig, check: bool = True) -> tuple[Splits, list[str]]:
+    """The images that a config names.
+
+    Args:
+        config: names dataset, root and splits.
+        check: read every mask first, if the config wants that too.
+
+    Returns:
+        The splits, the training one with the labels that it may use, and a line for everything
+        that is odd about them.
+
+    Raises:
+        UserError: a dataset that cannot be opened, or its first file that cannot be used.
+    """
+    train, val = (
+        open_dataset(config.name, config.root, split, config.options)
+        for split in (config.train_split, config.val_split)
+    )
+    notes: list[str] = []
+    if check and config.check and DATASETS[config.name].layout:  # generated data is sound
+        notes = check_splits(Splits(train, val))
+    return Splits(training_images(train, config), val), notes
+
+
+def data_settings(data: Data) -> tuple[dict[str, Any], Splits | None]:
+    """What a caller gives as data -> the keys of ``DataConfig``, and datasets in memory.
+
+    Args:
+        data: the name of a dataset, a folder, keys, or splits. Keys may hold ``train`` and
+            ``val``, datasets in memory, beside others.
+
+    Raises:
+        UserError: a name that is a folder too, neither, or keys with one split in memory.
+    """
+    if isinstance(data, tuple):
+        return {}, Splits(*data)
+    if isinstance(data, Mapping):
+        keys = dict(data)
+        held = [keys.pop(name, None) for name in Splits._fields]
+        if all(part is None for part in held):
+            return keys, None
+        if None in held or keys.keys() & {"name", "root", "options"}:
+            raise UserError("data: give train and val, both datasets in memory, without a name")
+        return keys, Splits(*held)
+    is_name, is_folder = str(data) in (AUTO, *DATASETS), Path(data).expanduser().is_dir()
+    if isinstance(data, str) and is_name:
+        if is_folder:
+            raise UserError(
+                f"data: {data!r} is a dataset and a folder here; give {{'name': {data!r}, 'root': "
+                f"FOLDER}} for the dataset, or './{data}' for the folder"
+            )
+        return {"name": data}, None
+    if not is_folder:
+        raise UserError(f"data: no folder {data}, and no dataset{suggest(data, DATASETS)}")
+    return {"root": str(data)}, None
