@@ -24,7 +24,7 @@ from aicsd.losses import (
     pairwise_loss,
     pixel_kd_loss,
 )
-from aicsd.losses._checks import Numerics
+from aicsd.losses._numerics import Numerics
 from aicsd.losses.icsd import released_ics_matrix
 
 BATCH, CLASSES, SIDE, DEEP_SIDE = 6, 21, 64, 16

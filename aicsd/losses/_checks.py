@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aicsd.errors import UserError
-
-Numerics = Literal["described", "released"]
-"""What a term computes: the mathematics of its paper, or the published AICSD code bug for bug."""
-
 
 TEMPERATURES = (1e-3, 1e3)
 """Beyond these, float32 keeps no digit of what a softmax compares."""
@@ -29,23 +23,6 @@ def check_temperature(temperature: float) -> None:
     low, high = TEMPERATURES
     if not low <= temperature <= high:
         raise UserError(f"temperature is {temperature}; it must be from {low:g} to {high:g}")
-
-
-def check_numerics(numerics: str, **fixed: tuple[object, object]) -> None:
-    """Refuse unknown numerics, and what the published code cannot do.
-
-    Args:
-        numerics: as given.
-        **fixed: options by name, as (given, the only value with numerics released).
-    """
-    if numerics not in get_args(Numerics):
-        raise UserError(f"numerics is {numerics!r}; allowed are {', '.join(get_args(Numerics))}")
-    for name, (given, only) in fixed.items():
-        if numerics == "released" and given != only:
-            raise UserError(
-                f"{name} is {given!r}, but numerics released, the published code, has "
-                f"{only!r} only: leave {name} out, or choose numerics described"
-            )
 
 
 def prepare_pair(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from dataclasses import dataclass
+from typing import ClassVar
 
-from aicsd.losses._checks import Numerics, check_numerics, match_valid, prepare_pair
+import torch.nn.functional as F
+from torch import Tensor
+
+from aicsd.losses._checks import match_valid, prepare_pair
+from aicsd.losses._module import LossModule
+from aicsd.losses._numerics import Numerics, check_numerics
 
 
 def attention_loss(
@@ -51,20 +56,22 @@ def attention_loss(
     return (ours - target).square().sum() / student.shape[0]
 
 
-class AttentionLoss(nn.Module):
+@dataclass(eq=False, repr=False)
+class AttentionLoss(LossModule):
     """:func:`attention_loss` with its settings kept."""
 
-    needs = "features"
-    same_channels = False
+    numerics: Numerics = "described"
 
-    def __init__(self, numerics: Numerics = "described") -> None:
-        super().__init__()
-        check_numerics(numerics)
-        self.numerics: Numerics = numerics
+    needs: ClassVar = "features"
+    same_channels: ClassVar = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numerics(self.numerics)
 
     def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """Two maps (B, D, H, W), or logits (B, C, H, W) -> scalar."""
-        return attention_loss(student, teacher, numerics=self.numerics, valid=valid)
+        return attention_loss(student, teacher, valid=valid, **self.settings)
 
 
 LOSS = AttentionLoss

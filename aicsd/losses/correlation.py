@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from aicsd.losses._checks import Numerics, check_numerics, match_valid, prepare_pair
+from aicsd.losses._checks import match_valid, prepare_pair
+from aicsd.losses._module import LossModule
+from aicsd.losses._numerics import Numerics, check_numerics
 
 
 def correlation_loss(
@@ -55,19 +60,21 @@ def _correlations(maps: Tensor, valid: Tensor | None) -> Tensor:
         return F.normalize(flat @ flat.transpose(1, 2), dim=2)
 
 
-class CorrelationLoss(nn.Module):
+@dataclass(eq=False, repr=False)
+class CorrelationLoss(LossModule):
     """:func:`correlation_loss` with its settings kept."""
 
-    needs = "features"
+    numerics: Numerics = "described"
 
-    def __init__(self, numerics: Numerics = "described") -> None:
-        super().__init__()
-        check_numerics(numerics)
-        self.numerics: Numerics = numerics
+    needs: ClassVar = "features"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numerics(self.numerics)
 
     def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """Two (B, C, H, W) logit maps -> scalar."""
-        return correlation_loss(student, teacher, numerics=self.numerics, valid=valid)
+        return correlation_loss(student, teacher, valid=valid, **self.settings)
 
 
 LOSS = CorrelationLoss

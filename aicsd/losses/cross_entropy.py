@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import Numerics, check_numerics, safe_precision
+from aicsd.losses._checks import safe_precision
+from aicsd.losses._module import LossModule
+from aicsd.losses._numerics import Numerics, check_numerics
 from aicsd.losses._pixel_terms import PixelTerms
 from aicsd.types import IGNORE_INDEX
 
@@ -60,22 +65,22 @@ def mean_over_labelled(entropy: Tensor, mask: Tensor, ignore_index: int) -> Tens
     return entropy / (mask != ignore_index).sum().clamp_min(1)
 
 
-class CrossEntropyLoss(nn.Module):
+@dataclass(eq=False, repr=False)
+class CrossEntropyLoss(LossModule):
     """:func:`cross_entropy_loss` with its settings kept."""
 
-    needs = "labels"
+    ignore_index: int = IGNORE_INDEX
+    numerics: Numerics = "described"
 
-    def __init__(self, ignore_index: int = IGNORE_INDEX, numerics: Numerics = "described") -> None:
-        super().__init__()
-        check_numerics(numerics)
-        self.ignore_index = ignore_index
-        self.numerics: Numerics = numerics
+    needs: ClassVar = "labels"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numerics(self.numerics)
 
     def forward(self, student: Tensor, mask: Tensor) -> Tensor:
         """(B, C, H, W) logits and (B, H, W) labels -> scalar."""
-        return cross_entropy_loss(
-            student, mask, ignore_index=self.ignore_index, numerics=self.numerics
-        )
+        return cross_entropy_loss(student, mask, **self.settings)
 
 
 LOSS = CrossEntropyLoss

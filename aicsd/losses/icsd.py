@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from aicsd.errors import UserError
 from aicsd.losses._checks import (
-    Numerics,
-    check_numerics,
     check_pair,
     check_temperature,
     match_valid,
@@ -18,6 +19,8 @@ from aicsd.losses._checks import (
     to_safe_precision,
 )
 from aicsd.losses._ics_matrix import ICSMatrix
+from aicsd.losses._module import LossModule
+from aicsd.losses._numerics import Numerics, check_numerics
 
 ROW_NORM_FLOOR = 1e-6
 
@@ -193,7 +196,8 @@ def _reduce(matrices: Tensor, normalize_rows: bool, per_image: bool) -> Tensor:
     return matrices
 
 
-class ICSDLoss(nn.Module):
+@dataclass(eq=False, repr=False)
+class ICSDLoss(LossModule):
     """:func:`icsd_loss` with its settings kept.
 
     Example:
@@ -203,34 +207,21 @@ class ICSDLoss(nn.Module):
         0.0
     """
 
-    needs = "logits"
-    watch = ("ics_matrix",)
+    temperature: float = 1.0
+    normalize_rows: bool = True
+    per_image: bool = False
+    numerics: Numerics = "described"
 
-    def __init__(
-        self,
-        temperature: float = 1.0,
-        normalize_rows: bool = True,
-        per_image: bool = False,
-        numerics: Numerics = "described",
-    ) -> None:
-        super().__init__()
-        _check_options(temperature, normalize_rows, per_image, numerics)
-        self.temperature = temperature
-        self.normalize_rows = normalize_rows
-        self.per_image = per_image
-        self.numerics: Numerics = numerics
+    needs: ClassVar = "logits"
+    watch: ClassVar = ("ics_matrix",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_options(**self.settings)
 
     def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """Two (B, C, H, W) logit maps -> scalar."""
-        return icsd_loss(
-            student,
-            teacher,
-            temperature=self.temperature,
-            normalize_rows=self.normalize_rows,
-            per_image=self.per_image,
-            numerics=self.numerics,
-            valid=valid,
-        )
+        return icsd_loss(student, teacher, valid=valid, **self.settings)
 
 
 LOSS = ICSDLoss

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import Numerics, check_numerics, match_valid, prepare_pair
+from aicsd.losses._checks import match_valid, prepare_pair
+from aicsd.losses._module import LossModule
+from aicsd.losses._numerics import Numerics, check_numerics
 
 NODE_NORM_FLOOR = 1e-6
 RELEASED_NORM_SHIFT = 1e-8
@@ -99,22 +104,23 @@ def _cosines(directions: Tensor) -> Tensor:
         return flat.transpose(1, 2) @ flat
 
 
-class PairwiseLoss(nn.Module):
+@dataclass(eq=False, repr=False)
+class PairwiseLoss(LossModule):
     """:func:`pairwise_loss` with its settings kept."""
 
-    needs = "features"
-    same_channels = False
+    patch: int | None = None
+    numerics: Numerics = "described"
 
-    def __init__(self, patch: int | None = None, numerics: Numerics = "described") -> None:
-        super().__init__()
-        self.patch = resolve_patch(patch, numerics)
-        self.numerics: Numerics = numerics
+    needs: ClassVar = "features"
+    same_channels: ClassVar = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.patch = resolve_patch(self.patch, self.numerics)
 
     def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """Two maps (B, D, H, W), or logits (B, C, H, W) -> scalar."""
-        return pairwise_loss(
-            student, teacher, patch=self.patch, numerics=self.numerics, valid=valid
-        )
+        return pairwise_loss(student, teacher, valid=valid, **self.settings)
 
 
 LOSS = PairwiseLoss

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import (
-    Numerics,
-    check_numerics,
-    check_pair,
-    check_temperature,
-    match_valid,
-    safe_precision,
-)
+from aicsd.losses._checks import check_pair, check_temperature, match_valid, safe_precision
+from aicsd.losses._module import LossModule
+from aicsd.losses._numerics import Numerics, check_numerics
 from aicsd.losses._pixel_terms import PixelTerms
 
 Reduction = Literal["pixel_mean", "element_mean", "image_sum"]
@@ -87,33 +83,24 @@ def resolve_reduction(reduction: Reduction | None, numerics: Numerics) -> Reduct
     return reduction
 
 
-class PixelKDLoss(nn.Module):
+@dataclass(eq=False, repr=False)
+class PixelKDLoss(LossModule):
     """:func:`pixel_kd_loss` with its settings kept."""
 
-    needs = "probabilities"
+    temperature: float = 1.0
+    reduction: Reduction | None = None
+    numerics: Numerics = "described"
 
-    def __init__(
-        self,
-        temperature: float = 1.0,
-        reduction: Reduction | None = None,
-        numerics: Numerics = "described",
-    ) -> None:
-        super().__init__()
-        check_temperature(temperature)
-        self.temperature = temperature
-        self.reduction = resolve_reduction(reduction, numerics)
-        self.numerics: Numerics = numerics
+    needs: ClassVar = "probabilities"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_temperature(self.temperature)
+        self.reduction = resolve_reduction(self.reduction, self.numerics)
 
     def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """Two (B, C, H, W) logit maps -> scalar."""
-        return pixel_kd_loss(
-            student,
-            teacher,
-            temperature=self.temperature,
-            reduction=self.reduction,
-            numerics=self.numerics,
-            valid=valid,
-        )
+        return pixel_kd_loss(student, teacher, valid=valid, **self.settings)
 
 
 LOSS = PixelKDLoss
