@@ -1,22 +1,24 @@
-"""Files that are either whole or absent, and strict reading of YAML and JSON."""
+"""Files that are either whole or absent, lock files, and strict reading of YAML and JSON."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
+import socket
 import stat
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
 from aicsd.errors import UserError
-
-LEFTOVER = r"\..+\.\d+\.tmp(\..*)?"
-"""Pattern of the names that :func:`atomic_path` writes under; a killed process leaves them."""
 
 
 @contextmanager
@@ -54,6 +56,14 @@ def atomic_path(
             temporary.unlink(missing_ok=True)
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether ``path`` is a file of :func:`atomic_path` that a killed process left behind.
+
+    It may also be one that is being written at this moment.
+    """
+    return path.is_file() and re.fullmatch(r"\..+\.\d+\.tmp(\..*)?", path.name) is not None
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
@@ -80,6 +90,66 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Write a UTF-8 text file that is either whole or absent."""
     with atomic_path(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, which is removed at the end; a killed process loses its hold.
+
+    Raises:
+        BlockingIOError: another process, or this one, holds it already; its text tells who.
+        OSError: the file cannot be made.
+    """
+    place = path.absolute()
+    with _GUARD:
+        if place in _HELD:
+            raise BlockingIOError(f"process {os.getpid()} on {socket.gethostname()}")
+        _HELD.add(place)
+    try:
+        with _locked(path) as file:
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    path.unlink()
+    finally:
+        _HELD.discard(place)
+
+
+_GUARD = threading.Lock()
+_HELD: set[Path] = set()
+"""Lock files of this process, which the operating system would let it lock again."""
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[TextIO]:
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            if sys.platform != "win32":
+                import fcntl
+
+                try:
+                    # not flock, which the loader processes of a killed training would hold on to
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError as error:
+                    if error.errno in (errno.EACCES, errno.EAGAIN):
+                        file.seek(0)
+                        raise BlockingIOError(file.read(200) or "another process") from error
+                    # else the file system has no locks: better without than not at all
+            if not _is_at(file, path):
+                continue  # the process that held it has just removed it
+            file.truncate(0)
+            yield file
+            return
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,14 @@ from typing import Any
 import yaml
 
 from aicsd.errors import UserError
-from aicsd.files import read_json, read_json_lines, read_yaml, write_text
+from aicsd.files import (
+    exclusive,
+    is_leftover,
+    read_json,
+    read_json_lines,
+    read_yaml,
+    write_text,
+)
 
 MODEL_FILE = "model.safetensors"
 OLD_MODEL_FILE = "student.safetensors"
@@ -24,6 +32,7 @@ HARMLESS_KEYS = frozenset(
 """Keys of a config that a resumed run may change, because they do not change its result."""
 OLD_KEYS = {"published_layout": "released_layout"}
 """Keys of a network that older versions had under another name -> the name."""
+LOCK_FILE = ".lock"
 REQUIRED = ("class_accuracy", "images", "miou", "parameters", "per_class_iou")
 """Metrics that every finished run has."""
 
@@ -52,6 +61,72 @@ class RunFolder:
         """The trained network; it has another name in a run of an older version."""
         old, new = self.path / OLD_MODEL_FILE, self.path / MODEL_FILE
         return old if old.is_file() and not new.is_file() else new
+
+    @contextmanager
+    def claim(self, *, resume: bool) -> Iterator[None]:
+        """Hold the folder for one training, from before its first file to its end.
+
+        A folder in which nothing was written is removed again.
+
+        Args:
+            resume: go on with the run in the folder; without it the folder must be new or empty.
+
+        Raises:
+            UserError: the folder holds something else, another training is writing into it, or it
+                cannot be written to.
+        """
+        self.check_place(resume)
+        place = self.path.absolute()
+        new = [path for path in (place, *place.parents) if not path.exists()]
+        try:
+            with ExitStack() as held:
+                self._enter(held)
+                self.check_place(resume)  # another training may have been here meanwhile
+                self._remove_leftovers()
+                yield
+        finally:
+            for path in new:
+                with suppress(OSError):  # it is not empty
+                    path.rmdir()
+
+    def _enter(self, held: ExitStack) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            held.enter_context(exclusive(self.path / LOCK_FILE))
+        except BlockingIOError as error:
+            raise UserError(
+                f"run: {self.path} is in use by another training ({error}); wait for it to end, or "
+                "choose another folder"
+            ) from error
+        except OSError as error:
+            raise UserError(f"run: cannot write to {self.path}: {error.strerror}") from error
+
+    def check_place(self, resume: bool) -> None:
+        """Refuse to resume what is no run, and to write over what is there.
+
+        Raises:
+            UserError: the folder does not suit.
+        """
+        if resume and not self.config.is_file():
+            raise UserError(
+                f"resume: there is no run in {self.path}, for it has no {self.config.name}; name "
+                "the folder of a run, or leave out --resume to start one"
+            )
+        holds_files = self.path.is_dir() and any(
+            path.name != LOCK_FILE and not is_leftover(path) for path in self.path.iterdir()
+        )
+        if not resume and (holds_files or (self.path.exists() and not self.path.is_dir())):
+            raise UserError(
+                f"run: {self.path} exists; choose another folder, or add --resume to continue the "
+                "run in it"
+            )
+
+    def _remove_leftovers(self) -> None:
+        """Remove half-written files of killed trainings; a checkpoint's can be large."""
+        for folder in (self.path, self.checkpoint.parent):
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if is_leftover(path):
+                    path.unlink()
 
     def require_run(self) -> None:
         """Refuse a folder that no training has written.
@@ -131,10 +206,9 @@ class RunFolder:
             defaults: of settings that an older version did not have.
 
         Raises:
-            UserError: a setting that differs and matters.
+            UserError: no run, or a setting that differs and matters.
         """
-        if not self.config.is_file():
-            return
+        self.check_place(resume=True)
         before, now = flatten(self.read_config()), flatten(settings)
         known = flatten(defaults)
         before |= {key: known.get(key) for key in now.keys() - before.keys()}

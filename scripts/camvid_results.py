@@ -23,6 +23,7 @@ import yaml
 
 from aicsd.benchmark.table import percent
 from aicsd.files import write_text
+from aicsd.runs import RunFolder
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIGS = REPOSITORY / "configs" / "camvid"
@@ -169,7 +170,8 @@ def train_all(options: argparse.Namespace) -> None:
     }
 
     def train(name: str, command: list[Any]) -> None:
-        arguments = [*command, *common, "--run", runs / name, "--resume"]
+        resume = ["--resume"] if RunFolder(runs / name).config.is_file() else []
+        arguments = [*command, *common, "--run", runs / name, *resume]
         line = [sys.executable, "-m", "aicsd", *map(str, arguments)]
         print(" ".join(line), file=sys.stderr, flush=True)
         subprocess.run(line, check=True)

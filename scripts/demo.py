@@ -19,6 +19,7 @@ from rich.table import Table
 import aicsd
 from aicsd.data import open_dataset
 from aicsd.errors import UserError
+from aicsd.runs import RunFolder
 from aicsd.visualization import save_panels
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "digits"
@@ -27,7 +28,8 @@ TITLES = {"teacher": "teacher", "alone": "student alone", "aicsd": "student AICS
 
 def settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    values |= {"run": options.out / name, "resume": True}
+    run = RunFolder(options.out / name)
+    values |= {"run": run.path, "resume": run.config.is_file()}
     if options.epochs:
         values["epochs"] = options.epochs
     if options.scenes:

@@ -317,7 +317,8 @@ def test_stopped_at_every_step(
                     os.kill(os.getpid(), signal.SIGINT)
 
             patch.setattr(RunLogger, "scalars", scalars)
-            code, _, error = run_cli(*small_command(root, run, "--resume"))
+            resume = ["--resume"] if step > 1 else []
+            code, _, error = run_cli(*small_command(root, run, *resume))
         assert code == 130, error
         assert saved_step(run) == step
     code, _, error = run_cli(*small_command(root, run, "--resume"))
@@ -481,13 +482,25 @@ def test_finished_run_returns_at_once(
     assert after == before
 
 
-def test_resume_of_a_run_that_is_not_there(
-    root: Path, small_reference: Path, tmp_path: Path, run_cli: RunCli
+@pytest.mark.parametrize("repeated", [False, True], ids=["bare", "settings_repeated"])
+@pytest.mark.parametrize("command", ["train", "distill"])
+def test_resume_of_what_is_no_run(
+    root: Path, tmp_path: Path, run_cli: RunCli, command: str, repeated: bool
 ) -> None:
-    run = tmp_path / "run"
-    code, _, error = run_cli(*small_command(root, run, "--resume"))
-    assert code == 0, error
-    assert_like_reference(run, small_reference)
+    """A misspelt name, or a folder with other things in it, starts nothing."""
+    before = list(files_below(root))
+    for folder in (tmp_path / "tpyo", root):
+        flags = small_command(root, folder)[1:] if repeated else ["--run", str(folder)]
+        if command == "distill":
+            flags = [flag.replace("--model", "--student") for flag in flags]
+        code, output, error = run_cli(command, *flags, "--resume")
+        assert (code, output) == (2, "")
+        assert error == (
+            f"aicsd: error: resume: there is no run in {folder}, for it has no config.yaml; name "
+            "the folder of a run, or leave out --resume to start one\n"
+        )
+    assert not (tmp_path / "tpyo").exists()
+    assert list(files_below(root)) == before
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tiny_runs import train_command
 
 from aicsd.engine.config import DistillConfig
 from aicsd.errors import UserError
@@ -115,6 +121,91 @@ def test_a_line_that_a_kill_cut_short_does_not_count(tmp_path: Path) -> None:
     assert read_json_lines(path) == []
     path.write_text('{"step": 1}\n{"step": 2, "lo')
     assert read_json_lines(path) == [{"step": 1}]
+
+
+# who may write into a run folder
+
+
+def test_a_folder_in_which_nothing_was_written_is_removed(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "runs" / "mine")
+    with suppress(ZeroDivisionError), folder.claim(resume=False):
+        assert folder.path.is_dir()
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+    with folder.claim(resume=False):
+        folder.report.write_text("kept")
+    assert [path.name for path in folder.path.iterdir()] == ["report.html"]
+
+
+def test_a_second_training_in_one_folder_is_refused(
+    tmp_path: Path, tiny_folder: Path, run_cli: RunCli
+) -> None:
+    run = tmp_path / "run"
+    with RunFolder(run).claim(resume=False):
+        code, _, error = run_cli(*train_command(tiny_folder, run))
+    assert code == 2
+    assert error.startswith(f"aicsd: error: run: {run} is in use by another training (process ")
+    assert error.count("\n") == 1
+    assert not run.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks of this kind on Windows")
+def test_a_folder_is_held_until_its_process_ends(tmp_path: Path) -> None:
+    """Although a loader process of a killed training may live on for some seconds."""
+    folder = finished(tmp_path / "run")
+    hold = (
+        "import os, sys, time\nfrom aicsd.runs import RunFolder\n"
+        "with RunFolder(sys.argv[1]).claim(resume=True):\n"
+        "    child = os.fork()\n"
+        "    if child: print(child, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, folder.path], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        child = int(holder.stdout.readline())
+        try:
+            with (
+                pytest.raises(UserError, match=f"in use by another training .process {holder.pid}"),
+                folder.claim(resume=True),
+            ):
+                pass
+            holder.kill()
+            holder.wait()
+            with folder.claim(resume=True):  # the child is still there
+                os.kill(child, 0)
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_leftovers_of_killed_writes_are_removed(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "run")
+    folder.checkpoint.parent.mkdir()
+    half = [folder.path / ".model.safetensors.4321.tmp.safetensors",
+            folder.checkpoint.with_name(".last.pt.4321.tmp.pt")]  # fmt: skip
+    own = folder.path / ".notes.tmp"
+    for path in (*half, own):
+        path.write_text("half")
+    with folder.claim(resume=True):
+        assert not any(path.exists() for path in half)
+    assert own.exists()
+    # a run that was killed while it wrote its first file can be started again
+    new = RunFolder(tmp_path / "new")
+    new.path.mkdir()
+    (new.path / ".config.yaml.4321.tmp.yaml").write_text("half")
+    with new.claim(resume=False):
+        pass
+    assert not list(new.path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"run: cannot write to .*file/run: Not a directory"),
+        RunFolder(tmp_path / "file" / "run").claim(resume=False),
+    ):
+        pass
 
 
 def test_what_a_run_is_called(tmp_path: Path) -> None:

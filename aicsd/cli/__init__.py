@@ -116,10 +116,11 @@ def _expand_resume(arguments: list[str]) -> list[str]:
     place = arguments.index("--resume")
     if arguments[place + 1 : place + 2] not in (["true"], ["false"]):
         arguments = [*arguments[: place + 1], "true", *arguments[place + 1 :]]
-    if "--config" in arguments or arguments[place + 1] == "false":
-        return arguments
     runs = [value for flag, value in pairwise(arguments) if flag == "--run"]
-    saved = RunFolder(runs[-1]).config if runs else None
-    if saved is None or not saved.is_file():
+    if not runs or arguments[arguments.index("--resume") + 1] == "false":
         return arguments
-    return [arguments[0], "--config", str(saved), *arguments[1:]]
+    folder = RunFolder(runs[-1])
+    folder.check_place(resume=True)
+    if "--config" in arguments:
+        return arguments
+    return [arguments[0], "--config", str(folder.config), *arguments[1:]]

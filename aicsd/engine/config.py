@@ -109,7 +109,7 @@ _COMMON = """
         logger: where the same figures and a few pictures go too: tensorboard, wandb, mlflow,
             several with commas between, or none.
         seed: of weights, order, augmentation and dropout.
-        resume: continue the run in the folder, or start it if it is not there yet.
+        resume: continue the run in the folder; its config need not be repeated.
         accelerator: auto, cpu, cuda or mps.
         devices: processes per machine, one per device.
         num_nodes: machines.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 
@@ -44,3 +45,9 @@ def open_fabric(config: FitConfig) -> Fabric:
 def _emulates_bfloat16(device: torch.device) -> bool:
     on_x86 = platform.machine().lower() in ("x86_64", "amd64")
     return device.type == "cpu" and on_x86 and not torch.cpu._is_avx512_bf16_supported()
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the run folder; known before the processes have met."""
+    names = ("RANK", "NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from aicsd.data.memory import CachedDataset
 from aicsd.data.protocol import SegDataset
 from aicsd.distiller import Distiller
 from aicsd.engine.config import DistillConfig, FitConfig, TrainConfig
-from aicsd.engine.device import open_fabric
+from aicsd.engine.device import is_first_process, open_fabric
 from aicsd.engine.fit import fit
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, load_recipe, make_recipe
@@ -160,8 +160,22 @@ def _run(
     planned: TeacherPlan | None,
     splits: Splits | None,
 ) -> Run:
+    """Hold the run folder while :func:`_train` works in it."""
     folder = RunFolder(config.run)
-    _claim(config, folder)
+    if config.resume:
+        folder.check_settings(asdict(config), asdict(type(config)(run=config.run)))
+    with folder.claim(resume=config.resume) if is_first_process() else nullcontext():
+        return _train(config, model, recipe, planned, splits, folder)
+
+
+def _train(
+    config: FitConfig,
+    model: ModelConfig,
+    recipe: Recipe,
+    planned: TeacherPlan | None,
+    splits: Splits | None,
+    folder: RunFolder,
+) -> Run:
     begun = folder.checkpoint.is_file()
     remarks: list[str] = []
     if splits is None:
@@ -254,14 +268,3 @@ def _report(
     except Exception as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
         print(f"{folder.path.name}: no {folder.report.name}: {reason}", file=sys.stderr)
-
-
-def _claim(config: FitConfig, folder: RunFolder) -> None:
-    """Refuse to write over another run; check that a resumed one has the same settings."""
-    path = folder.path
-    if config.resume:
-        folder.check_settings(asdict(config), asdict(type(config)(run=config.run)))
-    elif path.exists() and (not path.is_dir() or any(os.scandir(path))):
-        raise UserError(
-            f"run: {path} exists; choose another folder, or add --resume to continue the run in it"
-        )
