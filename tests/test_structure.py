@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "aicsd"
 LAYERS = (
     ("types", "errors", "telemetry", "_version"),
     ("files", "terminal"),
-    ("runs",),
+    ("runs", "tensor_files"),
     ("hub",),
     ("images",),
     ("data",),

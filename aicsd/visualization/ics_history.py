@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+import torch
 
 from aicsd.errors import UserError
-from aicsd.files import atomic_path
 from aicsd.runs import RunFolder
+from aicsd.tensor_files import read_tensors, write_tensors
 from aicsd.visualization.views import FloatArray, ics_distance
 
 HISTORY_IMAGES = 8
@@ -44,8 +43,8 @@ def write_history(run: Path, history: ICSHistory) -> None:
     arrays = {str(step): matrix for step, matrix in history.steps.items()}
     if history.teacher is not None:
         arrays[TEACHER] = history.teacher
-    with atomic_path(RunFolder(run).ics) as temporary:
-        save_file(arrays, temporary, metadata={IMAGES: json.dumps(history.images)})
+    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    write_tensors(RunFolder(run).ics, tensors, IMAGES, json.dumps(history.images))
 
 
 def read_history(run: Path) -> ICSHistory | None:
@@ -58,13 +57,13 @@ def read_history(run: Path) -> ICSHistory | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="np") as file:
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            images = json.loads(file.metadata()[IMAGES])
+        tensors, text = read_tensors(path, IMAGES)
+        images = json.loads(text or "null")
+        arrays = {key: tensor.numpy() for key, tensor in tensors.items()}
         teacher = arrays.pop(TEACHER, None)
-        return ICSHistory(images, {step: arrays[str(step)] for step in sorted(map(int, arrays))},
-                          teacher)  # fmt: skip
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        steps = {step: arrays[str(step)] for step in sorted(map(int, arrays))}
+        return ICSHistory(list(images), steps, teacher)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({' '.join(str(error).split())}); delete it to go on without"
         ) from error
