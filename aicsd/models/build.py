@@ -155,6 +155,12 @@ def _assemble(
         )
     if family not in (None, "deeplabv3plus"):
         raise UserError(f"{file} holds a network of the unknown family {family!r}: update aicsd")
+    wrong = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if wrong:
+        raise UserError(
+            f"{file} holds weights that are not finite ({wrong[0]}): its training diverged; train "
+            "again with a lower optimizer.lr, or with optimizer.clip"
+        )
     try:
         if net is not None and family is None:
             net.load_state_dict(state)

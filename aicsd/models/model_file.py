@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
-from aicsd.files import atomic_path
 from aicsd.models.segmenter import InputSpec, Segmenter
+from aicsd.tensor_files import read_tensors, write_tensors
 
 HEADER_KEY = "aicsd"
 HEADER_FORMAT = 2
@@ -45,11 +44,7 @@ def save_model(model: Segmenter, path: Path, info: Mapping[str, Any] | None = No
     }
     if origin is None:
         header |= {key: getattr(model, key) for key in DECLARED}
-    with atomic_path(path) as temporary:
-        try:
-            save_file(_tensors(model), temporary, metadata={HEADER_KEY: json.dumps(header)})
-        except SafetensorError as error:  # a full disk, for one
-            raise UserError(f"cannot write {path}: {error}") from error
+    write_tensors(path, _tensors(model), HEADER_KEY, json.dumps(header))
 
 
 def _tensors(model: Segmenter) -> dict[str, Tensor]:
@@ -78,18 +73,13 @@ def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         UserError: no such file, or a header that is missing, broken or of a later version.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
-    if HEADER_KEY not in metadata:
+    state, text = read_tensors(path, HEADER_KEY)
+    if text is None:
         raise UserError(
             f"{path} holds weights but no model header; only files written by aicsd load as models"
         )
     try:
-        header = json.loads(metadata[HEADER_KEY])
+        header = json.loads(text)
     except (ValueError, RecursionError):
         header = None
     found = header.get("format") if isinstance(header, dict) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from aicsd.models import (
     Segmenter,
     build_model,
     load_model,
-    model_file,
     save_model,
 )
 from aicsd.runs import MODEL_FILE
@@ -175,6 +175,45 @@ def test_a_saved_model_predicts_the_same(tmp_path: Path, as_folder: bool) -> Non
     assert loaded.net.aspp_dropout.p == 0.25
     for key, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(
+    tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]], value: float
+) -> None:
+    """A training that diverged leaves a network that predicts one class, without a word."""
+    model = build()
+    with torch.no_grad():
+        model.net.classifier.bias[1] = value
+    save_model(model, tmp_path / "m.safetensors")
+    Image.fromarray(random_image()).save(tmp_path / "i.png")
+    for command in (
+        ("evaluate", tmp_path / "m.safetensors"),
+        ("predict", tmp_path / "m.safetensors", tmp_path / "i.png", "--out", tmp_path / "out"),
+        ("export", tmp_path / "m.safetensors", "--out", tmp_path / "m.onnx"),
+    ):
+        code, output, error = run_cli(*command)
+        assert (code, output) == (2, "")
+        assert error.startswith(
+            f"aicsd: error: {tmp_path / 'm.safetensors'} holds weights that are not finite "
+            "(classifier.bias): "
+        )
+        assert error.count("\n") == 1
+
+
+def test_damage_of_a_model_file_is_noticed(tmp_path: Path) -> None:
+    """In its header too, whose classes would change their meaning."""
+    path = tmp_path / "m.safetensors"
+    save_model(build(), path)
+    whole = path.read_bytes()
+    for old, new in ((b"disc", b"dusc"), (b"0.485", b"0.486")):
+        assert old in whole
+        path.write_bytes(whole.replace(old, new))
+        with pytest.raises(UserError, match="is damaged: its checksum is wrong"):
+            load_model(path)
+    path.write_bytes(whole[:-100] + bytes(100))
+    with pytest.raises(UserError, match="is damaged: its checksum is wrong"):
+        load_model(path)
 
 
 def test_the_file_says_what_it_is(tmp_path: Path) -> None:
@@ -394,7 +433,7 @@ def test_a_failing_save_leaves_the_old_file(
     path = tmp_path / "m.safetensors"
     save_model(build(seed=1), path)
     before = path.read_bytes()
-    monkeypatch.setattr(model_file, "save_file", fail_half_way)
+    monkeypatch.setattr(tensor_files, "save_file", fail_half_way)
     with pytest.raises(UserError, match=r"cannot write .*No space left"):
         save_model(build(seed=2), path)
     assert path.read_bytes() == before
