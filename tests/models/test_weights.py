@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from aicsd import tensor_files
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.models import (
