@@ -55,6 +55,7 @@ class RunFolder:
         self.loggers = self.path / "loggers.json"
         self.checkpoint = self.path / "checkpoints" / "last.pt"
         self.previous = self.checkpoint.with_name("previous.pt")
+        self.image_counts = self.path / "image_counts.safetensors"
 
     @property
     def model(self) -> Path:

@@ -17,16 +17,15 @@ from pathlib import Path
 import torch
 import yaml
 
+from aicsd.benchmark.weights import term_scales
 from aicsd.config import build_config
 from aicsd.data import open_dataset
 from aicsd.data.batches import TrainBatches
 from aicsd.data.loaders import train_loader
 from aicsd.engine.config import DistillConfig
 from aicsd.methods import TermRecipe, list_methods, load_recipe
-from aicsd.models import Segmenter, build_model, load_model, map_named
+from aicsd.models import build_model, load_model
 from aicsd.teacher import Teacher
-from aicsd.terms import Term
-from aicsd.types import Batch
 
 
 def all_terms() -> dict[str, tuple[str, TermRecipe]]:
@@ -38,34 +37,6 @@ def all_terms() -> dict[str, tuple[str, TermRecipe]]:
             if term.needs_teacher and not term.reads_features:
                 terms[f"{name} input"] = (name, replace(term, resolution="input"))
     return terms
-
-
-def term_scales(
-    student: Segmenter, teacher: Teacher, batches: list[Batch]
-) -> dict[str, tuple[float, float, float]]:
-    """Mean over ``batches`` of every term's value, of its gradient's norm, and of this norm
-    relative to that of the cross entropy on the same map."""
-    scales: dict[str, list[tuple[float, float, float]]] = {}
-    student.train()
-    for batch in batches:
-        torch.manual_seed(0)
-        output, target = student(batch.image), teacher(batch.image)
-        values = {
-            label: Term(name, term, student.maps, teacher.maps)(output, target, batch, 0.5)
-            for label, (name, term) in all_terms().items()
-        }
-        for label, (_, term) in all_terms().items():
-            maps = map_named(output, term.at_student[0], label)
-            norm, unit = (
-                torch.autograd.grad(value, maps, retain_graph=True)[0].norm().item()
-                for value in (values[label], values["cross_entropy"])
-            )
-            scales.setdefault(label, []).append((values[label].item(), norm, unit))
-    means = {}
-    for label, found in scales.items():
-        value, norm, unit = (sum(column) / len(found) for column in zip(*found, strict=True))
-        means[label] = (value, norm, norm / unit)
-    return means
 
 
 def main() -> None:
@@ -92,7 +63,8 @@ def main() -> None:
     print("| student | term | value | gradient norm | relative to cross entropy |")
     print("| --- | --- | --- | --- | --- |")
     for name, student in students.items():
-        for term, (value, gradient, ratio) in term_scales(student, teacher, batches).items():
+        scales = term_scales(student, teacher, batches, all_terms())
+        for term, (value, gradient, ratio) in scales.items():
             print(f"| {Path(name).name} | {term} | {value:.5f} | {gradient:.6f} | {ratio:.5f} |")
 
 

@@ -29,6 +29,8 @@ def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_term_scale_covers_every_term() -> None:
     import term_scale as script
 
+    from aicsd.benchmark.weights import matched_weights
+
     classes = Classes(CLASS_NAMES, ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
     torch.manual_seed(0)
     networks = [build_model(ModelConfig(**TINY_MODEL), classes) for _ in range(2)]
@@ -36,7 +38,7 @@ def test_term_scale_covers_every_term() -> None:
     mask = torch.randint(3, (2, 64, 64))
     batch = Batch(image, mask, torch.ones(2, 64, 64, dtype=torch.bool))
     teacher = Teacher(networks[1], classes)
-    scales = script.term_scales(networks[0], teacher, [batch, batch])
+    scales = script.term_scales(networks[0], teacher, [batch, batch], script.all_terms())
     terms = {name: term for m in list_methods() for name, term in load_recipe(m).terms.items()}
     assert {label.split()[0] for label in scales} == set(terms)
     assert scales["cross_entropy"][2] == pytest.approx(1.0)
@@ -50,6 +52,10 @@ def test_term_scale_covers_every_term() -> None:
         torch.manual_seed(0)
         expected = Distiller(networks[0], recipe, teacher).train()(batch, 0.5)
         assert scales[f"{name} native"][0] == pytest.approx(expected[name].item(), rel=1e-4)
+    two = load_recipe("aicsd")
+    for name, weight in matched_weights(networks[0], teacher, [batch], two).items():
+        ratio = scales[f"{name} native"].ratio
+        assert 2 * weight * ratio == pytest.approx(1.0, rel=0.06)  # two terms share; two digits
 
 
 def test_the_documented_numerics_table_is_what_the_script_prints(

@@ -114,11 +114,13 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[MeasuredRun], list[Path]]:
             unfinished.append(path)
             continue
         config = folder.read_config()
-        finished.append(MeasuredRun(path, config["seed"], _settings(config), folder.read_result()))
+        finished.append(
+            MeasuredRun(path, config["seed"], settings_of(config), folder.read_result())
+        )
     return finished, unfinished
 
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
+def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     """Flat, with today's defaults for keys that are younger than the run."""
     config = dict(config)
     if "model" in config:

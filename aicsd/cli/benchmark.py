@@ -1,4 +1,4 @@
-"""aicsd benchmark cost, aicsd benchmark latency, aicsd benchmark table."""
+"""aicsd benchmark cost, latency, table and methods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aicsd.errors import UserError
 if TYPE_CHECKING:
     from aicsd.benchmark.cost import Cost
 
-HELP = "what a training costs, how fast models are, a table of runs: cost, latency, table"
+HELP = "what a training costs, how fast models are, methods compared: cost, latency, table, methods"
 
 
 def build_parser() -> ConfigParser:
@@ -29,6 +29,7 @@ def add_actions(parser: ConfigParser) -> None:
     actions.add_subcommand("cost", _cost_parser(), help="what a config costs on this machine")
     actions.add_subcommand("latency", _latency_parser(), help="forward passes, side by side")
     actions.add_subcommand("table", _table_parser(), help="methods x seeds, from finished runs")
+    actions.add_subcommand("methods", _methods_parser(), help="train methods x seeds, and compare")
 
 
 def _cost_parser() -> ConfigParser:
@@ -89,8 +90,38 @@ def _table_parser() -> ConfigParser:
     return parser
 
 
+def _methods_parser() -> ConfigParser:
+    parser = ConfigParser(
+        description="Train methods x students x seeds, and write tables and a plot of gain against "
+        "cost. Called again, it goes on; finished runs are taken as they are."
+    )
+    parser.add_argument("--config", type=str | None, help="YAML file of the benchmark")
+    parser.add_argument(
+        "--runs", type=str, default="runs/benchmark", help="folder of the run folders"
+    )
+    parser.add_argument(
+        "--out", type=str, default="results/benchmark", help="folder of results and tables"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0,
+        help="time to train; what runs then saves where it stands. 0: until all is done",
+    )  # fmt: skip
+    parser.add_argument(
+        "--table", type=bool, default=False, help="train nothing: make the tables from the results"
+    )
+    parser.add_argument("--teacher", type=str | None, help="run folder or model file")
+    parser.add_argument("--weights", type=str | None, help="pretrained backbone of the students")
+    parser.add_argument("--root", type=str | None, help="folder of the dataset")
+    parser.add_argument(
+        "--common", type=dict[str, Any], default={},
+        help="further options of aicsd distill for all trainings, such as '{epochs: 12}'",
+    )  # fmt: skip
+    return parser
+
+
 def run(options: Any) -> int:
-    actions = {"cost": _cost, "latency": _latency, "table": _table}
+    actions = {"cost": _cost, "latency": _latency, "table": _table, "methods": _methods}
     return actions[options.subcommand](options[options.subcommand])
 
 
@@ -151,6 +182,47 @@ def _table(options: Any) -> int:
         print(text, end="")
     else:
         write_text(Path(options.out), text)
+    return 0
+
+
+def _methods(options: Any) -> int:
+    from aicsd.benchmark.methods import merge, read_benchmark
+    from aicsd.benchmark.methods_render import write_tables
+    from aicsd.benchmark.methods_results import RESULTS_FILE, read_results
+    from aicsd.benchmark.methods_run import Campaign
+    from aicsd.benchmark.methods_table import Statistics
+
+    out = Path(options.out)
+    results = read_results(out / RESULTS_FILE)
+    statistics = Statistics(results)
+    if options.table:
+        if not results.cells:
+            raise UserError(f"there are no results in {out / RESULTS_FILE}")
+        print(write_tables(statistics, out), end="")
+        return 0
+    if options.config is None:
+        raise UserError("missing: config; --help tells what it is")
+    if options.jobs < 1 or options.minutes < 0:
+        raise UserError(
+            f"jobs is {options.jobs} and minutes is {options.minutes}; they are at least 1 and 0"
+        )
+    common: dict[str, Any] = {} if options.teacher is None else {"teacher": options.teacher}
+    common |= {} if options.root is None else {"data": {"root": options.root}}
+    benchmark = read_benchmark(Path(options.config), merge(common, options.common), options.weights)
+    campaign = Campaign(
+        benchmark, Path(options.runs), results, lambda: write_tables(statistics, out)
+    )
+    outcome = campaign.run(options.jobs, 60 * options.minutes or float("inf"))
+    print(write_tables(statistics, out), end="")
+    for key, line in outcome.failed.items():
+        print(f"{key} failed: {line}", file=sys.stderr)
+    if outcome.stopped:
+        print("aicsd: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    if outcome.failed:
+        raise UserError(
+            f"{len(outcome.failed)} trainings failed; their output is in {options.runs}"
+        )
     return 0
 
 

@@ -1,0 +1,337 @@
+"""Methods x students x seeds in one YAML file, and the trainings that follow from it.
+
+    common: {teacher: runs/teacher, epochs: 120, data: {name: camvid}}  # options of aicsd distill
+    students:
+      mobilenetv2_050: {backbone: mobilenetv2_050}
+    seeds: [0, 1, 2]
+    methods:                     # rows of the table, in the order of their value
+      none:
+      aicsd:
+      kd: {terms: {pixel_kd: {temperature: 2}}, search: true}
+    equal_time: [aicsd]          # the student alone, for as long as aicsd took
+
+A row has any option of ``aicsd distill``, which goes before the common ones, and: ``method``, where
+it is not the row's name; ``compare_to``, the row that differences are taken to; ``match``, which
+sets the epochs so that the row has as many ``steps`` or ``labelled_views`` as another row; and
+``search: true``, which chooses the weights of its terms in short trainings.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aicsd.api import of_protocol
+from aicsd.benchmark.table import UNIMPORTANT, settings_of
+from aicsd.config import build_config
+from aicsd.engine.config import DistillConfig
+from aicsd.errors import UserError, suggest
+from aicsd.files import read_yaml
+from aicsd.methods import Recipe, load_recipe
+from aicsd.runs import RunFolder
+
+MATCHES = ("steps", "labelled_views")
+KEYS = ("common", "students", "seeds", "methods", "baseline", "main", "equal_time", "search")
+ROW_KEYS = ("compare_to", "match", "search")
+OF_TEACHER = ("teacher", "teacher_cache", "teacher_cache_top_k", "teacher_runtime")
+
+
+class Key(NamedTuple):
+    """A cell of the table."""
+
+    student: str
+    row: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.student} {self.row}, seed {self.seed}"
+
+
+class Match(NamedTuple):
+    """``what`` (steps, labelled_views or time) is to be equal to that of ``row``."""
+
+    what: str
+    row: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table, for every student.
+
+    Args:
+        name: as the file has it.
+        options: of ``aicsd distill``, with ``method``.
+        compare_to: row that its differences are taken to; None for the baseline.
+        match: what decides about its epochs; None where the options do.
+        search: whether short trainings choose the weights of its terms.
+    """
+
+    name: str
+    options: dict[str, Any]
+    compare_to: str | None
+    match: Match | None = None
+    search: bool = False
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the weights of a row are chosen.
+
+    Args:
+        factors: what the gradient-matched weights are multiplied by, one short training each.
+        share: of the epochs that a short training has.
+    """
+
+    factors: tuple[float, ...] = (0.3, 1.0, 3.0)
+    share: float = 0.1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training.
+
+    Args:
+        key: its place in the table.
+        config: complete, but for the folder of the run.
+        options: what it was made from, for ``aicsd distill --config``.
+    """
+
+    key: Key
+    config: DistillConfig
+    options: dict[str, Any]
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Terms of its method."""
+        return of_protocol(load_recipe(self.config.method, self.config.terms), self.config)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Settings that make its result: see :func:`identity_of`."""
+        return identity_of(asdict(replace(self.config, terms=self.recipe.to_dict())))
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What the file describes.
+
+    Args:
+        common: options of ``aicsd distill`` for all cells.
+        students: options of the student, by name.
+        seeds: in the order of their value.
+        rows: by name, in the order of their value.
+        baseline: row that others are compared to.
+        main: rows whose seeds go before the seeds of others.
+        search: how weights are chosen.
+    """
+
+    common: dict[str, Any]
+    students: dict[str, dict[str, Any]]
+    seeds: tuple[int, ...]
+    rows: dict[str, Row]
+    baseline: str
+    main: frozenset[str]
+    search: Search
+
+    def order(self) -> list[Key]:
+        """Every cell, the most valuable first: a seed of the main rows, then of the others."""
+        rows, students = list(self.rows), list(self.students)
+        ranks = {
+            Key(student, row, seed): (
+                place + (row not in self.main),
+                students.index(student),
+                rows.index(row),
+            )
+            for place, seed in enumerate(self.seeds)
+            for row in rows
+            for student in students
+        }
+        return sorted(ranks, key=ranks.__getitem__)
+
+    def cell(self, key: Key, *decided: Mapping[str, Any]) -> Cell:
+        """The training of a cell.
+
+        Args:
+            key: its place in the table.
+            decided: further options, each over those before it.
+
+        Raises:
+            UserError: an option that is wrong; the message names the row.
+        """
+        options = merge(self.common, {"student": self.students[key.student]})
+        for more in (self.rows[key.row].options, *decided, {"seed": key.seed}):
+            options = merge(options, more)
+        try:
+            cell = Cell(key, build_config(DistillConfig, {**options, "run": "-"}), options)
+            if not cell.recipe.needs_teacher:
+                options = {name: value for name, value in options.items() if name not in OF_TEACHER}
+                cell = Cell(key, build_config(DistillConfig, {**options, "run": "-"}), options)
+            elif cell.config.teacher is None:
+                raise UserError("it needs a teacher: give --teacher RUN_OR_SAFETENSORS")
+        except UserError as error:
+            raise UserError(f"methods.{key.row}: {error}") from error
+        return cell
+
+
+def identity_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run that make its result, flat: two runs with equal ones are one.
+
+    A teacher or weights in a file count by their content, wherever they are.
+
+    Args:
+        config: complete, as in ``config.yaml``.
+    """
+    settings = settings_of(dict(config))
+    kept = {k: v for k, v in settings.items() if k == "seed" or k not in UNIMPORTANT}
+    if settings["data.name"] == "folder":
+        kept["data.root"] = settings["data.root"]
+    for key in ("teacher", "student.weights"):
+        if kept.get(key) is not None:
+            kept[key] = _content(str(kept[key]))
+    kept["teacher_cache"] = kept.get("teacher_cache") is not None
+    plain: dict[str, Any] = json.loads(json.dumps(kept))
+    return plain
+
+
+def _content(reference: str) -> str:
+    """Digest of the file that a reference names; the reference itself, if it names none."""
+    path = Path(reference)
+    path = RunFolder(path).model if path.is_dir() else path
+    if not path.is_file():
+        return reference
+    return _digest(path.absolute(), path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, _: int) -> str:
+    return f"sha256:{sha256(path.read_bytes()).hexdigest()[:32]}"
+
+
+def read_benchmark(
+    path: Path,
+    common: Mapping[str, Any] | None = None,
+    weights: str | None = None,
+) -> Benchmark:
+    """The benchmark of a file.
+
+    Args:
+        path: of the YAML file.
+        common: options that go before those of the file.
+        weights: of the students that the file gives none.
+
+    Raises:
+        UserError: a file that cannot be read, an unknown key or row, a wrong option.
+    """
+    content = read_yaml(path)
+    try:
+        benchmark = _parse(content, common or {}, weights)
+        for key in benchmark.order():
+            benchmark.cell(key)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return benchmark
+
+
+def _parse(content: Mapping[str, Any], common: Mapping[str, Any], weights: str | None) -> Benchmark:
+    _check_keys("", content, KEYS)
+    students = {
+        str(name): {**({} if weights is None else {"weights": weights}), **(options or {})}
+        for name, options in _mapping(content, "students").items()
+    }
+    rows = {}
+    for name, options in _mapping(content, "methods").items():
+        rows[str(name)] = _row(str(name), options or {})
+    baseline = str(content.get("baseline", "none"))
+    _check_rows("baseline", [baseline], rows)
+    for name in content.get("equal_time", ()):
+        _check_rows("equal_time", [name], rows)
+        alone = Row(f"{baseline}, as long as {name}", dict(rows[baseline].options), None)
+        rows[alone.name] = replace(alone, match=Match("time", name))
+    for row in rows.values():
+        others = [row.compare_to] if row.compare_to else []
+        _check_rows(f"methods.{row.name}", [*others, *([row.match.row] if row.match else [])], rows)
+    main = content.get("main", [name for name, row in rows.items() if row.match is None])
+    _check_rows("main", main, rows)
+    searching = content.get("search") or {}
+    _check_keys("search.", searching, ("factors", "share"))
+    seeds = content.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise UserError(f"seeds is {seeds!r}; it is a list of whole numbers such as [0, 1, 2]")
+    return Benchmark(
+        common=merge(_mapping(content, "common", empty=True), common),
+        students=students,
+        seeds=tuple(dict.fromkeys(seeds)),
+        rows={
+            name: replace(row, compare_to=row.compare_to or baseline) if name != baseline else row
+            for name, row in rows.items()
+        },
+        baseline=baseline,
+        main=frozenset(map(str, main)),
+        search=_search(searching),
+    )
+
+
+def _row(name: str, options: Any) -> Row:
+    if not isinstance(options, Mapping):
+        raise UserError(f"methods.{name} is {options!r}; it must hold options, or nothing")
+    match = options.get("match")
+    if match is not None:
+        right = isinstance(match, Mapping) and len(match) == 1 and next(iter(match)) in MATCHES
+        if not right:
+            raise UserError(
+                f"methods.{name}: match is {match!r}; it holds steps or labelled_views, and a row"
+            )
+        match = Match(*map(str, next(iter(match.items()))))
+    own = {key: value for key, value in options.items() if key not in ROW_KEYS}
+    compare_to = options.get("compare_to")
+    return Row(
+        name,
+        {"method": name, **own},
+        None if compare_to is None else str(compare_to),
+        match,
+        bool(options.get("search", False)),
+    )
+
+
+def _search(values: Mapping[str, Any]) -> Search:
+    search = Search(**{**values, **({"factors": tuple(values["factors"])} if "factors" in values
+                                    else {})})  # fmt: skip
+    if not search.factors or min(search.factors) <= 0 or not 0 < search.share <= 1:
+        raise UserError(
+            f"search is {dict(values)!r}; factors are above 0, share is above 0 and at most 1"
+        )
+    return search
+
+
+def _mapping(content: Mapping[str, Any], key: str, empty: bool = False) -> Mapping[str, Any]:
+    value = content.get(key) or {}
+    if not isinstance(value, Mapping) or not (value or empty):
+        raise UserError(f"{key} is {value!r}; it must hold keys")
+    return value
+
+
+def _check_keys(prefix: str, values: Mapping[str, Any], known: Iterable[str]) -> None:
+    for key in values:
+        if key not in known:
+            raise UserError(f"unknown key {prefix + str(key)!r}{suggest(str(key), list(known))}")
+
+
+def _check_rows(where: str, names: Iterable[Any], rows: Mapping[str, Row]) -> None:
+    for name in names:
+        if name not in rows:
+            raise UserError(f"{where}: there is no row {name!r}{suggest(str(name), list(rows))}")
+
+
+def merge(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """``more`` over ``values``, mapping by mapping."""
+    merged = dict(values)
+    for key, value in more.items():
+        held = merged.get(key)
+        both = isinstance(held, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(held, value) if both else value  # type: ignore[arg-type]
+    return merged

@@ -1,0 +1,181 @@
+"""What a cell needs of others: epochs that make two rows equal, weights from short trainings."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from aicsd.benchmark.methods import Benchmark, Cell, Key, Match
+from aicsd.benchmark.methods_results import Results
+from aicsd.benchmark.weights import matched_weights
+from aicsd.data import open_dataset
+from aicsd.data.loaders import (
+    TrainBatches,
+    epoch_indices,
+    plan_batches,
+    train_loader,
+    training_images,
+)
+from aicsd.models import build_model, load_model
+from aicsd.teacher import Teacher
+
+LOADED_BATCHES = 4
+"""Batches on which gradients are measured."""
+
+
+class Decider:
+    """Turns a place of the table into trainings, as soon as it is known what they are.
+
+    What was decided is kept in the results, so that it stays when a benchmark goes on later.
+
+    Args:
+        benchmark: from the file.
+        results: finished cells and decisions.
+    """
+
+    def __init__(self, benchmark: Benchmark, results: Results) -> None:
+        self.benchmark, self.results = benchmark, results
+        self._final: dict[Key, Cell] = {}
+
+    def cells(self, key: Key, measure: bool = True) -> list[Cell]:
+        """The trainings to do next for a cell of the table.
+
+        Those that its weights are chosen by, if they are still to be chosen; none, if it waits for
+        another row.
+
+        Args:
+            key: the cell.
+            measure: whether gradients may be measured, which takes a while; else the cell waits.
+        """
+        if key in self._final:
+            return [self._final[key]]
+        row = self.benchmark.rows[key.row]
+        decided: list[dict[str, Any]] = []
+        if row.search:
+            if not measure and self._matched(key) not in self.results.decided:
+                return []
+            trials = self._trials(key)
+            missing = [trial for trial in trials if trial.key not in self.results.cells]
+            if missing:
+                return missing
+            decided.append(self._best(key, trials))
+        if row.match is not None:
+            epochs = self._epochs(key, row.match, decided)
+            if epochs is None:
+                return []
+            decided.append({"epochs": epochs})
+        self._final[key] = self.benchmark.cell(key, *decided)
+        return [self._final[key]]
+
+    @staticmethod
+    def _matched(key: Key) -> str:
+        return f"{key.student} {key.row}: gradient-matched weights"
+
+    def _trials(self, key: Key) -> list[Cell]:
+        search, first = self.benchmark.search, key._replace(seed=self.benchmark.seeds[0])
+        full = self.benchmark.cell(first)
+        name = self._matched(key)
+        if name not in self.results.decided:
+            self.results.decided[name] = measure_weights(full)
+        matched = self.results.decided[name]
+        epochs = max(1, round(search.share * full.config.epochs))
+        return [
+            replace(
+                self.benchmark.cell(
+                    first,
+                    {"epochs": epochs, "val_every": 0,
+                     "terms": {term: {"weight": factor * w} for term, w in matched.items()}},
+                ),
+                key=first._replace(row=trial_name(key.row, factor)),
+            )
+            for factor in search.factors
+        ]  # fmt: skip
+
+    def _best(self, key: Key, trials: list[Cell]) -> dict[str, Any]:
+        name = f"{key.student} {key.row}: weights"
+        if name not in self.results.decided:
+            best = max(trials, key=lambda trial: self.results.cells[trial.key].figures["miou"])
+            matched = self.results.decided[self._matched(key)]
+            weights = {term: best.config.terms[term]["weight"] for term in matched}
+            self.results.decided[name] = weights
+        chosen = self.results.decided[name]
+        return {"terms": {term: {"weight": weight} for term, weight in chosen.items()}}
+
+    def _epochs(self, key: Key, match: Match, decided: list[dict[str, Any]]) -> int | None:
+        name = f"{key.student} {key.row}: epochs"
+        if name not in self.results.decided:
+            first = self.benchmark.seeds[0]
+            epochs = (
+                self._equal_time(key._replace(seed=first), match.row)
+                if match.what == "time"
+                else self._equal_views(key._replace(seed=first), match, decided)
+            )
+            if epochs is None:
+                return None
+            self.results.decided[name] = {"epochs": epochs}
+        return int(self.results.decided[name]["epochs"])
+
+    def _equal_time(self, key: Key, row: str) -> int | None:
+        """Epochs in which the baseline takes as long as ``row``, from the times of their steps.
+
+        Times of trainings side by side are rough, so that their ratio is rounded to a tenth.
+        """
+        steps = []
+        for name in (row, self.benchmark.baseline):
+            cell = self.results.cells.get(key._replace(row=name))
+            seconds = None if cell is None else cell.figures["step_seconds"]
+            if cell is None or seconds is None:
+                return None
+            steps.append((seconds, cell.figures["epochs"]))
+        (long, epochs), (short, _) = steps
+        return max(1, round(epochs * round(long / short, 1)))
+
+    def _equal_views(self, key: Key, match: Match, decided: list[dict[str, Any]]) -> int | None:
+        others = self.cells(key._replace(row=match.row))
+        if not others or others[0].key.row != match.row:
+            return None
+        place = ("steps", "labelled_views").index(match.what)
+        wanted = views(others[0])[place]
+        own = views(self.benchmark.cell(key, *decided, {"epochs": 1}))[place]
+        return max(1, round(wanted / max(own, 1)))
+
+
+def trial_name(row: str, factor: float) -> str:
+    """The name of a short training."""
+    return f"{row}, weights x {factor:g}"
+
+
+def views(cell: Cell) -> tuple[int, int]:
+    """Optimizer steps of a training, and how often it sees an image with labels."""
+    config = cell.config
+    data = config.data
+    train = open_dataset(data.name, data.root, data.train_split, data.options)
+    train = training_images(train, data)
+    shown = epoch_indices(train, data)
+    steps = plan_batches(len(shown), data, config.seed, config.epochs, config.optimizer.accumulate)
+    labelled = frozenset(train.labelled)
+    share = sum(index in labelled for index in shown) / len(shown)
+    return steps.stop // config.optimizer.accumulate, round(share * steps.stop * data.batch_size)
+
+
+def measure_weights(cell: Cell) -> dict[str, float]:
+    """Weights of a cell's terms with which each pulls as hard as its share of the labels' pull."""
+    config = cell.config
+    data = config.data
+    train = open_dataset(data.name, data.root, data.train_split, data.options)
+    train = training_images(train, data)
+    plan = TrainBatches(
+        len(epoch_indices(train, data)), data.batch_size, config.seed, 0, LOADED_BATCHES
+    )
+    loader = train_loader(train, replace(data, workers=0), plan, protocol=config.protocol)
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    use_it = accelerator is not None and config.accelerator in ("auto", accelerator.type)
+    device = accelerator if use_it and accelerator is not None else torch.device("cpu")
+    torch.manual_seed(config.seed)
+    student = build_model(config.student, train.classes).to(device)
+    assert config.teacher is not None
+    teacher = Teacher(load_model(config.teacher), train.classes).to(device)
+    batches = [batch.to(device) for batch in loader]
+    return matched_weights(student, teacher, batches, cell.recipe)

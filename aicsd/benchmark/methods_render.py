@@ -1,0 +1,189 @@
+"""The table of a benchmark as Markdown, CSV, LaTeX and JSON, and gain against cost as a plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from aicsd.benchmark.methods_results import Results, measured_on
+from aicsd.benchmark.methods_table import Gain, Line, Statistics, spread, to_json
+from aicsd.files import atomic_path, write_text
+
+NOISE = "°"
+"""Behind a difference whose sign is within the noise."""
+HEADER = ("student", "method", "seeds", "epochs", "val mIoU %", "gain [95 %]", "of the headroom",
+          "gain at equal time [95 %]", "step time", "parameters")  # fmt: skip
+
+
+def write_tables(statistics: Statistics, folder: Path) -> str:
+    """Write ``table.md``, ``table.csv``, ``table.tex``, ``table.json`` and ``gain.png``.
+
+    Returns:
+        The Markdown.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    lines = statistics.lines()
+    text = markdown(statistics, lines)
+    write_text(folder / "table.md", text)
+    write_text(folder / "table.csv", as_csv(lines))
+    write_text(folder / "table.tex", latex(lines))
+    write_text(folder / "table.json", json.dumps(to_json(lines), indent=1) + "\n")
+    if any(line.gain is not None and line.cost is not None for line in lines):
+        plot(lines, folder / "gain.png")
+    return text
+
+
+def markdown(statistics: Statistics, lines: Sequence[Line]) -> str:
+    """The table, the weights that were tried, and what the columns mean."""
+    if not lines:
+        return "No training has finished.\n"
+    rows = [HEADER, ("---",) * len(HEADER), *(_cells(line) for line in lines)]
+    text = [_table(rows), _footer(statistics.results, lines)]
+    for student in statistics.results.shown["students"]:
+        teachers = statistics.teachers(student)
+        alone = [line for line in lines if line.student == student and line.gain is None]
+        if teachers and alone:
+            scores = " and ".join(f"{100 * score:.2f} %" for score in teachers)
+            headroom = 100 * (teachers[0] - sum(alone[0].miou) / len(alone[0].miou))
+            text.append(
+                f"{student}: the teacher has {scores}, a headroom of {headroom:.2f} points over "
+                f"{alone[0].row} ({spread(alone[0].miou)} %)."
+            )
+    tried = statistics.trials()
+    if tried:
+        trials: list[Sequence[str]] = [
+            (student, row, ", ".join(f"{term} {weight:g}" for term, weight in weights.items()),
+             f"{100 * miou:.2f}")
+            for student, row, weights, miou in tried
+        ]  # fmt: skip
+        head = ("student", "short training", "weights", "val mIoU %")
+        text.append(_table([head, ("---",) * 4, *trials]))
+    return "\n\n".join(part.strip() for part in text) + "\n"
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    return (
+        line.student,
+        line.row,
+        str(len(line.seeds)),
+        str(line.epochs),
+        spread(line.miou),
+        _gain(line.gain),
+        "" if line.recovered is None else f"{100 * line.recovered:.0f} %",
+        _gain(line.at_equal_time),
+        "" if line.cost is None else f"{line.cost:.2f}",
+        f"{line.parameters / 1e6:.2f} M",
+    )
+
+
+def _gain(gain: Gain | None) -> str:
+    if gain is None:
+        return ""
+    text = f"{100 * gain.mean:+.2f}"
+    if gain.interval is None:
+        return f"{text} (one seed){NOISE}"
+    low, high = (100 * bound for bound in gain.interval)
+    return f"{text} [{low:+.2f}, {high:+.2f}]{'' if gain.is_clear else NOISE}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |\n" for row in rows)
+
+
+def _footer(results: Results, lines: Sequence[Line]) -> str:
+    measured = measured_on(next(iter(results.cells.values())))
+    gains = [gain for line in lines for gain in (line.gain, line.at_equal_time) if gain is not None]
+    noise = "seeds and images" if all(gain.over_images for gain in gains) else "seeds"
+    text = (
+        f"Measured on {measured['data.name']} {measured['data.val_split']}, {measured['images']} "
+        "images; ± is the standard deviation over the seeds."
+    )
+    if gains:
+        compared = " or ".join(dict.fromkeys(line.gain.to for line in lines if line.gain))
+        text += (
+            f" Gains are points of mIoU over {compared} with the same seed; the interval is over "
+            f"{noise}; {NOISE}: within the noise. Step time: that of {compared} is 1."
+        )
+    return text
+
+
+def as_csv(lines: Sequence[Line]) -> str:
+    """One row a line; fractions, empty where there is no number."""
+    if not lines:
+        return ""
+    rows = []
+    for line in lines:
+        row: dict[str, object] = {
+            "student": line.student, "method": line.row,
+            "seeds": " ".join(map(str, line.seeds)), "epochs": line.epochs,
+            "miou": sum(line.miou) / len(line.miou),
+            "miou_of_each": " ".join(map(repr, line.miou)),
+            "class_accuracy": sum(line.class_accuracy) / len(line.class_accuracy),
+            "parameters": line.parameters, "step_time": line.cost,
+            "recovered": line.recovered,
+        }  # fmt: skip
+        for name, gain in (("gain", line.gain), ("equal_time_gain", line.at_equal_time)):
+            low, high = (None, None) if gain is None or gain.interval is None else gain.interval
+            row |= {
+                name: None if gain is None else gain.mean, f"{name}_low": low, f"{name}_high": high,
+                f"{name}_clear": None if gain is None else gain.is_clear,
+            }  # fmt: skip
+        rows.append(row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def latex(lines: Sequence[Line]) -> str:
+    """A tabular for the package booktabs; gains within the noise are grey (package xcolor)."""
+    special = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", NOISE: ""}
+
+    def escaped(text: str, grey: bool = False) -> str:
+        for sign, command in special.items():
+            text = text.replace(sign, command)
+        return rf"\textcolor{{gray}}{{{text}}}" if grey else text
+
+    body = []
+    for line in lines:
+        cells = [escaped(cell, grey=cell.endswith(NOISE)) for cell in _cells(line)]
+        body.append(" & ".join(cells) + r" \\")
+    head = " & ".join(map(escaped, HEADER)) + r" \\"
+    return "\n".join(
+        [r"\begin{tabular}{ll" + "r" * (len(HEADER) - 2) + "}", r"\toprule", head, r"\midrule",
+         *body, r"\bottomrule", r"\end{tabular}", ""]
+    )  # fmt: skip
+
+
+def plot(lines: Sequence[Line], path: Path) -> None:
+    """Gain with its interval against the time of a step; hollow: within the noise."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhline(0, color="0.6", linewidth=1)
+    students = list(dict.fromkeys(line.student for line in lines))
+    for line in lines:
+        if line.gain is None or line.cost is None:
+            continue
+        color = f"C{students.index(line.student)}"
+        mean = 100 * line.gain.mean
+        if line.gain.interval is not None:
+            low, high = (100 * bound for bound in line.gain.interval)
+            axes.plot([line.cost, line.cost], [low, high], color=color, linewidth=1.2)
+        face = color if line.gain.is_clear else "white"
+        axes.plot(line.cost, mean, "o", color=color, markerfacecolor=face)
+        name = line.row if len(students) == 1 else f"{line.student} {line.row}"
+        axes.annotate(name, (line.cost, mean), xytext=(6, 4), textcoords="offset points",
+                      fontsize=8)  # fmt: skip
+    axes.set_xlabel("time of a step, student alone = 1")
+    axes.set_ylabel("gain, points of mIoU")
+    axes.spines[["top", "right"]].set_visible(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)

@@ -1,0 +1,232 @@
+"""Runs the trainings of a benchmark side by side, each in a process and a run folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from subprocess import DEVNULL, Popen
+
+import yaml
+
+from aicsd.benchmark.methods import Benchmark, Cell, Key, identity_of
+from aicsd.benchmark.methods_decide import Decider
+from aicsd.benchmark.methods_results import Results, read_cell
+from aicsd.engine.stop import stop_signal
+from aicsd.errors import UserError
+from aicsd.files import write_text
+from aicsd.runs import RunFolder
+
+POLL_SECONDS = 0.2
+
+
+@dataclass
+class Running:
+    """A training in its process."""
+
+    cell: Cell
+    folder: RunFolder
+    process: Popen[bytes]
+    begin: float = field(default_factory=time.monotonic)
+
+
+@dataclass
+class Outcome:
+    """How a call ended.
+
+    Args:
+        failed: last line of the log of each training that failed.
+        waiting: cells that have no result.
+        stopped: whether a signal ended it.
+    """
+
+    failed: dict[Key, str]
+    waiting: list[Key]
+    stopped: bool
+
+
+class Campaign:
+    """Trains what has no result yet, the most valuable cells first.
+
+    A cell is recognised by its settings: a finished run in the folder is taken as it is, whatever
+    its name, and one that was cut goes on.
+
+    Args:
+        benchmark: from the file.
+        runs: folder of the run folders; beside each are its config and its output.
+        results: what is finished already; gets every further cell.
+        on_result: called after each cell.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        runs: Path,
+        results: Results,
+        on_result: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.benchmark, self.runs, self.results = benchmark, runs, results
+        self.on_result = on_result
+        results.describe(benchmark)
+        self._decider = Decider(benchmark, results)
+        self._order = benchmark.order()
+        self._known = _read_folders(runs)
+        self._running: list[Running] = []
+        self._failed: dict[Key, str] = {}
+
+    def run(self, jobs: int, seconds: float = float("inf")) -> Outcome:
+        """Train until everything is done, the time is over, or SIGINT or SIGTERM arrives.
+
+        What runs then saves where it stands, and goes on with the next call.
+
+        Args:
+            jobs: trainings side by side.
+            seconds: time to train.
+        """
+        deadline = time.monotonic() + seconds
+        with stop_signal() as stop:
+            while not stop and time.monotonic() < deadline:
+                while len(self._running) < jobs and (cell := self._next()) is not None:
+                    self._start(cell, jobs)
+                if not self._running:
+                    break
+                time.sleep(POLL_SECONDS)
+                self._collect()
+            self._end()
+            stopped = bool(stop)
+        self._next()  # takes over what a decision has made known
+        self._note()
+        waiting = [key for key in self._order if key not in self.results.cells]
+        return Outcome(self._failed, waiting, stopped)
+
+    def _next(self) -> Cell | None:
+        """The most valuable cell to train; all that have a result somewhere are taken over."""
+        first: Cell | None = None
+        taken = True
+        while taken:
+            taken, first = False, None
+            busy = [running.cell.identity for running in self._running]
+            for key in self._order:
+                for cell in self._decider.cells(key, measure=first is None):
+                    if cell.key in self.results.cells or cell.key in self._failed:
+                        continue
+                    if self._take(cell):
+                        taken = True
+                    elif first is None and cell.identity not in busy:
+                        first = cell
+        return first
+
+    def _take(self, cell: Cell) -> bool:
+        """Whether the cell has a result, which now is in its place."""
+        found = self.results.find(cell.identity)
+        if found is None:
+            folders = [folder for folder, identity in self._known if identity == cell.identity]
+            finished = next((folder for folder in folders if folder.is_finished), None)
+            if finished is None:
+                return False
+            found = read_cell(finished)
+        self.results.add(cell.key, found)
+        return True
+
+    def _start(self, cell: Cell, jobs: int) -> None:
+        folder = self._folder(cell)
+        name = folder.path.name
+        plain = json.loads(json.dumps(cell.options))  # no object twice: YAML would name it
+        config, log = self.runs / f"{name}.yaml", self.runs / f"{name}.log"
+        write_text(config, yaml.safe_dump(plain, sort_keys=False))
+        command = [sys.executable, "-m", "aicsd", "distill", "--config", str(config),
+                   "--run", str(folder.path)]  # fmt: skip
+        if folder.config.is_file():
+            command.append("--resume")
+        threads = max(1, _cores() // jobs)
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        with log.open("ab") as output:
+            # a session of its own: a Ctrl-C reaches the training once, through this process
+            process = Popen(
+                command, stdout=output, stderr=output, stdin=DEVNULL, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
+        self._running.append(Running(cell, folder, process))
+        self._say(f"{name}: {'goes on' if '--resume' in command else 'begins'}")
+
+    def _folder(self, cell: Cell) -> RunFolder:
+        """Folder of the run that was cut, or a new one."""
+        busy = [running.folder.path for running in self._running]
+        for folder, identity in self._known:
+            if identity == cell.identity and folder.path not in busy:
+                return folder
+        name = re.sub(r"[^\w.+]+", "-", f"{cell.key.student}-{cell.key.row}-{cell.key.seed}")
+        names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+        free = next(name for name in names if not (self.runs / name).exists())
+        folder = RunFolder(self.runs / free)
+        self._known.append((folder, cell.identity))
+        return folder
+
+    def _collect(self) -> None:
+        """Take the results of processes that have ended."""
+        for running in list(self._running):
+            code = running.process.poll()
+            if code is None:
+                continue
+            self._running.remove(running)
+            name, key = running.folder.path.name, running.cell.key
+            if code == 0 and running.folder.is_finished:
+                result = read_cell(running.folder)
+                self.results.add(key, result)
+                minutes = (time.monotonic() - running.begin) / 60
+                self._say(f"{name}: val mIoU {100 * result.figures['miou']:.2f} %, "
+                          f"{minutes:.1f} min")  # fmt: skip
+                self._note()
+            else:
+                self._failed[key] = _last_line(self.runs / f"{name}.log") or f"exit code {code}"
+                self._say(f"{name}: failed: {self._failed[key]}")
+
+    def _end(self) -> None:
+        """Let what runs save where it stands."""
+        for running in self._running:
+            running.process.send_signal(signal.SIGTERM)
+        for running in self._running:
+            running.process.wait()
+            if not running.folder.is_finished:
+                self._say(f"{running.folder.path.name}: stopped; the next call goes on with it")
+        finished = [running for running in self._running if running.folder.is_finished]
+        for running in finished:
+            self.results.add(running.cell.key, read_cell(running.folder))
+        self._running = []
+
+    def _note(self) -> None:
+        self.results.save()
+        self.on_result()
+
+    def _say(self, text: str) -> None:
+        done = sum(key in self.results.cells for key in self._order)
+        print(f"[{done}/{len(self._order)}] {text}", file=sys.stderr, flush=True)
+
+
+def _read_folders(runs: Path) -> list[tuple[RunFolder, dict[str, object]]]:
+    found = []
+    for config in sorted(runs.glob("*/config.yaml")):
+        folder = RunFolder(config.parent)
+        try:
+            found.append((folder, identity_of(folder.read_config())))
+        except UserError as error:
+            print(f"{error}; left out", file=sys.stderr)
+    return found
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""

@@ -1,0 +1,190 @@
+"""The table of a benchmark: gains over the student alone, with intervals, against cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+
+from aicsd.benchmark.methods import Key
+from aicsd.benchmark.methods_results import CellResult, Results
+from aicsd.benchmark.statistics import Floats, Interval, paired_interval, resampled
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Difference of mIoU to another row, over the seeds that both have.
+
+    Args:
+        to: the other row.
+        values: one a seed.
+        interval: of their mean; None for one seed.
+        over_images: whether the noise of the images is in it.
+    """
+
+    to: str
+    values: list[float]
+    interval: Interval | None
+    over_images: bool
+
+    @property
+    def mean(self) -> float:
+        return mean(self.values)
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether its sign is beyond the noise."""
+        return self.interval is not None and self.interval.excludes_zero
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table, for one student.
+
+    Args:
+        student: name in the benchmark.
+        row: name in the benchmark.
+        seeds: that are finished.
+        miou: fraction, one a seed.
+        class_accuracy: likewise.
+        epochs: of one training.
+        parameters: of the network.
+        gain: over the row that it is compared to.
+        recovered: the gain as a share of the headroom, the teacher's mIoU less that of the
+            compared row; None without a headroom.
+        at_equal_time: gain over the student alone that trained for as long.
+        cost: time of a step over that of the compared row.
+    """
+
+    student: str
+    row: str
+    seeds: list[int]
+    miou: list[float]
+    class_accuracy: list[float]
+    epochs: int
+    parameters: int
+    gain: Gain | None
+    recovered: float | None
+    at_equal_time: Gain | None
+    cost: float | None
+
+
+class Statistics:
+    """Lines of a table; what was resampled is kept for the next table.
+
+    Args:
+        results: finished cells.
+    """
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+        self._resampled: dict[int, Floats] = {}
+
+    def lines(self) -> list[Line]:
+        """A line for each row that has a finished cell, student by student."""
+        shown = self.results.shown
+        alone = {row["equal_time_of"]: row["name"] for row in shown["rows"] if row["equal_time_of"]}
+        found = []
+        for student in shown["students"]:
+            for row in shown["rows"]:
+                line = self._line(student, row["name"], row["compare_to"], alone.get(row["name"]))
+                found += [line] if line is not None else []
+        return found
+
+    def trials(self) -> list[tuple[str, str, dict[str, float], float]]:
+        """Student, row, weights and mIoU of the short trainings by which weights were chosen."""
+        rows = {row["name"] for row in self.results.shown["rows"]}
+        return [
+            (key.student, key.row, cell.figures["weights"], cell.figures["miou"])
+            for key, cell in self.results.cells.items()
+            if key.row not in rows
+        ]
+
+    def teachers(self, student: str) -> list[float]:
+        """mIoU of the teachers of a student's cells, each once."""
+        cells = [cell for key, cell in self.results.cells.items() if key.student == student]
+        scores = (cell.figures["teacher_miou"] for cell in cells)
+        return sorted({score for score in scores if score is not None})
+
+    def _cells(self, student: str, row: str) -> dict[int, CellResult]:
+        cells = self.results.cells
+        keys = [Key(student, row, seed) for seed in self.results.shown["seeds"]]
+        return {key.seed: cells[key] for key in keys if key in cells}
+
+    def _line(self, student: str, row: str, compare_to: str | None, alone: str | None
+              ) -> Line | None:  # fmt: skip
+        cells = self._cells(student, row)
+        if not cells:
+            return None
+        first = next(iter(cells.values())).figures
+        others = {} if compare_to is None else self._cells(student, compare_to)
+        gain = None if compare_to is None else self._gain(cells, others, compare_to)
+        headroom = None
+        if gain is not None and len(self.teachers(student)) == 1:
+            paired = [others[seed].figures["miou"] for seed in cells if seed in others]
+            headroom = self.teachers(student)[0] - mean(paired)
+        return Line(
+            student, row, list(cells),
+            [cell.figures["miou"] for cell in cells.values()],
+            [cell.figures["class_accuracy"] for cell in cells.values()],
+            first["epochs"], first["parameters"], gain,
+            gain.mean / headroom if gain is not None and headroom and headroom > 0 else None,
+            None if alone is None else self._gain(cells, self._cells(student, alone), alone),
+            _cost(cells, others),
+        )  # fmt: skip
+
+    def _gain(
+        self, cells: dict[int, CellResult], others: dict[int, CellResult], to: str
+    ) -> Gain | None:
+        pairs = [(cells[seed], others[seed]) for seed in cells if seed in others]
+        if not pairs:
+            return None
+        values = [one.figures["miou"] - other.figures["miou"] for one, other in pairs]
+        over_images = []
+        if all(cell.parts is not None for pair in pairs for cell in pair):
+            over_images = [self._over_images(one) - self._over_images(other)
+                           for one, other in pairs]  # fmt: skip
+        return Gain(to, values, paired_interval(values, over_images), bool(over_images))
+
+    def _over_images(self, cell: CellResult) -> Floats:
+        assert cell.parts is not None
+        if id(cell) not in self._resampled:
+            self._resampled[id(cell)] = resampled(cell.parts)
+        return self._resampled[id(cell)]
+
+
+def _cost(cells: dict[int, CellResult], others: dict[int, CellResult]) -> float | None:
+    def step(found: dict[int, CellResult]) -> float | None:
+        seconds = [cell.figures["step_seconds"] for cell in found.values()]
+        known = [value for value in seconds if value is not None]
+        return float(np.median(known)) if known else None
+
+    own, other = step(cells), step(others)
+    return None if own is None or other is None else own / other
+
+
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """Mean ± sample standard deviation of fractions, in percent; of one value no deviation."""
+    text = f"{100 * mean(values):{sign}.2f}"
+    return text + (f" ± {100 * stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def to_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """The statistics as plain data; fractions."""
+
+    def gain(found: Gain | None) -> dict[str, Any] | None:
+        if found is None:
+            return None
+        interval = None if found.interval is None else list(found.interval)
+        return {
+            "to": found.to, "values": found.values, "mean": found.mean, "interval_95": interval,
+            "clear": found.is_clear, "over_images": found.over_images,
+        }  # fmt: skip
+
+    return [
+        {**vars(line), "gain": gain(line.gain), "at_equal_time": gain(line.at_equal_time)}
+        for line in lines
+    ]

@@ -1,0 +1,84 @@
+"""How hard a term pulls at the map that it reads, beside the labels: where weights come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from aicsd.methods import Recipe, TermRecipe, load_recipe
+from aicsd.models import Segmenter, map_named
+from aicsd.teacher import Teacher
+from aicsd.terms import Term
+from aicsd.types import Batch
+
+LABELS = "cross_entropy"
+
+
+class Scale(NamedTuple):
+    """Means over some batches."""
+
+    value: float
+    """Of the term, unweighted."""
+    norm: float
+    """L2 norm of its gradient on the map that it reads."""
+    ratio: float
+    """This norm over that of the cross entropy's gradient on the same map."""
+
+
+def term_scales(
+    student: Segmenter,
+    teacher: Teacher,
+    batches: Sequence[Batch],
+    terms: Mapping[str, tuple[str, TermRecipe]],
+) -> dict[str, Scale]:
+    """How large terms and their gradients are.
+
+    Args:
+        student: is left in training mode.
+        teacher: on the same device.
+        batches: on the same device.
+        terms: name and recipe of each, by label.
+    """
+    labels = load_recipe("none").terms[LABELS]
+    found: dict[str, list[Scale]] = {}
+    student.train()
+    for batch in batches:
+        torch.manual_seed(0)
+        output, target = student(batch.image), teacher(batch.image)
+        by_labels = Term(LABELS, labels, student.maps, None)(output, None, batch, 0.5)
+        for label, (name, term) in terms.items():
+            module = Term(name, term, student.maps, teacher.maps).to(batch.image.device)
+            value = module(output, target, batch, 0.5)
+            maps = map_named(output, term.at_student[0], label)
+            norm, unit = (
+                torch.autograd.grad(each, maps, retain_graph=True)[0].norm().item()
+                for each in (value, by_labels)
+            )
+            found.setdefault(label, []).append(Scale(value.item(), norm, unit))
+    means = {}
+    for label, scales in found.items():
+        value, norm, unit = (sum(column) / len(scales) for column in zip(*scales, strict=True))
+        means[label] = Scale(value, norm, norm / unit)
+    return means
+
+
+def matched_weights(
+    student: Segmenter, teacher: Teacher, batches: Sequence[Batch], recipe: Recipe
+) -> dict[str, float]:
+    """Weights with which the terms on the teacher together pull as hard as the labels.
+
+    Args:
+        student: as it starts; is left in training mode.
+        teacher: on the same device.
+        batches: on the same device.
+        recipe: its terms on the teacher get the weights, with two digits.
+    """
+    terms = {name: (name, t) for name, t in recipe.terms.items() if t.needs_teacher}
+    scales = term_scales(student, teacher, batches, terms)
+    return {
+        name: float(f"{1 / (scale.ratio * len(terms)):.2g}")
+        for name, scale in scales.items()
+        if scale.norm > 0
+    }
