@@ -26,13 +26,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aicsd.api import of_protocol
 from aicsd.benchmark.table import UNIMPORTANT, settings_of
 from aicsd.config import build_config
 from aicsd.engine.config import DistillConfig
+from aicsd.engine.run import check_cache, recipe_of
 from aicsd.errors import UserError, suggest
 from aicsd.files import read_yaml
-from aicsd.methods import Recipe, load_recipe
+from aicsd.methods import Recipe
 from aicsd.runs import RunFolder
 
 MATCHES = ("steps", "labelled_views")
@@ -108,7 +108,7 @@ class Cell:
     @cached_property
     def recipe(self) -> Recipe:
         """Terms of its method."""
-        return of_protocol(load_recipe(self.config.method, self.config.terms), self.config)
+        return recipe_of(self.config)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -173,6 +173,8 @@ class Benchmark:
                 cell = Cell(key, build_config(DistillConfig, {**options, "run": "-"}), options)
             elif cell.config.teacher is None:
                 raise UserError("it needs a teacher: give --teacher RUN_OR_SAFETENSORS")
+            elif cell.config.teacher_cache is not None:
+                check_cache(cell.recipe, cell.config.teacher_cache_top_k)
         except UserError as error:
             raise UserError(f"methods.{key.row}: {error}") from error
         return cell

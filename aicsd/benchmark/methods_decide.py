@@ -122,7 +122,7 @@ class Decider:
 
         Times of trainings side by side are rough, so that their ratio is rounded to a tenth.
         """
-        steps = []
+        steps: list[tuple[float, int]] = []
         for name in (row, self.benchmark.baseline):
             cell = self.results.cells.get(key._replace(row=name))
             seconds = None if cell is None else cell.figures["step_seconds"]
@@ -130,7 +130,8 @@ class Decider:
                 return None
             steps.append((seconds, cell.figures["epochs"]))
         (long, epochs), (short, _) = steps
-        return max(1, round(epochs * round(long / short, 1)))
+        longer: int = round(epochs * round(long / short, 1))
+        return max(1, longer)
 
     def _equal_views(self, key: Key, match: Match, decided: list[dict[str, Any]]) -> int | None:
         others = self.cells(key._replace(row=match.row))

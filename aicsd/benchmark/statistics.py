@@ -48,7 +48,9 @@ def miou(parts: Floats | Integers) -> Floats:
     occurs = union > 0
     iou = np.divide(right, union, out=np.zeros_like(union), where=occurs)
     count = occurs.sum(axis=-1)
-    return np.divide(iou.sum(axis=-1), count, out=np.full(count.shape, np.nan), where=count > 0)
+    mean: Floats = np.full(count.shape, np.nan)
+    np.divide(iou.sum(axis=-1), count, out=mean, where=count > 0)
+    return mean
 
 
 def resampled(parts: Integers, resamples: int = RESAMPLES) -> Floats:

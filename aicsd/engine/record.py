@@ -17,7 +17,7 @@ from aicsd.engine.reporting import RunLogger
 from aicsd.engine.step import Training
 from aicsd.engine.trackers import check_loggers, open_trackers
 from aicsd.errors import UserError
-from aicsd.evaluation import Metrics, evaluate, to_json
+from aicsd.evaluation import ImageCounts, Metrics, evaluate, to_json
 from aicsd.files import write_text
 from aicsd.models import Segmenter, save_model
 from aicsd.runs import RunFolder
@@ -37,6 +37,7 @@ class RunRecord:
         self.folder = RunFolder(config.run)
         self.fabric = training.fabric
         self.state = RunState()
+        self._images = ImageCounts(val_data.names, len(val_data.classes.names))
         self._restore()
 
     def logger(self, total: int) -> RunLogger:
@@ -46,17 +47,19 @@ class RunRecord:
         trackers = partial(open_trackers, names, path, start, asdict(config))
         return RunLogger(path, start, total, trackers, self.fabric.is_global_zero)
 
-    def evaluate(self, model: Segmenter) -> Metrics:
+    def evaluate(self, model: Segmenter, per_image: ImageCounts | None = None) -> Metrics:
         """Metrics of a network on the validation split."""
         data = self.config.data
         short_side = data.augment.crop if self.config.protocol == "released" else 0
-        return evaluate(model, self.val_data, workers=data.workers, short_side=short_side)
+        return evaluate(
+            model, self.val_data, workers=data.workers, short_side=short_side, per_image=per_image
+        )
 
     def validate(self, logger: RunLogger) -> Metrics:
         """Metrics of the student, logged; the best student so far is kept."""
         logger.advance(self.state.step, "validating")
         self._share_statistics()
-        metrics = self.evaluate(self.training.final)
+        metrics = self.evaluate(self.training.final, self._images)
         values = {key: value for key, value in metrics.to_dict().items() if key != "images"}
         per_class = values.pop("per_class_iou")
         for key in ("per_class_accuracy", "confusion"):
@@ -78,7 +81,7 @@ class RunRecord:
             save_checkpoint(self.folder, self.state, self.training.state_dict())
 
     def finish(self, metrics: Metrics) -> dict[str, Any]:
-        """Write the trained model and the result."""
+        """Write the trained model, the counts of its validation images and the result."""
         result = {
             **metrics.to_dict(),
             "seconds": round(self.state.seconds, 1),
@@ -88,6 +91,7 @@ class RunRecord:
         self.save()
         self._save_model(metrics, self.folder.model)
         if self.fabric.is_global_zero:
+            self._images.save(self.folder.image_counts)
             write_text(self.folder.result, to_json(result), durable=True)
             self.folder.previous.unlink(missing_ok=True)
         self.fabric.barrier()

@@ -24,7 +24,6 @@ from conftest import TINY_MODEL, write_folder
 from scipy import stats
 from tiny_runs import lines
 
-from aicsd.api import of_protocol
 from aicsd.benchmark import methods_decide, methods_run
 from aicsd.benchmark.methods import Key, read_benchmark
 from aicsd.benchmark.methods_decide import measure_weights
@@ -34,8 +33,8 @@ from aicsd.benchmark.methods_table import Statistics
 from aicsd.benchmark.statistics import miou, parts_of
 from aicsd.config import build_config
 from aicsd.engine.config import DistillConfig
+from aicsd.engine.run import recipe_of
 from aicsd.evaluation import ImageCounts
-from aicsd.methods import load_recipe
 from aicsd.runs import RunFolder
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -89,7 +88,7 @@ class FakeTraining:
             self.code = 2
             return
         config = build_config(DistillConfig, {**keys, "run": str(self.folder.path)})
-        recipe = of_protocol(load_recipe(config.method, config.terms), config)
+        recipe = recipe_of(config)
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self.folder.save_config(asdict(replace(config, terms=recipe.to_dict())))
         level = 0.5 + GAINS[config.method] + 0.004 * config.seed + 1e-4 * config.epochs
@@ -384,6 +383,10 @@ def test_cells_of_other_images_do_not_compare(
         ({"search": {"share": 2}}, ["search is {'share': 2}"]),
         ({"students": {"small": {"backbon": "x"}}}, ["backbon"]),
         ({"common": {"data": DATA}}, ["methods.kd: it needs a teacher"]),
+        (
+            {"methods": {"none": None, "ad": {"teacher_cache": "cache"}}},
+            ["methods.ad: teacher_cache holds logits", "leave teacher_cache out"],
+        ),
     ],
 )
 def test_a_wrong_file_is_one_line(
@@ -437,7 +440,10 @@ def test_stopped_in_the_middle_it_goes_on(runs: Path, tmp_path: Path) -> None:
     assert outcome.stopped
     assert not outcome.failed
     assert outcome.waiting == [Key("small", "kd", 0)]
-    assert results.cells[Key("small", "none", 0)].run == "by hand"
+    alone = results.cells[Key("small", "none", 0)]
+    assert alone.run == "by hand"
+    assert alone.parts is not None
+    assert miou(alone.parts.sum(axis=0)) == pytest.approx(alone.figures["miou"], abs=1e-12)
     stopped_at = lines(folder / "small-kd-0")[-1]["step"]
     assert 0 < stopped_at < 60
 
