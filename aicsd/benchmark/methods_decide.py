@@ -10,14 +10,9 @@ import torch
 from aicsd.benchmark.methods import Benchmark, Cell, Key, Match
 from aicsd.benchmark.methods_results import Results
 from aicsd.benchmark.weights import matched_weights
-from aicsd.data import open_dataset
-from aicsd.data.loaders import (
-    TrainBatches,
-    epoch_indices,
-    plan_batches,
-    train_loader,
-    training_images,
-)
+from aicsd.data.batches import epoch_indices, plan_batches
+from aicsd.data.loaders import train_loader
+from aicsd.data.splits import open_splits
 from aicsd.models import build_model, load_model
 from aicsd.teacher import Teacher
 
@@ -152,8 +147,7 @@ def views(cell: Cell) -> tuple[int, int]:
     """Optimizer steps of a training, and how often it sees an image with labels."""
     config = cell.config
     data = config.data
-    train = open_dataset(data.name, data.root, data.train_split, data.options)
-    train = training_images(train, data)
+    train = open_splits(data, check=False)[0].train
     shown = epoch_indices(train, data)
     steps = plan_batches(len(shown), data, config.seed, config.epochs, config.optimizer.accumulate)
     labelled = frozenset(train.labelled)
@@ -165,18 +159,18 @@ def measure_weights(cell: Cell) -> dict[str, float]:
     """Weights of a cell's terms with which each pulls as hard as its share of the labels' pull."""
     config = cell.config
     data = config.data
-    train = open_dataset(data.name, data.root, data.train_split, data.options)
-    train = training_images(train, data)
-    plan = TrainBatches(
-        len(epoch_indices(train, data)), data.batch_size, config.seed, 0, LOADED_BATCHES
-    )
-    loader = train_loader(train, replace(data, workers=0), plan, protocol=config.protocol)
+    train = open_splits(data, check=False)[0].train
+    plan = plan_batches(len(epoch_indices(train, data)), data, config.seed, LOADED_BATCHES)
+    torch.manual_seed(config.seed)
+    student = build_model(config.student, train.classes)
+    loader = train_loader(
+        train, replace(data, workers=0), replace(plan, stop=LOADED_BATCHES),
+        protocol=config.protocol, color=student.input.color,
+    )  # fmt: skip
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     use_it = accelerator is not None and config.accelerator in ("auto", accelerator.type)
     device = accelerator if use_it and accelerator is not None else torch.device("cpu")
-    torch.manual_seed(config.seed)
-    student = build_model(config.student, train.classes).to(device)
     assert config.teacher is not None
     teacher = Teacher(load_model(config.teacher), train.classes).to(device)
     batches = [batch.to(device) for batch in loader]
-    return matched_weights(student, teacher, batches, cell.recipe)
+    return matched_weights(student.to(device), teacher, batches, cell.recipe)
