@@ -346,6 +346,19 @@ def test_no_path_leads_outside(tmp_path: Path, name: str) -> None:
     assert links == {"link.jpg", "folder/", "ring.jpg"}
 
 
+def test_pipes_are_not_waited_for_and_names_break_no_line(tmp_path: Path) -> None:
+    root = tmp_path / "s"
+    shapes = [{"label": "x", "points": box_points(1, 1, 5, 5)}]
+    photo(root / "a.jpg")
+    write_json(root / "a.json", {"shapes": shapes, "imagePath": "a.jpg"})
+    os.mkfifo(root / "b.jpg")
+    os.mkfifo(root / "c.json")
+    assert convert(root, tmp_path / "o").written.images == {"train": 1}
+    for name in ("a\nb.yaml", "c.yaml"):
+        (root / name).write_text("train: .\nnames: [x]\n")
+    assert "a?b.yaml" in one_line(lambda: convert(root, tmp_path / "p", format="yolo"))
+
+
 def test_a_link_inside_the_source_is_a_file_as_any(tmp_path: Path) -> None:
     root = coco_source(tmp_path / "s", 1)
     (root / "images" / "00.jpg").rename(root / "real.jpg")
@@ -549,6 +562,16 @@ def test_several_colours_of_one_class(tmp_path: Path) -> None:
     table = parse_table("a,1,1,1\nb,2,2,2\na,3,3,3\n", "t")
     assert table.names == ("a", "b")
     assert table.colors == (((1, 1, 1), 0), ((2, 2, 2), 1), ((3, 3, 3), 0))
+
+
+def test_an_ignored_name_keeps_its_number(tmp_path: Path) -> None:
+    photo(tmp_path / "s" / "images" / "a.png")
+    ids = np.random.default_rng(0).integers(0, 3, (HEIGHT, WIDTH))
+    save_ids(tmp_path / "s" / "masks" / "a.png", ids)
+    (tmp_path / "s" / "classes.txt").write_text("road\nignore\nsky\n")
+    assert convert(tmp_path / "s", tmp_path / "o").classes.names == ("road", "sky")
+    written = read_ids(tmp_path / "o" / "masks" / "train" / "a.png")
+    assert np.array_equal(written, np.array([0, 255, 1])[ids])
 
 
 # the command

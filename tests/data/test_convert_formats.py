@@ -74,7 +74,8 @@ def mask(out: Path, split: str, name: str) -> np.ndarray:
 
 CATEGORIES = [
     {"id": 7, "name": "car", "supercategory": "vehicle"},
-    {"id": 3, "name": "person", "supercategory": "human"},
+    {"id": 3, "name": "person", "supercategory": "person"},
+    {"id": 9, "name": "vehicle", "supercategory": "none"},
 ]
 
 
@@ -357,8 +358,8 @@ def test_cvat(tmp_path: Path, kind: str) -> None:
     root = tmp_path / "s"
     ids = RNG.choice([0, 1, 2, 3], SHAPE)
     colors = {0: (0, 0, 0), 1: (128, 64, 128), 2: (10, 20, 30), 3: (9, 9, 9)}
-    photo(root / "photos" / "sub" / "a.jpg")
-    place = root / "SegmentationClass" / "sub" / "a.png"
+    photo(root / "photos" / "sub" / "a b.jpg")
+    place = root / "SegmentationClass" / "sub" / "a b.png"
     if kind == "rgb":
         save_colors(place, ids, colors)
     elif kind == "palette":  # in another order than the label map
@@ -367,13 +368,13 @@ def test_cvat(tmp_path: Path, kind: str) -> None:
     else:
         save_ids(place, ids)
     (root / "ImageSets" / "Segmentation").mkdir(parents=True)
-    (root / "ImageSets" / "Segmentation" / "default.txt").write_text("sub/a\nsub/lost\n")
+    (root / "ImageSets" / "Segmentation" / "default.txt").write_text("sub/a b\nsub/lost\n")
     (root / "labelmap.txt").write_text(LABEL_MAP)
     result, out = run(root)
     assert result.format == "cvat"
     assert names(result) == ("background", "road surface", "car")
     assert result.classes.palette == ((0, 0, 0), (128, 64, 128), (10, 20, 30))
-    assert np.array_equal(mask(out, "train", "a"), np.where(ids == 3, 255, ids))
+    assert np.array_equal(mask(out, "train", "a b"), np.where(ids == 3, 255, ids))
     (reason,) = reasons(result, "pixel")
     assert ("colour 9,9,9" if kind != "ids" else "id 3") in reason
     assert reasons(result, "image") == {"no such file (export with images)": 1}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image as PILImage
@@ -20,7 +21,7 @@ from aicsd.data.convert import (
     yolo,
 )
 from aicsd.data.convert.colors import ColorTable, parse_table
-from aicsd.data.convert.report import LEFT_OUT_FILE, Conversion, left_out_lines, summary
+from aicsd.data.convert.report import LEFT_OUT_FILE, Conversion, left_out_lines, one_line, summary
 from aicsd.data.convert.source import IGNORED_WORDS, Format, Remark, Settings
 from aicsd.data.convert.tree import Tree
 from aicsd.data.convert.write import Empty, Written, write
@@ -77,6 +78,23 @@ def convert(
         UserError: a format that is not recognised, annotations that cannot be read, nothing that
             can be used, or a folder that is there already.
     """
+    with _one_line():
+        return _convert(source, out, format, val, seed, classes, background, empty, progress)
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """File names may hold line breaks; messages may not."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(one_line(str(error))) from error
+
+
+def _convert(
+    source: Path, out: Path, format: str | None, val: float, seed: int, classes: Path | None,
+    background: bool, empty: Empty, progress: Callable[[int, int], None] | None,
+) -> Conversion:  # fmt: skip
     _check_out(source, out)
     if not 0 <= val < 1:
         raise UserError(f"val is {val}; it must be from 0 to below 1")

@@ -108,7 +108,11 @@ def used_names(files: Mapping[str, Record], tables: Mapping[str, dict[int, str]]
     """Names of all files' categories, without those that only stand for a group of others."""
     groups, used = set(), set()
     for file, content in files.items():
-        groups |= {string(c.get("supercategory")) for c in records(content, "categories")}
+        groups |= {
+            group
+            for entry in records(content, "categories")
+            if (group := string(entry.get("supercategory"))) != entry.get("name")
+        }
         numbers_used = {integer(a.get("category_id")) for a in records(content, "annotations")}
         used |= {name for number, name in tables[file].items() if number in numbers_used}
     every = dict.fromkeys(name for table in tables.values() for name in table.values())

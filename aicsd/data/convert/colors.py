@@ -24,6 +24,8 @@ class ColorTable(NamedTuple):
     names: tuple[str, ...]
     colors: tuple[tuple[Color, int], ...]
     """Colour and class id, or ``IGNORE_INDEX``; empty: the table has names only."""
+    ids: tuple[int, ...]
+    """Class id, or ``IGNORE_INDEX``, of every row: what masks mean that hold row numbers."""
 
     def palette(self) -> list[Color] | None:
         """The first colour of every class; None if the table has none."""
@@ -41,6 +43,7 @@ def make_table(
     """
     names: list[str] = []
     colors: dict[Color, int] = {}
+    ids: list[int] = []
     bare = False
     for name, color in rows:
         class_id = IGNORE_INDEX
@@ -48,13 +51,14 @@ def make_table(
             if name not in names:
                 names.append(name)
             class_id = names.index(name)
+        ids.append(class_id)
         if color is None:
             bare = True
         elif colors.setdefault(color, class_id) != class_id:
             raise UserError(f"{where} gives the colour {color} to two classes, one is {name!r}")
     if bare and colors:
         raise UserError(f"{where} gives some classes a colour and others none")
-    return ColorTable(tuple(names), tuple(colors.items()))
+    return ColorTable(tuple(names), tuple(colors.items()), tuple(ids))
 
 
 def parse_table(text: str, where: str, ignored: Iterable[str] = ()) -> ColorTable:

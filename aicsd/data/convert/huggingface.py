@@ -193,7 +193,7 @@ def _classes(tree: Tree, table: ColorTable | None) -> tuple[ColorTable, dict[int
                        if number is not None and name is not None)  # fmt: skip
         kept = [(number, name) for number, name in pairs if name not in IGNORED_WORDS]
         names = tuple(dict.fromkeys(name for _, name in kept))
-        return ColorTable(names, ()), {number: names.index(name) for number, name in kept}
+        return ColorTable(names, (), ()), {number: names.index(name) for number, name in kept}
     if table is None and CLASSES in tree.by_base:
         file = min(tree.by_base[CLASSES])
         table = parse_table(tree.text(file), str(tree.root / file), IGNORED_WORDS)
@@ -202,7 +202,7 @@ def _classes(tree: Tree, table: ColorTable | None) -> tuple[ColorTable, dict[int
             f"no names of classes in {tree.root}: give --classes FILE (one name a line, in the "
             f"order of the ids), or put {ID_NAMES} or {CLASSES} beside the data"
         )
-    return table, {number: number for number in range(len(table.names))}
+    return table, dict(enumerate(table.ids))
 
 
 def _image(reader: Reader, group: Group, row: int, column: str) -> bytes:

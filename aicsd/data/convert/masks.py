@@ -47,7 +47,7 @@ def read(tree: Tree, settings: Settings) -> Source:
     palette = table.palette()
     classes = make_classes([clean_name(name) for name in table.names], palette)
     masks, loose = _masks(tree)
-    ids = {number: number for number in range(len(table.names))}
+    ids = dict(enumerate(table.ids))
     colors = ColorReader(table.colors) if palette else None
     grey = palette is not None and all(len(set(color)) == 1 for color, _ in table.colors)
     items = []

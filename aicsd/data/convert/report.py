@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -115,8 +116,7 @@ def one_line(text: str) -> str:
 
 
 def _quoted(path: Path) -> str:
-    text = one_line(str(path))
-    return f"'{text}'" if " " in text else text
+    return shlex.quote(one_line(str(path)))
 
 
 def _aligned(rows: list[list[str]]) -> str:

@@ -142,7 +142,7 @@ def object_classes(names: Iterable[str], settings: Settings) -> tuple[Classes, d
     kept: list[str] = [BACKGROUND] if settings.background else []
     for name in names:
         word = clean_name(name)
-        if word in IGNORED_WORDS:
+        if word.lower() in IGNORED_WORDS:
             ids[name] = IGNORE_INDEX
             continue
         if word in BACKGROUND_WORDS:

@@ -6,6 +6,7 @@ import json
 import os
 import posixpath
 import re
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -74,9 +75,11 @@ class Tree:
                     raise UserError(f"{self.root} holds more than {MAX_FILES} files")
                 if name.startswith("."):
                     continue
-                if Path(folder, name).is_symlink() and not self._is_inside(Path(folder, name)):
+                path = Path(folder, name)
+                kind = path.lstat().st_mode
+                if stat.S_ISLNK(kind) and not self._is_inside(path):
                     self.links.append(f"{prefix}{name}")
-                else:
+                elif path.is_file():  # not a pipe, which would be waited for
                     yield f"{prefix}{name}"
 
     def _is_inside(self, path: Path) -> bool:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from aicsd.data.convert.colors import ColorReader, ColorTable, parse_table
+from aicsd.data.convert.colors import ColorReader, parse_table
 from aicsd.data.convert.picture import GREY, draw_colors, has_ids, ids_in, load_mask, map_ids
 from aicsd.data.convert.source import (
     IGNORED_WORDS,
@@ -73,28 +73,28 @@ def read_cvat(tree: Tree, settings: Settings) -> Source:  # noqa: ARG001
     if palette is None:
         raise UserError(f"{tree.root / file} gives no colours (label:r,g,b:parts:actions)")
     classes = make_classes([clean_name(name) for name in table.names], palette)
-    ids = {number: number for number in range(len(table.names))}
+    ids = dict(enumerate(table.ids))
     items, remarks = _items(tree, partial(_draw, False, ids, ColorReader(table.colors)))
     return Source(classes, items, remarks)
 
 
 def read_voc(tree: Tree, settings: Settings) -> Source:  # noqa: ARG001
     """Masks of ids with VOC's classes, or those of ``class_names.txt``."""
-    table = _names(tree)
-    colors = [(voc_color(i), i) for i in range(len(table.names))]
-    classes = make_classes(table.names, [color for color, _ in colors])
+    names = _names(tree)
+    colors = [(voc_color(number), number) for number in range(len(names))]
+    classes = make_classes(names, [color for color, _ in colors])
     reader = ColorReader([*colors, (OUTLINE, IGNORE_INDEX)])
-    ids = {number: number for number in range(len(table.names))}
+    ids = {number: number for number in range(len(names))}
     items, remarks = _items(tree, partial(_draw, True, ids, reader))
     return Source(classes, items, remarks)
 
 
-def _names(tree: Tree) -> ColorTable:
+def _names(tree: Tree) -> tuple[str, ...]:
     files = tree.by_base.get(CLASS_NAMES, [])
     if not files:
-        return ColorTable(NAMES, ())
+        return NAMES
     lines = [line.strip() for line in tree.text(min(files)).splitlines() if line.strip()]
-    return ColorTable(tuple(clean_name(n) for n in lines if n not in IGNORED_WORDS), ())
+    return tuple(clean_name(line) for line in lines if line not in IGNORED_WORDS)
 
 
 def _items(tree: Tree, draw: partial[UInt8Array]) -> tuple[list[Item], list[Remark]]:
@@ -110,7 +110,7 @@ def _items(tree: Tree, draw: partial[UInt8Array]) -> tuple[list[Item], list[Rema
     images = _images_by_stem(tree, masks)
     items: list[Item] = []
     remarks: list[Remark] = []
-    for name, split in _splits(tree, top, list(mask_of)).items():
+    for name, split in _splits(tree, top, mask_of).items():
         image = _image(images, name, remarks)
         if image is not None:
             mask = mask_of.get(name)
@@ -130,7 +130,8 @@ def _images_by_stem(tree: Tree, masks: str) -> dict[str, list[str]]:
 
 def _image(images: dict[str, list[str]], name: str, remarks: list[Remark]) -> str | None:
     """The one image whose path ends as the name does; those in JPEGImages count first."""
-    found = [f for f in images.get(PurePosixPath(name).name, []) if stem_of(f).endswith(name)]
+    named = images.get(PurePosixPath(name).name, [])
+    found = [file for file in named if f"/{stem_of(file)}".endswith(f"/{name}")]
     found = [f for f in found if "JPEGImages" in f.split("/")] or found
     if len(found) != 1:
         reason = "several images of its name" if found else "no such file (export with images)"
@@ -139,7 +140,7 @@ def _image(images: dict[str, list[str]], name: str, remarks: list[Remark]) -> st
     return found[0]
 
 
-def _splits(tree: Tree, top: str, masks: list[str]) -> dict[str, str | None]:
+def _splits(tree: Tree, top: str, masks: dict[str, str]) -> dict[str, str | None]:
     """Split by image: of the lists, and None for images with a mask that no list names."""
     folder = f"{top}/{LISTS}" if top else LISTS
     lists = {stem_of(f).rpartition("/")[2]: f for f in tree.with_suffix(".txt", below=folder)}
@@ -147,9 +148,11 @@ def _splits(tree: Tree, top: str, masks: list[str]) -> dict[str, str | None]:
         lists.pop(BOTH, None)
     found: dict[str, str | None] = {}
     for name, file in lists.items():
+        split = "train" if name == BOTH else split_of(name)
         for line in tree.text(file).splitlines():
-            if line.strip():
-                found.setdefault(line.split()[0], split_of(name) if name != BOTH else "train")
+            whole = line.strip().strip('"')  # names of CVAT may hold spaces; VOC has more columns
+            if whole:
+                found.setdefault(whole if whole in masks else whole.split()[0], split)
     return found | {name: None for name in masks if name not in found}
 
 

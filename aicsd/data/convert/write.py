@@ -103,6 +103,8 @@ def write(
     shutil.rmtree(scratch)
     if "val" not in written.images:
         _draw_val(pool, val, seed, places, written)
+    if "train" not in written.images:
+        written.remarks.append(Remark("note", "no image is of the split train", str(folder)))
     return written
 
 
@@ -220,13 +222,15 @@ def _put(ready: _Ready, item: Item, places: _Places, written: Written) -> _Put:
     if ready.mask is None and split != UNLABELLED:
         written.remarks.append(Remark("note", MOVED, item.name))
         split = UNLABELLED
+    elif ready.mask is not None and split == UNLABELLED:
+        split = "train"
     stem = places.stem(item.name, split)
     image = places.put("images", split, f"{stem}{ready.suffix}")
     shutil.copyfile(ready.path, image)
     if not isinstance(item.image, Path):
         ready.path.unlink()
     mask = None
-    if ready.mask is not None and split != UNLABELLED:
+    if ready.mask is not None:
         mask = places.put("masks", split, f"{stem}.png")
         mask.write_bytes(ready.mask)
     put = _Put(item.name, split, image, mask, ready.pixels)
