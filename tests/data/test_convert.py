@@ -337,7 +337,7 @@ def test_no_path_leads_outside(tmp_path: Path, name: str) -> None:
     assert result.written.images == {"train": 1}
     ((reason, _),) = left_out(result)
     assert reason in ("its path leads out of the source", "no such file")
-    (line,) = (line for line in result.text().splitlines() if f"1: {reason} (first: " in line)
+    (line,) = (line for line in result.text().splitlines() if f"1: {reason} (" in line)
     assert line.isprintable()
     for path in (tmp_path / "o").rglob("*"):
         assert not path.is_symlink()
@@ -590,7 +590,7 @@ def test_the_command_ends_with_a_table_and_the_next_commands(
     pixels, covered = 3 * HEIGHT * WIDTH, 3 * 7 * 8
     (row,) = (line for line in output.splitlines() if line.startswith("cup"))
     assert row.split()[1:3] == [str(covered), f"({100 * covered / pixels:.1f}"]
-    assert "1: no such file (first: annotations.json, image 05.jpg)" in output
+    assert "1: no such file (annotations.json, image 05.jpg)" in output
     following = [line.split()[1:] for line in output.splitlines() if line.startswith("  aicsd")]
     assert [command[0] for command in following] == ["data", "train"]
     code, output, _ = run_cli(*following[0])

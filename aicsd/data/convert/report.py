@@ -91,7 +91,8 @@ def summary(remarks: Iterable[Remark]) -> list[str]:
                 first.setdefault(remark.reason, remark.where)
         ordered = sorted(counts, key=lambda reason: -counts[reason])
         lines = [
-            f"  {counts[reason]}: {reason} (first: {one_line(first[reason])})"
+            f"  {_number(kind, counts[reason])}{reason} "
+            f"({'first: ' if counts[reason] > 1 else ''}{one_line(first[reason])})"
             for reason in ordered[:_SHOWN]
         ]
         if len(ordered) > _SHOWN:
@@ -99,6 +100,10 @@ def summary(remarks: Iterable[Remark]) -> list[str]:
         if lines:
             blocks.append("\n".join([f"{title}:", *lines]))
     return blocks
+
+
+def _number(kind: str, count: int) -> str:
+    return "" if kind == "note" and count == 1 else f"{count}: "
 
 
 def left_out_lines(remarks: Iterable[Remark]) -> list[str]:
