@@ -548,6 +548,40 @@ def test_masks_of_ids_and_of_black_and_white(tmp_path: Path) -> None:
     assert np.array_equal(mask(out, "train", "a"), ids)
 
 
+def test_masks_stored_in_few_bits_and_with_loss(tmp_path: Path) -> None:
+    """Pillow shows the 4-bit grey values 0 to 2 as 0, 17, 34; a JPEG shows others."""
+    import cv2
+
+    root = tmp_path / "s"
+    ids = RNG.choice([0, 1, 2], SHAPE)
+    for name in "ab":
+        photo(root / "images" / f"{name}.png")
+    (root / "masks").mkdir()
+    packed_rows = (ids[:, ::2] << 4 | ids[:, 1::2]).astype(np.uint8)
+    (root / "masks" / "a.png").write_bytes(grey_png(packed_rows, bits=4))
+    cv2.imwrite(str(root / "masks" / "b.jpg"), ids.astype(np.uint8))
+    (root / "classes.txt").write_text("x\ny\nz\n")
+    result, out = run(root)
+    assert np.array_equal(mask(out, "train", "a"), ids)
+    assert reasons(result, "image") == {"a mask that cannot be read": 1}
+    assert "is a JPEG" in result.text()
+
+
+def grey_png(rows: np.ndarray, bits: int) -> bytes:
+    """A PNG of packed grey rows, written by hand: libraries write 8 bits."""
+    import struct
+    import zlib
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
+
+    head = struct.pack(">IIBBBBB", WIDTH, HEIGHT, bits, 0, 0, 0, 0)
+    data = b"".join(b"\0" + row.tobytes() for row in rows)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
 # Hugging Face
 
 

@@ -6,15 +6,16 @@ path that a row holds is opened.
 
 from __future__ import annotations
 
-import io
+import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from aicsd.data.convert.colors import ColorReader, ColorTable, parse_table
-from aicsd.data.convert.picture import draw_colors, has_ids, ids_in, load_mask, map_ids
+from aicsd.data.convert.picture import draw_colors, ids_in, kind_of, map_ids
 from aicsd.data.convert.source import (
     IGNORED_WORDS,
     Format,
@@ -220,12 +221,15 @@ def _draw(
     held = reader.cell(group, row, column)
     if held is None:
         return None
-    stored = load_mask(io.BytesIO(held), where)
-    if has_ids(stored):
-        return map_ids(ids_in(stored), ids, where, remarks)
-    if colors is None:
-        raise LeftOutError("a mask of colours; give --classes with colours", where)
-    return draw_colors(stored, colors, where, remarks)
+    with tempfile.NamedTemporaryFile(suffix=".png") as file:
+        file.write(held)
+        file.flush()
+        mask = Path(file.name)
+        if kind_of(mask, where) != "colors":
+            return map_ids(ids_in(mask, where), ids, where, remarks)
+        if colors is None:
+            raise LeftOutError("a mask of colours; give --classes with colours", where)
+        return draw_colors(mask, colors, where, remarks)
 
 
 FORMAT = Format(

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import base64
-import binascii
-import io
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as PILImage
 
 from aicsd.data.convert.coco import NO_CLASS
 from aicsd.data.convert.paint import (
@@ -22,7 +19,6 @@ from aicsd.data.convert.paint import (
     paint,
     require_pycocotools,
 )
-from aicsd.data.convert.picture import MAX_PIXELS, UNREADABLE
 from aicsd.data.convert.source import (
     Format,
     Frame,
@@ -37,7 +33,7 @@ from aicsd.data.convert.source import (
 from aicsd.data.convert.tree import OutsideError, Tree, folder_of, split_of, stem_of
 from aicsd.data.convert.values import Record, numbers, record, records, size, string
 from aicsd.errors import UserError
-from aicsd.images import IMAGE_SUFFIXES, UInt8Array
+from aicsd.images import IMAGE_SUFFIXES, UInt8Array, decode_image
 
 LABELS = "labels.txt"
 """The names that LabelMe was started with, one a line: they give the order of the classes."""
@@ -128,7 +124,7 @@ def _embedded(tree: Tree, file: str) -> bytes:
     """The image that the JSON file itself holds."""
     try:
         return base64.b64decode(string(record(tree.json(file)).get("imageData")) or "")
-    except (UserError, binascii.Error, ValueError) as error:
+    except (UserError, ValueError) as error:
         raise LeftOutError("not a readable image", f"{file}, imageData") from error
 
 
@@ -185,11 +181,8 @@ def _circle(center: list[float], edge: list[float], drawn: Size) -> Region:
 def _mask(text: object, corner: list[float], drawn: Size, where: str) -> Region:
     """A PNG in base64, whose upper left pixel lies at ``corner``."""
     try:
-        with PILImage.open(io.BytesIO(base64.b64decode(string(text) or ""))) as file:
-            if file.width * file.height > MAX_PIXELS:
-                raise LeftOutError("a mask of absurd size", where)
-            held = np.asarray(file.convert("L")) > 0
-    except (binascii.Error, *UNREADABLE) as error:
+        held = decode_image(base64.b64decode(string(text) or ""), where)[..., 0] > 0
+    except (UserError, ValueError) as error:
         raise LeftOutError("a mask that cannot be read", where) from error
     left, top = round(corner[0]), round(corner[1])
     inside = np.zeros(drawn, bool)

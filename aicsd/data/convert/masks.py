@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from aicsd.data.convert.colors import ColorReader, ColorTable, parse_table
-from aicsd.data.convert.picture import draw_colors, has_ids, ids_in, load_mask, map_ids
+from aicsd.data.convert.picture import draw_colors, draw_ids, kind_of
 from aicsd.data.convert.source import (
     IGNORED_WORDS,
     Format,
@@ -120,23 +120,23 @@ def _key(file: str) -> str:
 
 
 def _draw(
-    mask: Path, ids: dict[int, int], colors: ColorReader | None, grey: bool, frame: Frame,  # noqa: ARG001
+    mask: Path, ids: dict[int, int], colors: ColorReader | None, grey: bool, frame: Frame,
     remarks: list[Remark],
 ) -> UInt8Array:  # fmt: skip
     where = str(mask)
-    stored = load_mask(mask, where)
+    kind = kind_of(mask, where)
     if colors is None:
-        if not has_ids(stored):
+        if kind == "colors":
             raise LeftOutError("a mask of colours; give --classes with colours", where)
-        return map_ids(ids_in(stored), ids, where, remarks)
-    if grey or not has_ids(stored):
-        return draw_colors(stored, colors, where, remarks)
-    if stored.mode == "P":
+        return draw_ids(mask, ids, frame, remarks)
+    if grey or kind == "colors":
+        return draw_colors(mask, colors, where, remarks)
+    if kind == "palette":
         unknown: list[Remark] = []
-        drawn = draw_colors(stored, colors, where, unknown)
+        drawn = draw_colors(mask, colors, where, unknown)
         if not unknown:
             return drawn
-    return map_ids(ids_in(stored), ids, where, remarks)
+    return draw_ids(mask, ids, frame, remarks)
 
 
 FORMAT = Format(

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from aicsd.data.convert.coco import Photo, categories, load, photos
-from aicsd.data.convert.picture import GREY, colors_in, ids_in, load_mask, map_ids
+from aicsd.data.convert.picture import colors_in, ids_in, kind_of, map_ids
 from aicsd.data.convert.source import (
     Format,
     Frame,
@@ -96,10 +96,9 @@ def _draw(
     mask: Path, segments: dict[int, int], photo: Photo, frame: Frame, remarks: list[Remark]
 ) -> UInt8Array:
     frame.of(photo.size, photo.where)
-    stored = load_mask(mask, str(mask))
-    if stored.mode in GREY:
-        return map_ids(ids_in(stored), segments, str(mask), remarks, "segment")
-    colors = colors_in(stored).astype(np.int64)
+    if kind_of(mask, str(mask)) == "grey":
+        return map_ids(ids_in(mask, str(mask)), segments, str(mask), remarks, "segment")
+    colors = colors_in(mask, str(mask)).astype(np.int64)
     numbers = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
     return map_ids(numbers, segments, str(mask), remarks, "segment")
 

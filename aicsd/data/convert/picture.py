@@ -1,40 +1,43 @@
-"""Image and mask files of a source: bounded, upright, and one reason for each that is no use."""
+"""Image and mask files of a source: upright, and one reason for each that is of no use."""
 
 from __future__ import annotations
 
-import io
-import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 
 from aicsd.data.convert.colors import ColorReader
 from aicsd.data.convert.source import Frame, LeftOutError, Remark, Size
 from aicsd.errors import UserError
-from aicsd.images import ORIENTATION_TAG, UInt8Array, read_image
+from aicsd.images import (
+    ONE_CHANNEL,
+    ORIENTATION_TAG,
+    IntArray,
+    UInt8Array,
+    read_colors,
+    read_image,
+    read_values,
+)
 from aicsd.types import IGNORE_INDEX
 
-MAX_PIXELS = 100_000_000
-"""Pixels of an image; a decoded one takes three bytes for each, and training several times that."""
-TOO_LARGE = f"more than {MAX_PIXELS // 10**6} million pixels"
-MAX_BYTES = 1 << 30
-"""Bytes of an image file."""
+Kind = Literal["grey", "palette", "colors"]
+UNREADABLE = "a mask that cannot be read"
 SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg"), "MPO": (".jpg", ".jpeg"), "PNG": (".png",), "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"), "WEBP": (".webp",),
-}  # fmt: skip
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
 """What Pillow calls the formats that training reads, and the suffixes that they go by."""
-GREY = ("L", "1", "I", "I;16", "I;16B")
-"""Modes of Pillow with one channel and no palette."""
-UNREADABLE = (
-    OSError, UnidentifiedImageError, SyntaxError, ValueError, PILImage.DecompressionBombError,
-    struct.error, MemoryError,
-)  # fmt: skip
-_TURNS = {
+TRANSPOSED = 5
+"""From this EXIF orientation on, rows and columns are exchanged."""
+_TURNS: dict[int, Callable[[UInt8Array], UInt8Array]] = {
     2: lambda mask: mask[:, ::-1],
     3: lambda mask: mask[::-1, ::-1],
     4: lambda mask: mask[::-1],
@@ -50,29 +53,26 @@ def look_at(path: Path, where: str) -> tuple[Frame, int, str]:
     """Decode an image: its sizes, EXIF orientation, and a suffix that fits its content.
 
     Raises:
-        LeftOutError: it is too large, broken, or of a format that training does not read.
+        LeftOutError: it is broken, too large, or of a format that training does not read.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise LeftOutError(f"the file is larger than {MAX_BYTES >> 20} MiB", where)
+    with _left_out("an image that cannot be read", path, where):
+        seen = Size(*read_image(path).shape[:2])
+    kind, orientation = _header(path)
+    stored = Size(seen.width, seen.height) if orientation >= TRANSPOSED else seen
+    suffixes = SUFFIXES.get(kind, (path.suffix,))
+    suffix = path.suffix if path.suffix.lower() in suffixes else suffixes[0]
+    return Frame(seen, stored), orientation, suffix
+
+
+def _header(path: Path) -> tuple[str, int]:
+    """Format and EXIF orientation, 1 to 8, of an image that was read."""
     try:
         with PILImage.open(path) as file:
-            stored = Size(file.height, file.width)
-            kind = str(file.format)
-            orientation = int(file.getexif().get(ORIENTATION_TAG, 1))
-    except PILImage.DecompressionBombError as error:  # a bound of Pillow's, above ours
-        raise LeftOutError(TOO_LARGE, where) from error
-    except UNREADABLE as error:
-        raise LeftOutError("not a readable image", where) from error
-    if stored.height * stored.width > MAX_PIXELS:
-        raise LeftOutError(TOO_LARGE, f"{where}: {stored}")
-    if kind not in SUFFIXES:
-        raise LeftOutError(f"images of the format {kind} cannot be trained on", where)
-    try:
-        height, width = read_image(path).shape[:2]
-    except UserError as error:
-        raise LeftOutError("not a readable image", where) from error
-    suffix = path.suffix if path.suffix.lower() in SUFFIXES[kind] else SUFFIXES[kind][0]
-    return Frame(Size(height, width), stored), orientation, suffix
+            orientation = file.getexif().get(ORIENTATION_TAG, 1)
+            kind = "JPEG" if file.format == "MPO" else str(file.format)
+    except Exception:
+        return "", 1  # as readers take EXIF that makes no sense
+    return kind, orientation if orientation in _TURNS else 1
 
 
 def make_upright(
@@ -86,8 +86,7 @@ def make_upright(
     Raises:
         LeftOutError: the mask has neither size.
     """
-    height, width = mask.shape
-    size = Size(height, width)
+    size = Size(*mask.shape)
     if size == frame.seen:
         if size != frame.stored or orientation not in _TURNS:
             return mask, []
@@ -99,46 +98,69 @@ def make_upright(
     return turned, [Remark("note", "EXIF turns the image: its mask was turned with it", where)]
 
 
-def load_mask(file: Path | io.BytesIO, where: str) -> PILImage.Image:
-    """A mask of ids or colours.
+def kind_of(mask: Path, where: str) -> Kind:
+    """Whether a mask has one channel, colours behind one channel, or several channels.
 
     Raises:
-        LeftOutError: a file that is broken, too large, or stored with loss.
+        LeftOutError: it cannot be read.
     """
+    with _left_out(UNREADABLE, mask, where):
+        try:
+            with PILImage.open(mask) as file:
+                mode = file.mode
+        except Exception as error:  # decoders raise nearly anything
+            raise UserError(f"{mask} is not a readable image") from error
+    return "palette" if mode == "P" else "grey" if mode in ONE_CHANNEL else "colors"
+
+
+def ids_in(mask: Path, where: str) -> IntArray:
+    """(H, W) values of a mask of one channel, the indices where it has a palette.
+
+    Raises:
+        LeftOutError: it cannot be read, is stored with loss, or has several channels.
+    """
+    with _left_out(UNREADABLE, mask, where):
+        return read_values(mask)
+
+
+def colors_in(mask: Path, where: str) -> UInt8Array:
+    """(H, W, 3) colours of a mask of any kind, those of its palette if it has one.
+
+    Raises:
+        LeftOutError: it cannot be read, or is stored with loss.
+    """
+    with _left_out(UNREADABLE, mask, where):
+        return read_colors(mask)
+
+
+@contextmanager
+def _left_out(reason: str, path: Path, where: str) -> Iterator[None]:
+    """A UserError as something left out; it names ``where`` in place of ``path``."""
     try:
-        image = PILImage.open(file)
-        if image.format in ("JPEG", "MPO"):
-            raise LeftOutError("a JPEG mask does not keep its values", where)
-        if image.width * image.height > MAX_PIXELS:
-            raise LeftOutError("more pixels in the mask than an image may have", where)
-        image.load()
-    except UNREADABLE as error:
-        raise LeftOutError("not a readable mask", where) from error
-    return image
+        yield
+    except UserError as error:
+        raise LeftOutError(reason, str(error).replace(str(path), where)) from error
 
 
-def has_ids(mask: PILImage.Image) -> bool:
-    """Whether a mask has one channel; a palette counts as one."""
-    return mask.mode in (*GREY, "P")
-
-
-def ids_in(mask: PILImage.Image) -> npt.NDArray[Any]:
-    """(H, W) values of a mask of one channel, the indices where it has a palette."""
-    return np.asarray(mask)
-
-
-def colors_in(mask: PILImage.Image) -> UInt8Array:
-    """(H, W, 3) colours of a mask of any kind, those of its palette if it has one."""
-    return np.asarray(mask.convert("RGB"))
-
-
-def draw_colors(
-    mask: PILImage.Image, reader: ColorReader, where: str, remarks: list[Remark]
-) -> UInt8Array:
+def draw_colors(mask: Path, reader: ColorReader, where: str, remarks: list[Remark]) -> UInt8Array:
     """(H, W) class ids of a mask of colours; a colour without class is ignored and remarked."""
-    found, unknown = reader.read(colors_in(mask))
+    found, unknown = reader.read(colors_in(mask, where))
     remarks += [Remark("pixel", reason, where, count) for reason, count in unknown]
     return found
+
+
+def draw_ids(
+    mask: Path,
+    ids: dict[int, int],
+    frame: Frame,  # noqa: ARG001
+    remarks: list[Remark],
+) -> UInt8Array:
+    """(H, W) class ids of a mask file of ids, for formats whose masks hold nothing else.
+
+    Raises:
+        LeftOutError: as :func:`ids_in`.
+    """
+    return map_ids(ids_in(mask, str(mask)), ids, str(mask), remarks)
 
 
 def map_ids(
@@ -157,7 +179,7 @@ def map_ids(
         remarks: gets one for every id without class.
         word: what the ids count, where their values differ from image to image and the remark
             does better without; 255 then is an id as any other.
-    """  # fmt: skip
+    """
     values, inverse, counts = np.unique(mask, return_inverse=True, return_counts=True)
     lookup = np.array([ids.get(int(value), IGNORE_INDEX) for value in values], np.uint8)
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
@@ -165,20 +187,3 @@ def map_ids(
             reason = f"a {word} without class" if word else f"id {int(value)} has no class"
             remarks.append(Remark("pixel", reason, where, count))
     return lookup[inverse.reshape(mask.shape)]
-
-
-def draw_ids(
-    mask: Path,
-    ids: dict[int, int],
-    frame: Frame,  # noqa: ARG001
-    remarks: list[Remark],
-) -> UInt8Array:
-    """(H, W) class ids of a mask file of ids, for formats whose masks hold nothing else.
-
-    Raises:
-        LeftOutError: as :func:`load_mask`, and for a mask of colours.
-    """
-    stored = load_mask(mask, str(mask))
-    if not has_ids(stored):
-        raise LeftOutError("a mask of colours where ids are expected", str(mask))
-    return map_ids(ids_in(stored), ids, str(mask), remarks)

@@ -16,7 +16,7 @@ from aicsd.types import IGNORE_INDEX
 
 BACKGROUND = "background"
 BACKGROUND_WORDS = frozenset({BACKGROUND, "_background_"})
-IGNORED_WORDS = frozenset({"ignore", "ignored", "__ignore__"})
+IGNORED_WORDS = frozenset({"ignored", "ignore", "__ignore__"})
 
 
 class LeftOutError(Exception):

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from aicsd.data.convert.colors import ColorReader, parse_table
-from aicsd.data.convert.picture import GREY, draw_colors, has_ids, ids_in, load_mask, map_ids
+from aicsd.data.convert.picture import draw_colors, draw_ids, kind_of
 from aicsd.data.convert.source import (
     IGNORED_WORDS,
     Draw,
@@ -157,13 +157,13 @@ def _splits(tree: Tree, top: str, masks: dict[str, str]) -> dict[str, str | None
 
 
 def _draw(
-    by_id: bool, ids: dict[int, int], reader: ColorReader, mask: Path, frame: Frame,  # noqa: ARG001
+    by_id: bool, ids: dict[int, int], reader: ColorReader, mask: Path, frame: Frame,
     remarks: list[Remark],
 ) -> UInt8Array:  # fmt: skip
-    stored = load_mask(mask, str(mask))
-    if stored.mode in GREY or (by_id and has_ids(stored)):
-        return map_ids(ids_in(stored), ids, str(mask), remarks)
-    return draw_colors(stored, reader, str(mask), remarks)
+    kind = kind_of(mask, str(mask))
+    if kind == "grey" or (by_id and kind == "palette"):
+        return draw_ids(mask, ids, frame, remarks)
+    return draw_colors(mask, reader, str(mask), remarks)
 
 
 FORMAT = Format(

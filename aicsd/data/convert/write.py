@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -15,19 +14,17 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as PILImage
 
 from aicsd.data.convert.picture import look_at, make_upright
 from aicsd.data.convert.source import Item, LeftOutError, Remark, Source
 from aicsd.data.folder import UNLABELLED
 from aicsd.data.protocol import Classes
-from aicsd.images import UInt8Array
+from aicsd.images import encode_ids
 from aicsd.types import IGNORE_INDEX
 
 Empty = Literal["unlabelled", "background", "leave_out"]
 """What becomes of an image without annotation."""
 IDS = IGNORE_INDEX + 1
-IGNORED_COLOR = (224, 224, 192)
 SCRATCH = "scratch"
 MOVED = "no annotation: put into the split unlabelled (see --empty)"
 _AT_ONCE = 32
@@ -162,19 +159,7 @@ def _prepare(job: _Job) -> _Result:
         return _Ready(path, suffix, None, {}), remarks
     counts = enumerate(np.bincount(mask.ravel()).tolist())
     pixels = {class_id: number for class_id, number in counts if number}
-    return _Ready(path, suffix, _png(mask, job.classes), pixels), remarks
-
-
-def _png(mask: UInt8Array, classes: Classes) -> bytes:
-    """A palette PNG that shows the classes in their colours."""
-    palette = np.zeros((IDS, 3), np.uint8)
-    palette[: len(classes.palette)] = classes.palette
-    palette[IGNORE_INDEX] = IGNORED_COLOR
-    picture = PILImage.fromarray(mask)
-    picture.putpalette(palette.tobytes())
-    file = io.BytesIO()
-    picture.save(file, format="PNG")
-    return file.getvalue()
+    return _Ready(path, suffix, encode_ids(mask, job.classes.palette), pixels), remarks
 
 
 class _Places:
