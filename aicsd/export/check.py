@@ -11,9 +11,11 @@ import torch
 from aicsd.errors import UserError
 from aicsd.export.graph import ExportGraph
 from aicsd.formats import Format
+from aicsd.models import Segmenter
 
 SHAPES = ((1, 64, 64), (3, 97, 131), (2, 33, 250), (1, 224, 160))
 """(B, H, W) of the inputs that are compared; none is the traced one, some are odd."""
+ONE_SIZE_IMAGES = 3
 LARGEST_ERROR = 1e-3
 SMALLEST_AGREEMENT = 0.999
 
@@ -21,15 +23,29 @@ SMALLEST_AGREEMENT = 0.999
 class Parity(NamedTuple):
     """How far a file is from PyTorch, over all of ``SHAPES``."""
 
-    error: float
-    """Largest difference of a logit, relative to the range of the logits; 0 for labels."""
-    agreement: float
-    """Part of the pixels with the same label."""
+    error: float | None
+    """Largest difference of a logit, relative to the range of the logits; 0 for labels. None where
+    the file cannot be run on this machine, and only its structure was checked."""
+    agreement: float | None
+    """Part of the pixels with the same label; None likewise."""
 
 
 @torch.no_grad()
-def compare(graph: ExportGraph, path: Path, written: Format) -> Parity:
+def compare(
+    graph: ExportGraph,
+    path: Path,
+    written: Format,
+    model: Segmenter,
+    size: tuple[int, int] | None = None,
+) -> Parity:
     """Run the file of a graph, in float, on noise of several sizes.
+
+    Args:
+        graph: what was exported.
+        path: the file.
+        written: its format.
+        model: says which sizes it takes.
+        size: (H, W) of a file that takes one image of one size.
 
     Raises:
         UserError: a difference above ``LARGEST_ERROR`` or labels that differ on more than
@@ -38,7 +54,8 @@ def compare(graph: ExportGraph, path: Path, written: Format) -> Parity:
     run = (written.trusted or written.read)(path, torch.get_num_threads()).run
     rng = np.random.default_rng(0)
     error, same, pixels = 0.0, 0, 0
-    for shape in SHAPES:
+    shapes = [(count, *model.input.fit((height, width))) for count, height, width in SHAPES]
+    for shape in [(1, *size)] * ONE_SIZE_IMAGES if size else shapes:
         images = rng.integers(0, 256, (*shape, 3), np.uint8)
         wanted = graph(torch.from_numpy(images)).numpy()
         found = run(images)
@@ -53,10 +70,10 @@ def compare(graph: ExportGraph, path: Path, written: Format) -> Parity:
             error = max(error, float(np.abs(found - wanted).max() / np.ptp(wanted)))
             equal = found.argmax(axis=1) == wanted.argmax(axis=1)
         same, pixels = same + int(equal.sum()), pixels + equal.size
-    parity = Parity(error, same / pixels)
-    if not (error <= LARGEST_ERROR and parity.agreement >= SMALLEST_AGREEMENT):
+    agreement = same / pixels
+    if not (error <= LARGEST_ERROR and agreement >= SMALLEST_AGREEMENT):
         raise UserError(
             f"the exported file differs from PyTorch by {error:.1e} of the range of the logits and "
-            f"has {parity.agreement:.2%} of the labels; nothing was written. Try another format"
+            f"has {agreement:.2%} of the labels; nothing was written. Try another format"
         )
-    return parity
+    return Parity(error, agreement)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from aicsd.errors import UserError
 from aicsd.formats.base import INPUT_NAME
 from aicsd.models import Segmenter, as_output, resize
 from aicsd.models.exported import ABOUT_FORMAT
@@ -14,9 +15,9 @@ from aicsd.models.exported import ABOUT_FORMAT
 Output = Literal["logits", "native", "labels"]
 
 SMALLEST_SIDE = 33
-"""Of an image in pixels: so that no map, at stride 32 at most, is a single pixel wide."""
-TRACED = (2, 192, 256, 3)
-"""The input that is traced; sizes of 0 or 1 would be taken for constants."""
+"""Side of an image in pixels, at least: so that no map at stride 32 is a single pixel wide."""
+TRACED = (192, 256)
+"""(H, W) that is traced, roughly; sizes of 0 or 1 would be taken for constants."""
 
 
 class ExportGraph(nn.Module):
@@ -40,60 +41,113 @@ class ExportGraph(nn.Module):
         logits = as_output(self.net(self.normalize(pixels))).logits
         if self.output == "native":
             return logits
-        size = (images.shape[1], images.shape[2])
-        logits = resize(logits, size, self.align_corners)
+        logits = resize(logits, (images.shape[1], images.shape[2]), self.align_corners)
         return logits.argmax(dim=1).to(torch.uint8) if self.output == "labels" else logits
 
 
 def _normalization(model: Segmenter) -> nn.Conv2d:
-    """Pixels 0 to 255 -> (pixel / 255 - mean) / std, as a 1x1 convolution.
+    """Pixels 0 to 255 -> (pixel * scale - mean) / std, as a 1x1 convolution.
 
     INT8 runtimes keep channels last, where subtracting and dividing by three numbers took a third
     of the time of a whole student.
     """
-    std = torch.tensor(model.input.std, dtype=torch.float64)
+    spec = model.input
+    std = torch.tensor(spec.std, dtype=torch.float64)
+    weight, bias = torch.diag(spec.scale / std), -torch.tensor(spec.mean, dtype=torch.float64) / std
     layer = nn.Conv2d(3, 3, 1).requires_grad_(False)
-    layer.weight.copy_(torch.diag(1 / (255 * std)).view(3, 3, 1, 1))
+    layer.weight.copy_((weight.flip(0) if spec.bgr else weight).view(3, 3, 1, 1))
     assert layer.bias is not None
-    layer.bias.copy_(-torch.tensor(model.input.mean, dtype=torch.float64) / std)
+    layer.bias.copy_(bias.flip(0) if spec.bgr else bias)
     return layer
 
 
-def trace(graph: ExportGraph) -> torch.export.ExportedProgram:
-    """The graph for any number of images of any size from ``SMALLEST_SIDE`` on."""
-    sizes = {
-        0: torch.export.Dim("batch", min=1),
-        1: torch.export.Dim("height", min=SMALLEST_SIDE),
-        2: torch.export.Dim("width", min=SMALLEST_SIDE),
-    }
-    images = torch.zeros(TRACED, dtype=torch.uint8)
+def smallest_side(model: Segmenter) -> int:
+    """Side in pixels that an image must have at least for maps of more than one cell."""
+    largest_stride = max(info.stride for info in model.maps.values())
+    return model.input.fit((max(SMALLEST_SIDE, largest_stride + 1),) * 2)[0]
+
+
+def file_size(model: Segmenter, size: tuple[int, int] | None) -> tuple[int, int] | None:
+    """(H, W) of the only images that a file takes, or None for a file for any size.
+
+    Raises:
+        UserError: a size that the network does not take.
+    """
+    size = size or model.input.size
+    if size is not None and (min(size) < smallest_side(model) or model.input.fit(size) != size):
+        height, width = size
+        fixed = model.input.size
+        rule = (
+            f"{fixed[1]}x{fixed[0]} alone" if fixed
+            else f"sides of {smallest_side(model)} pixels or more, multiples of "
+            f"{model.input.multiple}"
+        )  # fmt: skip
+        raise UserError(f"size is {width}x{height}; the network takes {rule}")
+    return size
+
+
+def trace(
+    graph: ExportGraph, model: Segmenter, size: tuple[int, int] | None = None
+) -> torch.export.ExportedProgram:
+    """The graph for any number of images of any size that the network takes.
+
+    Args:
+        graph: of ``model``.
+        model: says which sizes it takes.
+        size: (H, W), for one image of this size alone.
+    """
+    if size is not None:
+        with torch.no_grad():
+            return torch.export.export(graph, (torch.zeros((1, *size, 3), dtype=torch.uint8),))
+    multiple = model.input.multiple
+    smallest = smallest_side(model) // multiple
+    sides = [torch.export.Dim(name, min=smallest) for name in ("height", "width")]
+    sizes = {0: torch.export.Dim("batch", min=1)}
+    sizes |= {axis: multiple * side for axis, side in enumerate(sides, start=1)}
+    images = torch.zeros((2, *model.input.fit(TRACED), 3), dtype=torch.uint8)
     with torch.no_grad():
         return torch.export.export(
             graph, (images,), dynamic_shapes=(sizes,),
-            # that two maps differ in size holds from SMALLEST_SIDE on, but is not proven by itself
+            # that two maps differ in size holds from smallest_side on, but is not proven by itself
             prefer_deferred_runtime_asserts_over_guards=True,
         )  # fmt: skip
 
 
-def describe(model: Segmenter, output: Output, int8: bool) -> dict[str, Any]:
+def describe(
+    model: Segmenter, output: Output, int8: bool, size: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """What a user of the file has to know; JSON in the file's metadata."""
+    stride, corners = model.maps["logits"].stride, "with" if model.align_corners else "without"
+    spec = model.input
     results = {
         "logits": "logits (B, C, H, W) float32; the class id of a pixel is their arg max over C",
-        "native": "logits (B, C, ceil(H/4), ceil(W/4)) float32; resize them bilinearly with "
-        "aligned corners, then take the arg max over C",
+        "native": f"logits (B, C, H / {stride}, W / {stride}) float32, sides rounded up; resize "
+        f"them bilinearly {corners} aligned corners, then take the arg max over C",
         "labels": "class ids (B, H, W) uint8",
     }
-    return {
+    sides = f"sides of {smallest_side(model)} pixels or more"
+    if spec.multiple > 1:
+        sides += f", multiples of {spec.multiple}: pad others with the color in padding"
+    images = f"(1, {size[0]}, {size[1]}, 3)" if size else "(B, H, W, 3)"
+    about: dict[str, Any] = {
         "format": ABOUT_FORMAT,
-        "input": f"{INPUT_NAME} (B, H, W, 3) uint8, RGB, sides of {SMALLEST_SIDE} pixels or more",
-        "preprocessing": "none: the graph divides by 255, subtracts mean and divides by std",
-        "mean": list(model.input.mean),
-        "std": list(model.input.std),
+        "input": f"{INPUT_NAME} {images} uint8, RGB{'' if size else f', {sides}'}",
+        "preprocessing": "none: the graph scales pixels, subtracts mean and divides by std",
+        "mean": list(spec.mean),
+        "std": list(spec.std),
         "output": output,
         "align_corners": model.align_corners,
         "result": results[output],
         "classes": list(model.classes.names),
         "palette": [list(color) for color in model.classes.palette],
         "int8": int8,
+        "parameters": model.num_parameters(),
         "architecture": model.origin.options if model.origin is not None else None,
     }
+    if size is not None:
+        about["size"] = list(size)
+    if spec.multiple > 1 and size is None:
+        about |= {"multiple": spec.multiple, "padding": list(spec.color)}
+    if spec.window:
+        about["window"] = spec.window
+    return about

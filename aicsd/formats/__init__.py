@@ -5,10 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from aicsd.errors import UserError, suggest
-from aicsd.formats import onnx, openvino, torch_export
+from aicsd.formats import coreml, executorch, litert, onnx, openvino, torch_export
 from aicsd.formats.base import Format
 
-FORMATS: tuple[Format, ...] = (onnx.FORMAT, openvino.FORMAT, torch_export.FORMAT)
+FORMATS: tuple[Format, ...] = (
+    onnx.FORMAT,
+    openvino.FORMAT,
+    torch_export.FORMAT,
+    litert.FORMAT,
+    executorch.FORMAT,
+    coreml.FORMAT,
+)
 
 __all__ = ["FORMATS", "Format", "find_format", "format_of"]
 

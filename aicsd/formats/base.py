@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from aicsd.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 ABOUT_KEY = "aicsd"
 """Key of the JSON text in a file that describes classes, palette, input and output."""
@@ -73,6 +79,7 @@ class Format:
             (1, H, W, 3), description. None where the format has none.
         int8_libraries: further modules that this needs.
         one_size: whether a file takes one image of one size.
+        folder: whether a "file" is a folder.
         runs: whether files can be run on this machine.
         trusted: opens a file written by this process, where ``read`` refuses all.
         checked: compares a file that cannot be run here with its description by its structure.
@@ -90,6 +97,7 @@ class Format:
     quantize: Callable[[Exported, Path, Iterator[Images], About], None] | None = None
     int8_libraries: tuple[str, ...] = ()
     one_size: bool = False
+    folder: bool = False
     runs: Callable[[], bool] = lambda: True
     trusted: Callable[[Path, int], Graph] | None = None
     checked: Callable[[Path, About], None] | None = None
@@ -98,6 +106,11 @@ class Format:
     def files(self, path: Path) -> list[Path]:
         """``path`` and what belongs to it; the latter first, since ``path`` needs it."""
         return [*(path.with_suffix(suffix) for suffix in self.companions), path]
+
+    def bytes(self, path: Path) -> int:
+        """Bytes on the disk of ``path`` and what belongs to it."""
+        parts = (part for file in self.files(path) for part in (file, *file.rglob("*")))
+        return sum(part.stat().st_size for part in parts if part.is_file())
 
     def require_libraries(self, int8: bool = False) -> None:
         """Import what writing needs.
@@ -121,6 +134,23 @@ def require(module: str, extra: str = "export") -> Any:
         raise UserError(
             f"exported models need {module.split('.')[0]}: pip install 'aicsd[{extra}]'"
         ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress what a converter prints, logs and warns of on its way."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def unreadable(path: Path, error: Exception | str) -> UserError:

@@ -9,10 +9,9 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
-import torch
 
 from aicsd.formats.base import (
     ABOUT_KEY,
@@ -29,6 +28,9 @@ from aicsd.formats.base import (
     unreadable,
 )  # fmt: skip
 
+if TYPE_CHECKING:
+    import torch
+
 QUANTIZED = ("Conv", "Relu", "Clip", "Add", "Concat", "Resize")
 """Operators with INT8 kernels in ONNX Runtime; pooling over the whole image stays in float."""
 TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(int64)": "int64",
@@ -37,6 +39,8 @@ TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(int64)": 
 
 def to_onnx(program: torch.export.ExportedProgram, output: str) -> Any:
     """An ``onnx.ModelProto``; the output of the exporter is suppressed."""
+    import torch
+
     require("onnxscript")
     silent = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(silent):

@@ -8,11 +8,10 @@ import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from aicsd.formats.base import (
     ABOUT_KEY,
@@ -27,6 +26,9 @@ from aicsd.formats.base import (
     unreadable,
 )  # fmt: skip
 from aicsd.formats.onnx import to_onnx
+
+if TYPE_CHECKING:
+    import torch
 
 TYPES = {"u8": "uint8", "f32": "float32", "f16": "float16", "i64": "int64", "i32": "int32"}
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
-import torch
 
 from aicsd.errors import UserError
 from aicsd.formats.base import ABOUT_KEY, About, Format, Graph, Images
 
+if TYPE_CHECKING:
+    import torch
+
 
 def _write(program: torch.export.ExportedProgram, path: Path, about: About) -> None:
+    import torch
+
     torch.export.save(program, path, extra_files={f"{ABOUT_KEY}.json": json.dumps(about)})
 
 
@@ -25,6 +29,8 @@ def _refuse(path: Path, _: int) -> Graph:
 
 
 def _trusted(path: Path, _: int) -> Graph:
+    import torch
+
     program = torch.export.load(path)
     module = program.module()
 

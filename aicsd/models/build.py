@@ -119,12 +119,12 @@ def load_model(path: str | Path, net: nn.Module | None = None) -> Segmenter:
         downloaded = download(str(path), MODEL_FILE, OLD_MODEL_FILE)
         return _assemble(downloaded, *read_model_file(downloaded), net)
     path = Path(path)
+    if is_exported(path) and path.exists():  # of some formats, a folder
+        return load_exported(path)
     file = RunFolder(path).model if path.is_dir() else path
     if not file.is_file():
         hint = f"; the run has not finished: no {MODEL_FILE} in it" if path.is_dir() else ""
         raise UserError(f"no model at {path}{hint}")
-    if is_exported(file):
-        return load_exported(file)
     if is_checkpoint(file) and not is_model_file(file):
         return import_checkpoint(file)[0]
     return _assemble(file, *read_model_file(file), net)

@@ -1,0 +1,186 @@
+"""Files of other tools, and files that lie or are meant to do harm: a network, or one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASS_NAMES
+from tiny_exports import exported
+from tiny_network import CLASSES
+
+from aicsd.errors import UserError
+from aicsd.formats import openvino
+from aicsd.models import load_model
+from aicsd.models.exported import load_exported
+from aicsd.models.segmenter import InputSpec
+
+onnx = pytest.importorskip("onnx", reason="needs aicsd[export]")
+pytest.importorskip("onnxruntime", reason="needs aicsd[export]")
+Sides = Sequence[int | str]
+ABOUT = {"format": 1, "output": "logits", "classes": list(CLASS_NAMES),
+         "palette": [[0, 0, 0], [9, 9, 9], [90, 0, 0]]}  # fmt: skip
+WEIGHT = np.random.default_rng(0).normal(size=(3, 3, 1, 1)).astype(np.float32)
+
+
+def write(
+    path: Path, nodes: Sequence[object], image: tuple[str, Sides], result: tuple[str, Sides],
+    about: object = None, more_inputs: Sequence[str] = (),
+    weights: dict[str, np.ndarray] | None = None,
+) -> Path:  # fmt: skip
+    """An ONNX file from ``x`` to ``y``; the ports are (element type, sides)."""
+
+    def port(name: str, kind: str, sides: Sides) -> object:
+        return onnx.helper.make_tensor_value_info(name, getattr(onnx.TensorProto, kind), sides)
+
+    graph = onnx.helper.make_graph(
+        nodes, "graph",
+        [port("x", *image), *(port(name, "FLOAT", [1]) for name in more_inputs)],
+        [port("y", *result)],
+        [onnx.numpy_helper.from_array(value, name) for name, value in (weights or {}).items()],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    model.ir_version = 10
+    if about is not None:
+        text = about if isinstance(about, str) else json.dumps(about)
+        onnx.helper.set_model_props(model, {"aicsd": text})
+    onnx.save(model, path)
+    return path
+
+
+def node(kind: str, inputs: str, outputs: str = "y", **attributes: object) -> object:
+    return onnx.helper.make_node(kind, inputs.split(), outputs.split(), **attributes)
+
+
+def convolution(path: Path, last: bool = False, about: object = None) -> Path:
+    """Logits by a 1x1 convolution: of (B, 3, H, W), or of (B, H, W, 3) to (B, H, W, 3)."""
+    sides = ["b", "h", "w", 3] if last else ["b", 3, "h", "w"]
+    nodes = [node("Conv", "x weight")]
+    if last:
+        nodes = [node("Transpose", "x", "first", perm=[0, 3, 1, 2]),
+                 node("Conv", "first weight", "maps"),
+                 node("Transpose", "maps", perm=[0, 2, 3, 1])]  # fmt: skip
+    return write(path, nodes, ("FLOAT", sides), ("FLOAT", sides), about, weights={"weight": WEIGHT})
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_network_of_another_tool(tmp_path: Path, last: bool) -> None:
+    path = convolution(tmp_path / "a.onnx", last)
+    spec = InputSpec((10.0, 20.0, 30.0), (2.0, 3.0, 4.0), scale=1.0)
+    model = load_exported(path, CLASSES, spec)
+    image = np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8)
+    found = model(torch.from_numpy(image).permute(2, 0, 1)[None]).logits[0].numpy()
+    normal = (image - np.array([10, 20, 30])) / np.array([2, 3, 4])
+    wanted = np.einsum("kc,hwc->khw", WEIGHT[:, :, 0, 0], normal)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-3)
+    assert model.num_parameters() == 9
+    assert (model.predict(image) == wanted.argmax(0)).all()
+
+
+def test_a_network_of_one_size_with_labels(tmp_path: Path) -> None:
+    nodes = [node("ArgMax", "x", axis=1, keepdims=0)]
+    path = write(tmp_path / "a.onnx", nodes, ("FLOAT", [1, 3, 4, 6]), ("INT64", [1, 4, 6]))
+    model = load_exported(path, CLASSES, InputSpec((0.0,) * 3, (1.0,) * 3))
+    image = np.zeros((8, 12, 3), np.uint8)
+    image[:4, :, 1], image[4:, :, 2] = 200, 200
+    labels = model.predict(image)
+    assert labels.shape == (8, 12)
+    assert set(labels[0]) == {1}
+    assert set(labels[-1]) == {2}
+
+
+def refused(path: Path, words: str, foreign: bool = False, image: bool = False) -> None:
+    def use() -> None:
+        model = load_exported(path, CLASSES) if foreign else load_model(path)
+        if image:
+            model.predict(np.zeros((40, 50, 3), np.uint8))
+
+    with pytest.raises(UserError, match=words) as error:
+        use()
+    message = str(error.value)
+    assert "\n" not in message
+    assert len(message) < 500 + len(str(path))
+
+
+def test_a_file_without_description_needs_class_names(tmp_path: Path) -> None:
+    refused(convolution(tmp_path / "a.onnx"), "has no description by aicsd: give its class names")
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ("{", "broken description: JSONDecodeError"),
+        ("[" * 100_000, "broken description: RecursionError"),
+        ("[1]", "broken description: TypeError it is a list"),
+        ({**ABOUT, "format": 2}, "description of format 2; this version reads 1"),
+        ({**ABOUT, "format": "x" * 10_000}, "description of format xxx"),
+        ({**ABOUT, "classes": 3}, "broken description"),
+        ({**ABOUT, "palette": [[0, 0]]}, "broken description"),
+        ({**ABOUT, "output": "mask"}, "broken description: ValueError output 'mask'"),
+        ({**ABOUT, "size": [4]}, "broken description"),
+        ({**ABOUT, "multiple": None}, "broken description"),
+        ({"format": 1}, "broken description: KeyError"),
+        (ABOUT, "its input is float32 .*, unlike its description"),
+    ],
+)
+def test_descriptions_that_lie(tmp_path: Path, about: object, words: str) -> None:
+    refused(convolution(tmp_path / "a.onnx", about=about), words)
+
+
+IMAGES = ("UINT8", ["b", "h", "w", 3])
+LOGITS = ("FLOAT", ["b", 3, "h", "w"])
+
+
+def test_ports_that_lie(tmp_path: Path) -> None:
+    cast = [node("Cast", "x", to=onnx.TensorProto.FLOAT)]
+    path = write(tmp_path / "two.onnx", cast, IMAGES, LOGITS, ABOUT, more_inputs=["other"])
+    refused(path, r"it has 2 inputs \(x, other\); wanted one")
+    path = write(tmp_path / "output.onnx", cast, IMAGES, LOGITS, {**ABOUT, "output": "labels"})
+    refused(path, "its output is float32 .*, unlike its description")
+    path = write(tmp_path / "shape.onnx", cast, IMAGES, LOGITS, ABOUT)
+    refused(path, r"it gives \(1, 40, 50, 3\), not maps of 3 classes", image=True)
+    squeeze = [node("ReduceMax", "x axes", keepdims=0)]
+    path = write(tmp_path / "ids.onnx", squeeze, IMAGES, ("UINT8", ["b", "h", "w"]),
+                 {**ABOUT, "output": "labels"}, weights={"axes": np.array([3])})  # fmt: skip
+    assert load_model(path).predict(np.full((4, 4, 3), 2, np.uint8)).max() == 2
+    with pytest.raises(UserError, match="class ids beyond its 3 classes"):
+        load_model(path).predict(np.full((4, 4, 3), 3, np.uint8))
+
+
+def test_a_file_that_asks_for_terabytes(tmp_path: Path) -> None:
+    nodes = [node("Shape", "x", "sides"), node("Mul", "sides million", "huge"),
+             node("Expand", "one huge")]  # fmt: skip
+    weights = {"million": np.array([1, 1, 10**6, 10**6]), "one": np.ones((1, 1, 1, 1), np.float32)}
+    path = write(tmp_path / "a.onnx", nodes, IMAGES, LOGITS, ABOUT, weights=weights)
+    refused(path, r"cannot be run on images \(1, 40, 50, 3\)", image=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "result", "words"),
+    [
+        ((["b", 4, "h", "w"]), ["b", 3, "h", "w"], "its input is float32 .*; wanted three chan"),
+        ((["b", 3, "h"]), ["b", 3, "h"], r"its input is float32 \(\?, 3, \?\); wanted images"),
+        ((["b", 3, "h", "w"]), ["b", "h", "w"], "its output is .*; wanted logits of 3 classes"),
+    ],
+)
+def test_networks_that_do_not_segment(
+    tmp_path: Path, shape: Sides, result: Sides, words: str
+) -> None:
+    kind = "Identity" if len(shape) == len(result) else "ReduceMax"
+    nodes = [node(kind, "x", **({} if kind == "Identity" else {"keepdims": 0}))]
+    path = write(tmp_path / "a.onnx", nodes, ("FLOAT", shape), ("FLOAT", result))
+    refused(path, words, foreign=True)
+
+
+def test_openvino_text_that_is_not_utf8(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="needs aicsd[export]")
+    source, _ = exported(openvino.FORMAT)
+    content, path = source.read_bytes(), tmp_path / "a.xml"
+    path.with_suffix(".bin").write_bytes(source.with_suffix(".bin").read_bytes())
+    for word, other in ((b"ground", b"groun\xff"), (b'"images"', b'"image\xff"')):
+        path.write_bytes(content.replace(word, other))
+        refused(path, "is not a readable exported model|has a broken description")

@@ -1,0 +1,208 @@
+"""Every format keeps one contract: what its files compute, describe and refuse."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_exports import SIZE, exported, require_libraries
+from tiny_network import CLASSES, TinyNetwork, tiny_model
+from torch import Tensor, nn
+
+from aicsd.errors import UserError
+from aicsd.export import check_target, export_model
+from aicsd.formats import FORMATS, Format, coreml, find_format, onnx, torch_export
+from aicsd.models import load_model
+from aicsd.models.segmenter import InputSpec, Segmenter
+
+every_format = pytest.mark.parametrize("known", FORMATS, ids=lambda known: known.name)
+every_int8 = pytest.mark.parametrize(
+    "known", [known for known in FORMATS if known.quantize], ids=lambda known: known.name
+)
+READ = [known for known in FORMATS if known not in (torch_export.FORMAT, coreml.FORMAT)]
+every_reader = pytest.mark.parametrize("known", READ, ids=lambda known: known.name)
+
+
+def photo(height: int = SIZE[0], width: int = SIZE[1], seed: int = 7) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def by_hand(model: Segmenter, image: np.ndarray) -> Tensor:
+    """(C, H, W) logits with a normalisation of its own."""
+    spec = model.input
+    normal = (image * spec.scale - np.array(spec.mean)) / np.array(spec.std)
+    normal = normal[..., ::-1] if spec.bgr else normal
+    with torch.no_grad():
+        logits = model.net(torch.from_numpy(normal.copy()).float().permute(2, 0, 1)[None])
+    size = image.shape[:2]
+    return F.interpolate(logits, size, mode="bilinear", align_corners=model.align_corners)[0]
+
+
+@every_format
+def test_parity_is_told(known: Format) -> None:
+    path, parity = exported(known)
+    assert path.exists()
+    if known.runs():
+        assert parity.error is not None
+        assert parity.agreement is not None
+        assert 0 <= parity.error < 1e-3
+        assert parity.agreement >= 0.999
+    else:
+        assert parity == (None, None)
+
+
+@every_reader
+@pytest.mark.parametrize("output", ["logits", "labels"])
+def test_files_compute_what_pytorch_does(known: Format, output: str) -> None:
+    if output == "labels" and known.quantize is not None:
+        pytest.skip("INT8 files of every format with INT8 give labels: see below")
+    path, _ = exported(known, output)  # type: ignore[arg-type]
+    model, read, image = tiny_model(), load_model(path), photo()
+    assert read.classes == model.classes
+    assert read.num_parameters() == model.num_parameters()
+    found = read(torch.from_numpy(image).permute(2, 0, 1)[None]).logits[0]
+    wanted = by_hand(model, image)
+    assert (found.argmax(0) == wanted.argmax(0)).float().mean() >= 0.999
+    if output == "logits":
+        assert (found - wanted).abs().max() <= 1e-3 * (wanted.max() - wanted.min())
+
+
+@every_int8
+def test_int8_labels(known: Format) -> None:
+    """Fused arg max: (1, H, W) uint8 comes out of the file itself."""
+    path, _ = exported(known, "labels", True)
+    image = photo()
+    labels = known.read(path, 1).run(image[None])
+    assert (labels.dtype, labels.shape) == (np.uint8, (1, *SIZE))
+    wanted = by_hand(tiny_model(), image).argmax(0).numpy()
+    assert (labels[0] == wanted).mean() > 0.97
+    assert known.bytes(path) < 4 * 40_000
+
+
+@every_reader
+def test_images_of_other_sizes(known: Format) -> None:
+    """A file of one size gets them resized; one of any size takes them as they are."""
+    path, _ = exported(known)
+    read, image = load_model(path), photo(70, 101)
+    labels = read.predict(image)
+    assert labels.shape == (70, 101)
+    batch = torch.from_numpy(np.stack([photo(seed=1), photo(seed=2)])).permute(0, 3, 1, 2)
+    assert read(batch).logits.shape == (2, 3, *SIZE)
+    if not known.one_size:
+        assert (labels == by_hand(tiny_model(), image).argmax(0).numpy()).mean() >= 0.999
+        return
+    resized = F.interpolate(
+        torch.from_numpy(image).permute(2, 0, 1)[None], SIZE, mode="bilinear", antialias=True
+    )
+    logits = by_hand(tiny_model(), resized[0].permute(1, 2, 0).numpy())
+    wanted = F.interpolate(logits[None], (70, 101), mode="bilinear")[0].argmax(0).numpy()
+    assert (labels == wanted).mean() >= 0.99
+
+
+@every_reader
+@pytest.mark.parametrize("content", [b"", b"no model", bytes(range(256)) * 40])
+def test_broken_files_are_one_line(known: Format, content: bytes, tmp_path: Path) -> None:
+    require_libraries(known)
+    path = tmp_path / f"broken{known.suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is not a readable exported model") as error:
+        load_model(path)
+    assert "\n" not in str(error.value)
+
+
+@every_format
+def test_target_is_checked_before_the_work(known: Format, tmp_path: Path) -> None:
+    require_libraries(known)
+    out = tmp_path / f"model{known.suffix}"
+    if known.one_size:
+        with pytest.raises(UserError, match="images of one size: give --size"):
+            check_target(out)
+    assert check_target(out, size=SIZE) is known
+    if known.quantize is None:
+        with pytest.raises(UserError, match=f"not for {known.name}: {known.int8_note}"):
+            check_target(out, int8=True, size=SIZE)
+    for file in known.files(out):
+        file.write_text("mine")
+        with pytest.raises(UserError, match=f"{file.name} exists"):
+            check_target(out, size=SIZE)
+        file.unlink()
+
+
+@every_format
+def test_libraries_that_are_not_installed(
+    known: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in known.libraries:
+        with monkeypatch.context() as patch:
+            for other in known.libraries:
+                patch.setitem(sys.modules, other, sys)  # as if installed
+            patch.setitem(sys.modules, library, None)
+            with pytest.raises(
+                UserError, match=rf"{library}: pip install 'aicsd\[{known.extra}\]'"
+            ):
+                check_target(tmp_path / f"a{known.suffix}", size=SIZE)
+
+
+def test_endings_in_capitals() -> None:
+    assert find_format(Path("model.ONNX")) is onnx.FORMAT
+
+
+def test_core_ml_off_a_mac(tmp_path: Path) -> None:
+    if coreml.FORMAT.runs():
+        pytest.skip("this is a Mac, where the model runs")
+    path, _ = exported(coreml.FORMAT)
+    with pytest.raises(UserError, match="run on macOS alone"):
+        load_model(path)
+    coreml._check_structure(path, {"size": SIZE, "output": "logits", "classes": ["a", "b", "c"]})
+    for change in ({"size": (96, 64)}, {"classes": ["a", "b"]}):
+        about = {"size": SIZE, "output": "logits", "classes": ["a", "b", "c"], **change}
+        with pytest.raises(UserError, match="unlike its description"):
+            coreml._check_structure(path, about)
+
+
+class Awkward(nn.Module):
+    """Takes sides that are multiples of 8, at least 40 pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = TinyNetwork()
+
+    def forward(self, image: Tensor) -> Tensor:
+        torch._check(image.shape[2] % 8 == 0)
+        torch._check(image.shape[3] % 8 == 0)
+        logits: Tensor = self.net(image)
+        return logits
+
+
+def test_the_export_asks_the_network(tmp_path: Path) -> None:
+    """Aligned corners, channel order, scale, multiple and padding are the network's own."""
+    require_libraries(onnx.FORMAT)
+    torch.manual_seed(5)
+    spec = InputSpec((120.0, 90.0, 60.0), (55.0, 60.0, 65.0), scale=1.0, bgr=True, multiple=8)
+    model = Segmenter(Awkward(), CLASSES, spec, align_corners=True).eval()
+    export_model(model, tmp_path / "a.onnx")
+    read = load_model(tmp_path / "a.onnx")
+    assert read.align_corners
+    image = photo(64, 88)
+    wanted = by_hand(model, image)
+    found = read(torch.from_numpy(image).permute(2, 0, 1)[None]).logits[0]
+    assert (found - wanted).abs().max() <= 1e-3 * (wanted.max() - wanted.min())
+    odd = photo(61, 83)  # padded by the mean color, in the file's reader as in PyTorch
+    assert (read.predict(odd) == model.predict(odd)).mean() >= 0.999
+    with pytest.raises(UserError, match="size is 60x64; the network takes sides of 40 pixels"):
+        export_model(model, tmp_path / "b.onnx", size=(64, 60))
+
+
+def test_a_network_that_no_format_can_express(tmp_path: Path) -> None:
+    class Counts(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return image * float(image.sum())
+
+    with pytest.raises(UserError, match=r"cannot be exported for torch\.export") as error:
+        export_model(Segmenter(Counts(), CLASSES).eval(), tmp_path / "a.pt2")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
