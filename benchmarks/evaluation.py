@@ -11,9 +11,9 @@ import torch
 
 from aicsd.data.classes_file import distinct_color
 from aicsd.data.protocol import Classes
-from aicsd.evaluation.inference import InferenceConfig, infer
 from aicsd.evaluation.metrics import confusion_counts
 from aicsd.models import ModelConfig, build_model, class_ids
+from aicsd.models.inference import InferenceConfig, infer
 from benchmarks.common import fastest, report
 
 CASES = (

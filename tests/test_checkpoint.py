@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aicsd.engine.checkpoint import Progress, load_checkpoint, save_checkpoint
+from aicsd.engine.checkpoint import RunState, load_checkpoint, save_checkpoint
 from aicsd.errors import UserError
 from aicsd.runs import RunFolder
 
@@ -23,14 +23,14 @@ def folder(tmp_path: Path) -> RunFolder:
     """A run with the checkpoints of steps 3 and 6."""
     folder = RunFolder(tmp_path / "run")
     for step in (3, 6):
-        save_checkpoint(folder, Progress(step, teacher={"miou": 0.5}), STATES)
+        save_checkpoint(folder, RunState(step, teacher={"miou": 0.5}), STATES)
     return folder
 
 
 def test_a_checkpoint_comes_back(folder: RunFolder) -> None:
     found = load_checkpoint(folder)
     assert found is not None
-    assert found.progress == Progress(6, teacher={"miou": 0.5})
+    assert found.state == RunState(6, teacher={"miou": 0.5})
     assert torch.equal(found.states["distiller"]["weight"], torch.arange(400.0))
     assert found.damage is None
     # the checksum is where a ZIP archive has room for it
@@ -70,7 +70,7 @@ def test_the_checkpoint_before_takes_its_place(
     folder.checkpoint.write_bytes(damage(folder.checkpoint.read_bytes()))
     found = load_checkpoint(folder)
     assert found is not None
-    assert found.progress.step == 3
+    assert found.state.step == 3
     assert found.damage is not None
     assert "is damaged" in found.damage
     assert found.damage.endswith("going on from previous.pt, step 3")
@@ -84,16 +84,16 @@ def test_killed_between_the_two_renames(folder: RunFolder) -> None:
     folder.checkpoint.unlink()
     found = load_checkpoint(folder)
     assert found is not None
-    assert found.progress.step == 3
+    assert found.state.step == 3
     assert found.damage is not None
     assert "there is no checkpoint" in found.damage
 
 
 def test_a_checkpoint_of_an_older_version_has_no_checksum(folder: RunFolder) -> None:
-    torch.save({"progress": vars(Progress(7)), **STATES}, folder.checkpoint)
+    torch.save({"progress": vars(RunState(7)), **STATES}, folder.checkpoint)
     found = load_checkpoint(folder)
     assert found is not None
-    assert (found.progress.step, found.damage) == (7, None)
+    assert (found.state.step, found.damage) == (7, None)
 
 
 @pytest.mark.parametrize("content", [torch.zeros(2), [1], {"progress": 3}, {"progress": {"x": 1}}])
@@ -106,7 +106,7 @@ def test_another_content_is_refused(folder: RunFolder, content: object) -> None:
 
 def test_a_checkpoint_of_a_later_version_is_refused(folder: RunFolder) -> None:
     folder.previous.unlink()
-    torch.save({"format": 99, "progress": vars(Progress(7)), **STATES}, folder.checkpoint)
+    torch.save({"format": 99, "progress": vars(RunState(7)), **STATES}, folder.checkpoint)
     with pytest.raises(UserError, match="format 99, and this version reads 1: update aicsd"):
         load_checkpoint(folder)
 

@@ -28,9 +28,9 @@ def build_parser() -> ConfigParser:
 
 def run(options: Any) -> int:
     from aicsd.data import open_images
-    from aicsd.evaluation.inference import predict_ids
     from aicsd.evaluation.submission import check_submission, write_submission
     from aicsd.models import load_model
+    from aicsd.models.inference import predict_ids
     from aicsd.terminal import progress_bar
 
     data, out = options.data, Path(options.out)

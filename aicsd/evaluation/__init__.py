@@ -1,9 +1,9 @@
 """How good a model is: one confusion matrix, all metrics from it."""
 
 from aicsd.evaluation.evaluate import evaluate, short_side_of
-from aicsd.evaluation.inference import InferenceConfig, infer
 from aicsd.evaluation.metrics import Metrics, metrics_from_confusion, to_json
 from aicsd.evaluation.per_image import ImageCounts
+from aicsd.models.inference import InferenceConfig, infer
 
 __all__ = [
     "ImageCounts",

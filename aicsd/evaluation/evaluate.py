@@ -14,7 +14,6 @@ from aicsd.data.loaders import sample_loader
 from aicsd.data.protocol import Sample, SegDataset
 from aicsd.errors import UserError
 from aicsd.evaluation.boundary import boundary_counts
-from aicsd.evaluation.inference import InferenceConfig, infer
 from aicsd.evaluation.metrics import (
     Metrics,
     add_boundary,
@@ -23,6 +22,7 @@ from aicsd.evaluation.metrics import (
 )
 from aicsd.evaluation.per_image import ImageCounts
 from aicsd.models import Segmenter
+from aicsd.models.inference import InferenceConfig, infer
 from aicsd.types import Protocol
 
 RELEASED_SHORT_SIDE = 513

@@ -8,6 +8,7 @@ from aicsd.models.build import (
     load_model,
 )
 from aicsd.models.deeplabv3plus import DeepLabV3Plus
+from aicsd.models.inference import InferenceConfig, image_batch, infer, predict_ids
 from aicsd.models.maps import MapInfo, as_output, class_ids, evaluating, map_named, resize
 from aicsd.models.model_file import save_model
 from aicsd.models.segmenter import InputSpec, Origin, Segmenter
@@ -15,6 +16,7 @@ from aicsd.models.segmenter import InputSpec, Origin, Segmenter
 __all__ = [
     "Backbone",
     "DeepLabV3Plus",
+    "InferenceConfig",
     "InputSpec",
     "MapInfo",
     "ModelConfig",
@@ -24,9 +26,12 @@ __all__ = [
     "build_model",
     "class_ids",
     "evaluating",
+    "image_batch",
     "import_checkpoint",
+    "infer",
     "load_model",
     "map_named",
+    "predict_ids",
     "resize",
     "save_model",
 ]

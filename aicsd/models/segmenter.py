@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.images import UInt8Array, read_image
-from aicsd.models.maps import LOGITS, MapInfo, as_output, class_ids, evaluating, resize
+from aicsd.models.inference import InferenceConfig, image_batch, predict_ids
+from aicsd.models.maps import LOGITS, MapInfo, as_output, evaluating, resize
 from aicsd.types import SegOutput
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -194,21 +195,34 @@ class Segmenter(nn.Module):
         rows, columns = (math.ceil(cells) for cells in shown)
         return maps[..., :rows, :columns]
 
-    @torch.no_grad()
-    def predict(self, image: UInt8Array | str | Path) -> UInt8Array:
-        """(H, W, 3) uint8 RGB array, or an image file -> (H, W) uint8 class ids."""
-        array = read_image(Path(image)) if isinstance(image, str | Path) else image
+    def image_output(self, image: UInt8Array) -> SegOutput:
+        """(H, W, 3) uint8 RGB -> logits (1, C, h, w) and features, in evaluation mode."""
+        with evaluating(self):
+            output: SegOutput = self(image_batch([image], self.device))
+        return output
+
+    def predict(
+        self, image: UInt8Array | str | Path, inference: InferenceConfig | None = None
+    ) -> UInt8Array:
+        """Class ids of one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB array, anything that NumPy makes one of (a PIL image), or
+                an image file.
+            inference: scales, flip and sliding window; single scale without it.
+
+        Returns:
+            (H, W) uint8.
+
+        Raises:
+            UserError: no such file, or an array of another kind.
+        """
+        array = read_image(Path(image)) if isinstance(image, str | Path) else np.asarray(image)
         if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
             raise UserError(
                 f"image {array.shape} {array.dtype} must be (H, W, 3) uint8 in RGB order"
             )
-        with evaluating(self):
-            # copied, since an array from PIL is read-only, which torch warns of
-            batch = torch.from_numpy(np.array(array)).permute(2, 0, 1)[None]
-            logits = self(batch.to(self.device)).logits
-            labels = class_ids(logits, (array.shape[0], array.shape[1]), self.align_corners)
-        ids: UInt8Array = labels[0].to(torch.uint8).cpu().numpy()
-        return ids
+        return predict_ids(self, array, inference)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Parameters of the declared backbone; none if the network declares none."""

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from aicsd.errors import UserError
-from aicsd.evaluation.bands import class_probabilities, has_bands, probability_bands
-from aicsd.evaluation.inference import infer
 from aicsd.images import UInt8Array
 from aicsd.models import Segmenter
+from aicsd.models.bands import class_probabilities, has_bands, probability_bands
+from aicsd.models.inference import image_batch, infer
 from aicsd.prediction.settings import PredictConfig
 
 Float16Array = npt.NDArray[np.float16]
 
 
 class Prediction(NamedTuple):
-    """Of one image."""
+    """The prediction for one image."""
 
     ids: UInt8Array
     """(H, W) class ids."""
@@ -48,9 +48,8 @@ def predict_images(
         UserError: there is not enough memory.
     """
     config = replace(config, inference=config.inference.of(model))
-    stacked = images[0][None] if len(images) == 1 else np.stack(images)
     try:
-        batch = torch.from_numpy(stacked).permute(0, 3, 1, 2).to(config.device)
+        batch = image_batch(images, config.device)
         if config.inference.window and max(batch.shape[-2:]) > config.inference.window:
             return [_predict_large(model, image[None], config, probabilities) for image in batch]
         return _predict_whole(model, batch, config, probabilities)
@@ -79,7 +78,7 @@ def _predict_whole(
 def _predict_large(
     model: Segmenter, image: Tensor, config: PredictConfig, probabilities: bool
 ) -> Prediction:
-    """Of (1, 3, H, W); in memory are the ids, and of floats no more than the rows of a window."""
+    """Predict (1, 3, H, W) with no more floats in memory than the rows of one window need."""
     height, width = image.shape[-2:]
     if not has_bands(height, config.inference):
         return _predict_whole(model, image, config, probabilities)[0]

@@ -29,7 +29,7 @@ FONTS = ("system-ui", "sans-serif")
 
 
 class View(NamedTuple):
-    """What one network makes of an image."""
+    """Prediction of one network for an image."""
 
     ids: UInt8Array
     """(H, W) class ids."""
@@ -40,17 +40,14 @@ class View(NamedTuple):
 
 
 @torch.no_grad()
-def look(
-    models: Mapping[str, Segmenter], image: UInt8Array, device: str = "cpu"
-) -> dict[str, View]:
-    """The image, (H, W, 3) uint8 RGB, as every network sees it; matrices on one colour scale."""
+def look(models: Mapping[str, Segmenter], image: UInt8Array) -> dict[str, View]:
+    """Predictions of all networks for an image (H, W, 3) uint8 RGB; matrices on one scale."""
     ids: dict[str, UInt8Array] = {}
     matrices: dict[str, torch.Tensor] = {}
     seconds: dict[str, float] = {}
     for name, model in models.items():
         begin = time.perf_counter()
-        batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(device)
-        logits = model(batch).logits
+        logits = model.image_output(image).logits
         size = (image.shape[0], image.shape[1])
         labels = class_ids(logits, size, model.align_corners)
         ids[name] = labels[0].to(torch.uint8).cpu().numpy()
@@ -123,7 +120,7 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
     def show(image: UInt8Array | None, opacity: float) -> list[Any]:
         if image is None:
             return [None, "", "", None] * len(models)
-        views = look(models, image, device)
+        views = look(models, image)
         values: list[Any] = []
         for name, model in models.items():
             view = views[name]

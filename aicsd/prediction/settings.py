@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aicsd.errors import UserError, suggest
-from aicsd.evaluation.inference import InferenceConfig
+from aicsd.models.inference import InferenceConfig
 
 OUTPUTS = ("ids", "overlay", "color", "probabilities")
 IMAGE_OUTPUTS = ("ids", "overlay")

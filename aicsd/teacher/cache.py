@@ -20,7 +20,7 @@ from aicsd.data.loaders import sample_loader
 from aicsd.data.protocol import Sample, SegDataset
 from aicsd.errors import UserError
 from aicsd.images import UInt8Array
-from aicsd.models import Segmenter
+from aicsd.models import Segmenter, image_batch
 from aicsd.models.maps import sample_aligned
 from aicsd.teacher.cache_file import (
     CHOOSE,
@@ -176,9 +176,9 @@ class TeacherCache:
 
 def compute_map(teacher: Teacher, image: UInt8Array) -> Tensor:
     """(H, W, 3) uint8 -> (C, h, w) logits on the CPU, at the stride of the cache."""
-    # copied, since generated images are read-only, and torch warns of that
-    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
-    output = teacher(pixels.to(teacher.model.device))
+    # indexed, which changes the stride of the batch: convolutions then round as they did for the
+    # caches of earlier versions
+    output = teacher(image_batch([image], teacher.model.device)[0][None])
     size = (image.shape[0], image.shape[1])
     return sample_aligned(output.logits, size, map_size(size), output.align_corners)[0].cpu()
 

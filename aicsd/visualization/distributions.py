@@ -12,7 +12,6 @@ from aicsd.images import colorize
 from aicsd.losses import intra_class_distributions
 from aicsd.models import Segmenter, resize
 from aicsd.visualization.figures import SEQUENTIAL, new_figure
-from aicsd.visualization.views import image_logits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +37,7 @@ def draw_distributions(
         classes: names and colours.
         temperature: T > 0 of the distributions.
     """
-    rho = intra_class_distributions(image_logits(model, sample.image), temperature)
+    rho = intra_class_distributions(model.image_output(sample.image).logits, temperature)
     size = (sample.image.shape[0], sample.image.shape[1])
     maps = resize(rho, size, model.align_corners)[0].cpu().numpy()  # (C, H, W)
     rows = math.ceil((len(classes.names) + 2) / COLUMNS)

@@ -1,4 +1,4 @@
-"""What a network says about a few images: predictions and inter-class similarity."""
+"""Predictions and inter-class similarity of a network on a few images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from aicsd.data.protocol import Sample, SegDataset
 from aicsd.images import UInt8Array
 from aicsd.losses import ics_matrix
-from aicsd.models import Segmenter, class_ids, evaluating
+from aicsd.models import Segmenter, class_ids
 from aicsd.types import IGNORE_INDEX
 
 FloatArray = npt.NDArray[np.float64]
@@ -24,7 +24,7 @@ ERROR_PALETTE = ((236, 236, 236), (213, 94, 0), (255, 255, 255))
 
 
 class Views(NamedTuple):
-    """Of one network on some images."""
+    """Predictions and mean ICS matrix of one network."""
 
     masks: list[UInt8Array]
     """(H, W) class ids of each image at its size."""
@@ -44,21 +44,12 @@ def look(model: Segmenter, samples: Sequence[Sample]) -> Views:
     masks: list[UInt8Array] = []
     matrices: list[Tensor] = []
     for sample in samples:
-        logits = image_logits(model, sample.image)
+        logits = model.image_output(sample.image).logits
         size = (sample.image.shape[0], sample.image.shape[1])
         labels = class_ids(logits, size, model.align_corners)
         masks.append(labels[0].to(torch.uint8).cpu().numpy())
         matrices.append(ics_matrix(logits)[0].double().cpu())
     return Views(masks, torch.stack(matrices).mean(dim=0).numpy())
-
-
-@torch.inference_mode()
-def image_logits(model: Segmenter, image: UInt8Array) -> Tensor:
-    """(H, W, 3) uint8 RGB -> (1, C, h, w) logits at the network's own resolution."""
-    with evaluating(model):
-        batch = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-        logits: Tensor = model(batch.to(model.device)).logits
-    return logits
 
 
 def error_map(mask: UInt8Array, prediction: UInt8Array) -> UInt8Array:

@@ -21,8 +21,8 @@ from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.evaluation import InferenceConfig, evaluate, infer, short_side_of
 from aicsd.evaluation.evaluate import resize_short_side
-from aicsd.evaluation.inference import _starts, predict_ids
 from aicsd.models import Segmenter
+from aicsd.models.inference import predict_ids, window_starts
 
 RunCli = Callable[..., tuple[int, str, str]]
 CLASSES = Classes(("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
@@ -167,7 +167,7 @@ def test_every_image_by_itself_gives_what_the_batch_gives() -> None:
 @given(length=st.integers(1, 400), window=st.integers(1, 400), overlap=st.floats(0, 0.95))
 def test_windows_cover_everything_and_stay_inside(length: int, window: int, overlap: float) -> None:
     window = min(window, length)
-    starts = _starts(length, window, overlap)
+    starts = window_starts(length, window, overlap)
     assert starts[0] == 0
     assert starts[-1] == length - window
     largest_step = max(1, int(window * (1 - overlap)))

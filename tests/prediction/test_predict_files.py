@@ -14,9 +14,9 @@ from tiny_models import CLASSES, noise, save_tiny_model
 
 from aicsd.errors import UserError
 from aicsd.evaluation import InferenceConfig
-from aicsd.evaluation.bands import class_probabilities, probability_bands
 from aicsd.files import atomic_folder
 from aicsd.models import Segmenter, load_model, resize
+from aicsd.models.bands import class_probabilities, probability_bands
 from aicsd.prediction import PredictConfig, find_inputs, predict_files
 from aicsd.visualization import colorize, overlay
 

@@ -24,7 +24,7 @@ from aicsd.visualization.distributions import draw_distributions
 from aicsd.visualization.gallery import as_file_name
 from aicsd.visualization.matrices import draw_ics
 from aicsd.visualization.panels import contact_sheet, draw_panels
-from aicsd.visualization.views import error_map, ics_distance, image_logits, look, spread
+from aicsd.visualization.views import error_map, ics_distance, look, spread
 
 RunCli = Callable[..., tuple[int, str, str]]
 CLASSES = Classes(("a", "b", "c"), ((0, 0, 0), (250, 0, 0), (0, 250, 0)))
@@ -112,7 +112,7 @@ def test_distributions_show_every_class_with_its_own_map(model: torch.nn.Module)
     figure = draw_distributions(model, shown, CLASSES)
     titles = [axis.get_title() for axis in figure.axes if axis.images]
     assert titles == ["image", "ground truth", "a", "b", "c"]
-    logits = image_logits(model, shown.image).double()
+    logits = model.image_output(shown.image).logits.double()
     for axis, map_of_class in zip(figure.axes[2:5], logits[0], strict=True):
         rho = np.array(axis.images[0].get_array(), dtype=np.float64) ** 2
         row, column = divmod(int(rho.argmax()), rho.shape[1])

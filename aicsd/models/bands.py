@@ -7,19 +7,20 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from aicsd.evaluation.inference import (
+from aicsd.models.inference import (
     VIEWS_PER_PASS,
     InferenceConfig,
-    _probabilities,
-    _scaled,
-    _starts,
+    scale_images,
+    view_probabilities,
+    window_starts,
 )
-from aicsd.models import Segmenter, resize
+from aicsd.models.maps import resize
+from aicsd.models.segmenter import Segmenter
 
 
 @torch.no_grad()
 def class_probabilities(model: Segmenter, images: Tensor, config: InferenceConfig) -> Tensor:
-    """What :func:`aicsd.evaluation.infer` takes the largest of.
+    """What :func:`aicsd.models.infer` takes the largest of.
 
     Args:
         model: in evaluation mode.
@@ -32,8 +33,8 @@ def class_probabilities(model: Segmenter, images: Tensor, config: InferenceConfi
     size = (images.shape[-2], images.shape[-1])
     total: Tensor | None = None
     for scale in config.scales:
-        maps = _probabilities(model, _scaled(images, scale), config, VIEWS_PER_PASS)
-        maps = resize(maps, size, align_corners=True)  # as _scaled has it
+        maps = view_probabilities(model, scale_images(images, scale), config, VIEWS_PER_PASS)
+        maps = resize(maps, size, align_corners=True)  # as scale_images has it
         total = maps if total is None else total + maps
     assert total is not None
     return total / len(config.scales)
@@ -67,7 +68,7 @@ def probability_bands(
         :func:`class_probabilities` but for rounding.
     """
     height, rows = image.shape[-2], config.window
-    tops = _starts(height, rows, config.overlap)
+    tops = window_starts(height, rows, config.overlap)
     total: Tensor | None = None
     count = torch.zeros(rows, 1, device=image.device)
     for top, following in zip(tops, [*tops[1:], height], strict=True):

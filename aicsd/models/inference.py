@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aicsd.errors import UserError
 from aicsd.images import UInt8Array
-from aicsd.models import Segmenter, class_ids, evaluating, resize
+from aicsd.models.maps import class_ids, evaluating, resize
+
+if TYPE_CHECKING:
+    from aicsd.models.segmenter import Segmenter
 
 VIEWS_PER_PASS = 4
 SMALLEST_SIDE = 32
-"""Of a scaled image or a window, in pixels: the largest output stride."""
+"""Least side of a scaled image or a window, in pixels: the largest output stride."""
 LARGEST_SCALE = 10
 """A scale of 75 is meant as percent, and would fill the memory."""
 
@@ -24,10 +30,10 @@ class InferenceConfig:
     """How an image becomes a prediction.
 
     Args:
-        scales: sizes at which the image is looked at, relative to its own; class probabilities are
-            averaged at its own size.
-        flip: look at the mirrored image too.
-        window: side in pixels of the windows that a larger image is cut into; 0: as the network
+        scales: sizes of the image relative to its own (test-time augmentation); class
+            probabilities are averaged at its own size.
+        flip: average with the horizontally flipped image too.
+        window: side in pixels of the sliding window over a larger image; 0: as the network
             declares it, which for most means whole.
         overlap: of neighbouring windows, as a part of their side, 0 to below 1.
     """
@@ -82,24 +88,30 @@ def infer(
         return class_ids(model(images).logits, (height, width), model.align_corners)
     total: Tensor | None = None
     for scale in config.scales:
-        maps = _probabilities(model, _scaled(images, scale), config, batch_size)
-        maps = resize(maps, (height, width), align_corners=True)  # as _scaled has it
+        maps = view_probabilities(model, scale_images(images, scale), config, batch_size)
+        maps = resize(maps, (height, width), align_corners=True)  # as scale_images has it
         total = maps if total is None else total.add_(maps)
     assert total is not None
     return total.max(dim=1).indices
+
+
+def image_batch(images: Sequence[UInt8Array], device: torch.device | str) -> Tensor:
+    """Images (H, W, 3) uint8 RGB of one size -> (B, 3, H, W) uint8 on ``device``."""
+    # stacked, and hence copied: an array from PIL is read-only, and torch warns of that
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device)
 
 
 def predict_ids(
     model: Segmenter, image: UInt8Array, config: InferenceConfig | None = None
 ) -> UInt8Array:
     """(H, W, 3) uint8 RGB -> (H, W) uint8 class ids."""
-    batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].to(model.device)
     with evaluating(model):
-        ids: UInt8Array = infer(model, batch, config)[0].to(torch.uint8).cpu().numpy()
+        labels = infer(model, image_batch([image], model.device), config)
+    ids: UInt8Array = labels[0].to(torch.uint8).cpu().numpy()
     return ids
 
 
-def _scaled(images: Tensor, scale: float) -> Tensor:
+def scale_images(images: Tensor, scale: float) -> Tensor:
     """(B, 3, H, W) -> (B, 3, H scale, W scale), rounded; uint8 as it is at scale 1, else float."""
     if scale == 1:
         return images
@@ -111,7 +123,7 @@ def _is_larger(images: Tensor, window: float) -> bool:
     return bool(window) and max(images.shape[-2:]) > window
 
 
-def _probabilities(
+def view_probabilities(
     model: Segmenter, images: Tensor, config: InferenceConfig, batch_size: int
 ) -> Tensor:
     """(B, C, h, w) class probabilities at the size of ``images``.
@@ -124,8 +136,8 @@ def _probabilities(
     rows, columns = (min(side, config.window) if is_cut else side for side in (height, width))
     views = [
         ((..., slice(top, top + rows), slice(left, left + columns)), mirrored)
-        for top in _starts(height, rows, config.overlap)
-        for left in _starts(width, columns, config.overlap)
+        for top in window_starts(height, rows, config.overlap)
+        for left in window_starts(width, columns, config.overlap)
         for mirrored in ((False, True) if config.flip else (False,))
     ]
     total = torch.zeros(
@@ -144,7 +156,7 @@ def _probabilities(
     return total.div_(count)
 
 
-def _starts(length: int, window: int, overlap: float) -> list[int]:
+def window_starts(length: int, window: int, overlap: float) -> list[int]:
     """Where windows begin, so that they cover ``length``, evenly spread."""
     step = max(1, int(window * (1 - overlap)))
     more = -(-(length - window) // step)
