@@ -13,6 +13,7 @@ from aicsd.losses._checks import safe_precision
 from aicsd.losses._module import LossModule
 from aicsd.losses._numerics import Numerics, check_numerics
 from aicsd.losses._pixel_terms import PixelTerms
+from aicsd.losses._ranks import ranks, shared_count
 from aicsd.types import IGNORE_INDEX
 
 
@@ -45,7 +46,7 @@ def cross_entropy_loss(
         logits, mask, ignore_index, None, None, 1.0, safe_precision(logits)
     )
     mean = mean_over_labelled(entropy, mask, ignore_index)
-    return mean / logits.shape[0] if numerics == "released" else mean
+    return mean / (logits.shape[0] * ranks()) if numerics == "released" else mean
 
 
 def match_mask(mask: Tensor, logits: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ def match_mask(mask: Tensor, logits: Tensor) -> Tensor:
 
 def mean_over_labelled(entropy: Tensor, mask: Tensor, ignore_index: int) -> Tensor:
     """The sum of the entropy over the pixels -> its mean; 0 if there is no label."""
-    return entropy / (mask != ignore_index).sum().clamp_min(1)
+    return entropy / shared_count((mask != ignore_index).sum())
 
 
 @dataclass(eq=False, repr=False)

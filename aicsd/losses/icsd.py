@@ -21,6 +21,7 @@ from aicsd.losses._checks import (
 from aicsd.losses._ics_matrix import ICSMatrix
 from aicsd.losses._module import LossModule
 from aicsd.losses._numerics import Numerics, check_numerics
+from aicsd.losses._ranks import mean_over_ranks, ranks
 
 ROW_NORM_FLOOR = 1e-6
 
@@ -132,7 +133,7 @@ def icsd_loss(
     if numerics == "released":
         student, teacher = prepare_pair(student, teacher)
         difference = released_ics_matrix(teacher) - released_ics_matrix(student)
-        return difference.square().mean() / student.shape[0]
+        return difference.square().mean() / (student.shape[0] * ranks())
     check_pair(student, teacher)
     dtype = safe_precision(student)
     keep = _pixels_that_count(valid, student)
@@ -171,7 +172,7 @@ def released_ics_matrix(logits: Tensor) -> Tensor:
         flat = q.flatten(2)
         products = (flat @ flat.transpose(1, 2)).sum(dim=0)  # (C, C): sum of q_i q_j
     matrix = (negative_entropy[larger] - products) / logits.shape[0]
-    return F.normalize(matrix, dim=1)
+    return F.normalize(mean_over_ranks(matrix), dim=1)
 
 
 def _check_options(
@@ -189,7 +190,7 @@ def _check_options(
 def _reduce(matrices: Tensor, normalize_rows: bool, per_image: bool) -> Tensor:
     """(B, C, C) -> (B or 1, C, C)."""
     if not per_image:
-        matrices = matrices.mean(dim=0, keepdim=True)
+        matrices = mean_over_ranks(matrices.mean(dim=0, keepdim=True))
     if normalize_rows:
         norms = torch.linalg.vector_norm(matrices, dim=2, keepdim=True)
         matrices = matrices / norms.clamp_min(ROW_NORM_FLOOR)

@@ -12,6 +12,7 @@ from aicsd.losses._checks import check_pair, check_temperature, match_valid, saf
 from aicsd.losses._module import LossModule
 from aicsd.losses._numerics import Numerics, check_numerics
 from aicsd.losses._pixel_terms import PixelTerms
+from aicsd.losses._ranks import shared_count
 
 Reduction = Literal["pixel_mean", "element_mean", "image_sum"]
 
@@ -68,7 +69,7 @@ def scale_divergence(
     total = temperature**2 * divergence
     if reduction == "image_sum":
         return total / batch
-    pixels = batch * height * width if valid is None else valid.sum().clamp_min(1)
+    pixels = batch * height * width if valid is None else shared_count(valid.sum())
     return total / pixels / (classes if reduction == "element_mean" else 1)
 
 
