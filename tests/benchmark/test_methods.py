@@ -37,6 +37,7 @@ from aicsd.engine.run import recipe_of
 from aicsd.evaluation import ImageCounts
 from aicsd.runs import RunFolder
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 RunCli = Callable[..., tuple[int, str, str]]
 DATA = {"name": "folder", "batch_size": 4, "workers": 0, "augment": {"crop": 32}}
 GAINS = {"none": 0.0, "kd": 0.02, "aicsd": 0.03, "icsd": -0.01}
@@ -409,6 +410,14 @@ def test_options_out_of_range(tmp_path: Path, run_cli: RunCli) -> None:
     assert code == 2
     assert "there are no results" in error
     assert "missing: config" in run_cli("benchmark", "methods")[2]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("methods.yaml")), ids=lambda p: p.parent.name)
+def test_a_benchmark_of_the_project_can_be_read(path: Path) -> None:
+    benchmark = read_benchmark(path, {"teacher": "t"}, "weights.safetensors")
+    assert len(benchmark.order()) >= 12
+    (student,) = {benchmark.cell(key).config.student.weights for key in benchmark.order()}
+    assert student == "weights.safetensors"
 
 
 # real trainings
