@@ -47,6 +47,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
+        self.inputs = self.path / "inputs.json"
         self.metrics = self.path / "metrics.jsonl"
         self.result = self.path / "metrics.json"
         self.best = self.path / "best.safetensors"
@@ -113,8 +114,10 @@ class RunFolder:
                 f"resume: there is no run in {self.path}, for it has no {self.config.name}; name "
                 "the folder of a run, or leave out --resume to start one"
             )
+        # what a training leaves that was killed before it wrote its config
+        ours = () if self.config.is_file() else (LOCK_FILE, self.inputs.name)
         holds_files = self.path.is_dir() and any(
-            path.name != LOCK_FILE and not is_leftover(path) for path in self.path.iterdir()
+            path.name not in ours and not is_leftover(path) for path in self.path.iterdir()
         )
         if not resume and (holds_files or (self.path.exists() and not self.path.is_dir())):
             raise UserError(
@@ -213,16 +216,36 @@ class RunFolder:
         before, now = flatten(self.read_config()), flatten(settings)
         known = flatten(defaults)
         before |= {key: known.get(key) for key in now.keys() - before.keys()}
+        harmless = HARMLESS_KEYS | self._checked_by_content(before, now)
+        if self.gets_longer(settings):
+            harmless |= {"epochs"}
         changed = [
             f"{key} was {before.get(key)!r} and now is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key not in HARMLESS_KEYS
+            if before.get(key) != now.get(key) and key not in harmless
         ]
         if changed:
             raise UserError(
                 f"resume: {self.path} was started with other settings: {'; '.join(changed[:4])}"
                 f"{'; ...' if len(changed) > 4 else ''}. Repeat them, or choose another run folder"
             )
+
+    def _checked_by_content(self, before: dict[str, Any], now: dict[str, Any]) -> set[str]:
+        """Keys that name files, where the content of the files is compared later."""
+        teachers = [Path(str(values.get("teacher"))).absolute() for values in (before, now)]
+        keys = {"teacher"} if self.inputs.is_file() or teachers[0] == teachers[1] else set()
+        if before.get("teacher_cache") and now.get("teacher_cache"):
+            keys.add("teacher_cache")
+        return keys
+
+    def gets_longer(self, settings: Mapping[str, Any]) -> bool:
+        """Whether ``settings`` make a finished run go on for more epochs."""
+        return self.is_finished and self.read_config().get("epochs", 0) < settings["epochs"]
+
+    def reopen(self) -> None:
+        """Remove the result of a finished run that gets longer; its model is replaced later."""
+        for path in (self.report, self.result):
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

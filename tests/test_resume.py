@@ -522,6 +522,90 @@ def test_forms_of_resume(
     assert yaml.safe_load((run / "config.yaml").read_text())["epochs"] == 2
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda run: (run / "model.safetensors").unlink(), "model.safetensors"),
+        (lambda run: (run / "model.safetensors").write_bytes(b"broken"), "model.safetensors"),
+        (lambda run: (run / "metrics.json").write_text("{"), "metrics.json is damaged"),
+    ],
+    ids=["model_missing", "model_broken", "result_broken"],
+)
+def test_a_damaged_result_is_made_again(
+    small_reference: Path,
+    tmp_path: Path,
+    run_cli: RunCli,
+    damage: Callable[[Path], object],
+    words: str,
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_reference, run)
+    damage(run)
+    code, _, error = run_cli("train", "--run", run, "--resume")
+    assert code == 0, error
+    assert f"{words}" in error
+    assert error.count("it is made again from the checkpoint") == 1
+    assert same_weights(run, small_reference)
+    results = [json.loads((path / "metrics.json").read_text()) for path in (run, small_reference)]
+    assert without(results[0], "seconds") == without(results[1], "seconds")
+
+
+def test_a_finished_run_without_its_checkpoints_is_not_trained_again(
+    small_reference: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_reference, run)
+    shutil.rmtree(run / "checkpoints")
+    engine = sys.modules["aicsd.engine.fit"]
+    monkeypatch.setattr(engine, "train_step", None)
+    assert run_cli("train", "--run", run, "--resume")[0] == 0
+    (run / "report.html").unlink()
+    code, _, error = run_cli("train", "--run", run, "--resume")
+    assert code == 0, error
+    assert (run / "report.html").is_file()
+    assert same_weights(run, small_reference)
+    code, _, error = run_cli("train", "--run", run, "--resume", "--epochs", "3")
+    assert code == 2
+    assert "has no checkpoint to go on from for 3 epochs" in error
+    (run / "model.safetensors").write_bytes(b"broken")
+    code, _, error = run_cli("train", "--run", run, "--resume")
+    assert code == 2
+    assert "no checkpoint is left to make it again from" in error
+
+
+def test_a_finished_run_goes_on_for_more_epochs(
+    root: Path,
+    small_reference: Path,
+    tmp_path: Path,
+    stop_at: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    run_cli: RunCli,
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for run in (whole, cut):
+        shutil.copytree(small_reference, run)
+    code, _, error = run_cli("train", "--run", whole, "--resume", "--epochs", "4")
+    assert code == 0, error
+    assert "whole: goes on to 4 epochs: from here on the learning rate" in error
+    assert [line["step"] for line in train_lines(whole)] == list(range(1, 17))
+    # the learning rate of step 9 of 16, as the schedule of the whole run has it
+    before, after = train_lines(whole)[7:9]
+    assert before["lr"] < after["lr"] == pytest.approx(0.007 * 0.5**0.9)
+    assert yaml.safe_load((whole / "config.yaml").read_text())["epochs"] == 4
+    assert not same_weights(whole, small_reference)
+    # cut and resumed it is the same, and needs no word about epochs any more
+    stop_at(11)
+    assert run_cli("train", "--run", cut, "--resume", "--epochs", "4")[0] == 130
+    monkeypatch.undo()
+    assert not (cut / "metrics.json").exists()
+    code, _, error = run_cli("train", "--run", cut, "--resume")
+    assert code == 0, error
+    assert_like_reference(cut, whole)
+    code, _, error = run_cli("train", "--run", cut, "--resume", "--epochs", "3")
+    assert code == 2
+    assert "epochs was 4 and now is 3" in error
+
+
 def test_harmless_settings_may_change(
     root: Path,
     small_reference: Path,

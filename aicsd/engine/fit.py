@@ -50,8 +50,9 @@ def fit(
     accumulate = config.optimizer.accumulate
     run = RunRecord(config, Training(config.optimizer, config.seed, distiller, fabric), val_data)
     state, total = run.state, plan.stop // accumulate
-    if state.step == total and run.folder.result.is_file():
-        return run.folder.read_result(), run.training.final
+    finished = run.finished(total)
+    if finished is not None:
+        return finished, run.training.final
     batches = Waiting(
         train_loader(
             train_data, config.data, replace(plan, start=state.step * accumulate),

@@ -20,6 +20,7 @@ from aicsd.errors import UserError
 from aicsd.evaluation import ImageCounts, Metrics, evaluate, to_json
 from aicsd.files import write_text
 from aicsd.models import Segmenter, save_model
+from aicsd.models.model_file import read_model_file
 from aicsd.runs import RunFolder
 
 
@@ -97,6 +98,36 @@ class RunRecord:
         self.fabric.barrier()
         return result
 
+    def finished(self, total: int) -> dict[str, Any] | None:
+        """What ``metrics.json`` holds, if the run has nothing left to do.
+
+        A finished run whose checkpoints were deleted gets its network from the model file.
+
+        Args:
+            total: steps of the whole run.
+
+        Raises:
+            UserError: a damaged result, and no checkpoint to make it again from.
+        """
+        has_checkpoint = self.state.step > 0
+        if not self.folder.result.is_file() or (has_checkpoint and self.state.step < total):
+            return None
+        try:
+            result = self.folder.read_result()
+            weights = read_model_file(self.folder.model)[1]
+        except UserError as error:
+            if not has_checkpoint:
+                raise UserError(f"{error}; no checkpoint is left to make it again from") from error
+            self._say(f"{error}; it is made again from the checkpoint")
+            return None
+        if not has_checkpoint:
+            self.training.final.net.load_state_dict(weights)
+        return result
+
+    def _say(self, text: str) -> None:
+        if self.fabric.is_global_zero:
+            print(f"{self.folder.path.name}: {text}", file=sys.stderr)
+
     def _share_statistics(self) -> None:
         # each process has batch-norm statistics of its own images; the first one's get saved
         if dist.is_initialized():
@@ -116,10 +147,11 @@ class RunRecord:
         if found is None:
             return
         self.state = found.state
-        if found.damage is not None and self.fabric.is_global_zero:
-            print(f"{self.folder.path.name}: {found.damage}", file=sys.stderr)
-            # else it would take the place of the sound one at the next save
-            self.folder.checkpoint.unlink(missing_ok=True)
+        if found.damage is not None:
+            self._say(found.damage)
+            if self.fabric.is_global_zero:
+                # else it would take the place of the sound one at the next save
+                self.folder.checkpoint.unlink(missing_ok=True)
         try:
             self.training.load_state_dict(found.states)
         except Exception as error:  # of an older version, or of something else

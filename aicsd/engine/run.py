@@ -20,6 +20,7 @@ from aicsd.data.protocol import SegDataset
 from aicsd.distiller import Distiller
 from aicsd.engine.config import DistillConfig, FitConfig, TrainConfig
 from aicsd.engine.device import is_first_process, open_fabric
+from aicsd.engine.fingerprints import check_inputs, describe_inputs, save_inputs
 from aicsd.engine.fit import fit
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, load_recipe, make_recipe
@@ -164,8 +165,27 @@ def _run(
     folder = RunFolder(config.run)
     if config.resume:
         folder.check_settings(asdict(config), asdict(type(config)(run=config.run)))
+        finished = _finished(config, folder)
+        if finished is not None:
+            return finished
     with folder.claim(resume=config.resume) if is_first_process() else nullcontext():
         return _train(config, model, recipe, planned, splits, folder)
+
+
+def _finished(config: FitConfig, folder: RunFolder) -> Run | None:
+    """The run as it is, if nothing is left to do."""
+    if folder.gets_longer(asdict(config)):
+        if not folder.checkpoint.is_file() and not folder.previous.is_file():
+            raise UserError(
+                f"resume: {folder.path} has no checkpoint to go on from for {config.epochs} epochs"
+            )
+        return None
+    if not (folder.is_finished and folder.report.is_file()):
+        return None
+    try:
+        return Run(folder.path, folder.read_result(), load_model(folder.path))
+    except UserError:
+        return None  # what is missing or damaged is made again from the checkpoint
 
 
 def _train(
@@ -196,6 +216,10 @@ def _train(
         _say(fabric, folder, note)
     distiller = Distiller(student, recipe, None if planned is None else
                           connect_teacher(planned.network, splits.train))  # fmt: skip
+    longer = config.resume and folder.gets_longer(asdict(config))
+    inputs = describe_inputs(splits, plan.per_epoch, distiller.teacher)
+    if config.resume:
+        check_inputs(folder, inputs)
     if planned is not None and distiller.teacher is not None:
         try_out(distiller, config.data.augment.crop, fabric.device)
         if planned.cache is not None:
@@ -206,7 +230,13 @@ def _train(
             distiller.teacher.speed_up(planned.runtime, config.data.augment.crop)
     for remark in remarks:
         _say(fabric, folder, remark)
+    if longer:
+        _say(fabric, folder, f"goes on to {config.epochs} epochs: from here on the learning rate "
+             "and the weights of the terms follow the schedule of that many")  # fmt: skip
     if fabric.is_global_zero:
+        if longer:
+            folder.reopen()
+        save_inputs(folder, inputs)
         folder.save_config(asdict(config))
     metrics, trained = fit(config, distiller, splits.train, splits.val, plan, fabric)
     trained.eval()
