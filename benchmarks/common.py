@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aicsd.benchmark.timing import machine, take_turns
+from aicsd.benchmark.timing import machine
+from aicsd.evaluation.cost import take_turns
 from aicsd.files import write_text
 
 REPOSITORY = Path(__file__).parents[1]

@@ -11,11 +11,11 @@ from statistics import mean, median
 import torch
 from lightning_fabric import Fabric
 
-from aicsd.benchmark.counts import gmacs, kept_bytes_and_flops
+from aicsd.benchmark.counts import kept_bytes_and_flops
 from aicsd.benchmark.inputs import CostConfig, Data, build_untrained, find_teacher, open_data
 from aicsd.benchmark.steps import PARTS, ClockedSteps, peak_memory, repeated
 from aicsd.benchmark.switches import RunTime, Switch, of_step, reckoned_switches, step_variants
-from aicsd.benchmark.timing import machine, machine_line, synchronize, take_turns
+from aicsd.benchmark.timing import machine, machine_line
 from aicsd.data.batches import TrainBatches, epoch_indices, plan_batches
 from aicsd.data.loaders import timed, train_loader
 from aicsd.data.wrappers import Subset
@@ -23,6 +23,7 @@ from aicsd.distiller import Distiller
 from aicsd.engine.device import open_fabric
 from aicsd.errors import UserError
 from aicsd.evaluation import evaluate
+from aicsd.evaluation.cost import gmacs, synchronize, take_turns
 from aicsd.models import Segmenter
 from aicsd.teacher import Teacher
 from aicsd.types import Batch
@@ -41,8 +42,8 @@ class NetworkCost:
 
     backbone: str
     parameters: int
-    gmacs_crop: float
-    gmacs_image: float
+    gmacs_crop: float | None
+    gmacs_image: float | None
 
 
 @dataclass(frozen=True)

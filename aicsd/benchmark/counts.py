@@ -1,27 +1,14 @@
-"""What a network costs by calculation: parameters, operations, kept bytes. Nothing is computed."""
+"""What a step of training costs by calculation: kept bytes and operations."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from aicsd.data.protocol import Classes
-from aicsd.models import ModelConfig, Segmenter, build_model
-
-
-def gmacs(model: Segmenter, width: int, height: int) -> float:
-    """10^9 multiply-adds of the convolutions and matrix products of one image's forward pass.
-
-    Half of what ``torch.utils.flop_counter`` counts, which takes a multiply-add for two operations.
-    Normalisation, activations and resizing are not in it.
-    """
-    empty = copy.deepcopy(model).eval().to("meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        empty(torch.zeros(1, 3, height, width, dtype=torch.uint8, device="meta"))
-    return float(counter.get_total_flops()) / 2 / 1e9
+from aicsd.models import ModelConfig, build_model
 
 
 def kept_bytes_and_flops(

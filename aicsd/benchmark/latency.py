@@ -4,53 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
 
 import torch
 
-from aicsd.benchmark.counts import gmacs
-from aicsd.benchmark.timing import synchronize, take_turns
 from aicsd.errors import UserError
+from aicsd.evaluation.cost import gmacs, megabytes, time_passes
 from aicsd.models import Segmenter
+from aicsd.models.exported import ExportedSegmenter
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Of one model; seconds of a batch."""
+    """Latency of one model, in seconds per batch, and its size."""
 
     minimum: float
     median: float
     images_per_second: float
     """At the median."""
     parameters: int
-    gmacs: float
-    """10^9 multiply-adds of one image."""
+    """0 where a file does not say."""
+    gmacs: float | None
+    """10^9 multiply-adds of one image; None for an exported model."""
+    megabytes: float
+    """10^6 bytes of the weights in memory, or of an exported model's file."""
+    gives: str
+    """What comes out of a forward pass: ``native`` logits, at the network's own stride, or for an
+    exported model what it was exported to give."""
 
 
 def measure_latency(
     models: Mapping[str, Segmenter], *, size: tuple[int, int], batch: int = 1, repeats: int = 20
 ) -> dict[str, Latency]:
-    """Forward passes from uint8 images to logits at stride 4, the models taking turns.
+    """Time forward passes from uint8 images to what a model gives, the models taking turns.
 
     Args:
-        models: in evaluation mode, all on one device.
+        models: in evaluation mode, all on one device; exported ones on a CPU.
         size: width and height of the images in pixels.
         batch: images a pass.
         repeats: passes of each model that count, after one to warm up.
 
     Raises:
-        UserError: a number below 1.
+        UserError: a number below 1, or an exported model that takes images of another size alone or
+            runs on another device.
     """
     for name, value in (("batch", batch), ("repeats", repeats)):
         if value < 1:
             raise UserError(f"{name} is {value}; it must be 1 or more")
     width, height = size
+    for name, model in models.items():
+        _check_exported(name, model, (height, width))
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
-    seconds = take_turns(
-        {name: partial(_forward, model, images) for name, model in models.items()}, repeats
-    )
+    seconds = time_passes(models, images, repeats)
     return {
         name: Latency(
             min(seconds[name]),
@@ -58,13 +64,19 @@ def measure_latency(
             batch / median(seconds[name]),
             model.num_parameters(),
             gmacs(model, width, height),
+            megabytes(model),
+            model.output if isinstance(model, ExportedSegmenter) else "native",
         )
         for name, model in models.items()
     }
 
 
-@torch.inference_mode()
-def _forward(model: Segmenter, images: torch.Tensor) -> None:
-    device = model.device
-    model(images.to(device))
-    synchronize(device)
+def _check_exported(name: str, model: Segmenter, size: tuple[int, int]) -> None:
+    if not isinstance(model, ExportedSegmenter):
+        return
+    if model.device.type != "cpu":
+        raise UserError(f"{name} is an exported model, which runs on the CPU: give --device cpu")
+    if model.input.size not in (None, size):
+        assert model.input.size is not None
+        height, width = model.input.size
+        raise UserError(f"{name} takes images of {width}x{height} alone: give --size of that")

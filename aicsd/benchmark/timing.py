@@ -1,38 +1,12 @@
-"""Measuring time so that two figures of one run can be compared."""
+"""The machine that a time was taken on."""
 
 from __future__ import annotations
 
 import os
 import platform
-import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until ``device`` has done what it was told; a CPU has done it already."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-def take_turns(
-    candidates: Mapping[str, Callable[[], object]], repeats: int
-) -> dict[str, list[float]]:
-    """Seconds of every call of each candidate, ``repeats`` of them after one to warm up.
-
-    The candidates take turns, so that a slow moment of the machine does not fall on one of them.
-    """
-    for run in candidates.values():
-        run()
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(repeats):
-        for name, run in candidates.items():
-            begin = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - begin)
-    return seconds
 
 
 def machine() -> dict[str, str]:

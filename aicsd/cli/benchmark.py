@@ -58,7 +58,7 @@ def _cost_parser() -> ConfigParser:
 def _latency_parser() -> ConfigParser:
     parser = ConfigParser(description="Time the forward pass of models, which take turns.")
     parser.add_argument(
-        "models", type=str, nargs="+", help="run folders, safetensors files or checkpoints"
+        "models", type=str, nargs="+", help="run folders, model files or exported models"
     )
     parser.add_argument("--size", type=str, default="512x512", help="WIDTHxHEIGHT in pixels")
     parser.add_argument("--batch", type=int, default=1, help="images a pass")
@@ -158,12 +158,17 @@ def _latency(options: Any) -> int:
     settings = {"size": size, "batch": options.batch, "repeats": options.repeats}
     _write_json(options.json, {"machine": machine(), **settings, "models": figures})
     _print_table(
-        ["model", "ms, min", "ms, median", "images/s", "parameters", "GMACs"],
-        [[name, f"{1000 * latency.minimum:.2f}", f"{1000 * latency.median:.2f}",
-          f"{latency.images_per_second:.1f}", f"{latency.parameters / 1e6:.2f} M",
-          f"{latency.gmacs:.3f}"] for name, latency in found.items()],
+        ["model", "gives", "ms, min", "ms, median", "images/s", "MB", "parameters", "GMACs"],
+        [[name, latency.gives, f"{1000 * latency.minimum:.2f}", f"{1000 * latency.median:.2f}",
+          f"{latency.images_per_second:.1f}", f"{latency.megabytes:.1f}",
+          _millions(latency.parameters), _gmacs(latency.gmacs)]
+         for name, latency in found.items()],
     )  # fmt: skip
-    print(f"{size[0]}x{size[1]}, batches of {options.batch}, {options.repeats} repeats in turns")
+    threads = torch.get_num_threads()
+    print(
+        f"{size[0]}x{size[1]}, batches of {options.batch}, {options.repeats} repeats in turns, "
+        f"{threads} thread{'s' if threads > 1 else ''}; MB: weights in memory, or the exported file"
+    )
     print(machine_line(device))
     return 0
 
@@ -246,8 +251,8 @@ def print_cost(cost: Cost) -> None:
     _print_table(
         ["network", "backbone", "parameters", f"GMACs, crop {side}x{side}",
          f"GMACs, image {width}x{height}"],
-        [[name, network.backbone, f"{network.parameters / 1e6:.2f} M", f"{network.gmacs_crop:.3f}",
-          f"{network.gmacs_image:.3f}"]
+        [[name, network.backbone, _millions(network.parameters),
+          _gmacs(network.gmacs_crop), _gmacs(network.gmacs_image)]
          for name, network in networks.items() if network is not None],
     )  # fmt: skip
     print()
@@ -283,6 +288,14 @@ def print_cost(cost: Cost) -> None:
         [[f"--{switch.setting}", "-" if switch.step is None else f"{1000 * switch.step:.1f}",
           f"{100 * switch.saved:.1f} %", switch.how] for switch in cost.switches],
     )  # fmt: skip
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.2f} M" if parameters else "-"
+
+
+def _gmacs(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _mib(size: int) -> str:

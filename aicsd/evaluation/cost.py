@@ -1,16 +1,21 @@
-"""What networks cost: operations, and the time of one image."""
+"""What networks cost: parameters, megabytes, operations, and the time of a forward pass."""
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from aicsd.formats import format_of
 from aicsd.models import Segmenter
+from aicsd.models.exported import ExportedSegmenter
+from aicsd.models.maps import evaluating
 
 REPEATS = 15
 ENOUGH_SECONDS = 2.0
@@ -19,72 +24,113 @@ ENOUGH_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image of ``height`` x ``width`` pixels.
+    """Cost of one image of ``height`` x ``width`` pixels.
 
     Args:
-        parameters: of the whole network.
-        gmacs: multiply-accumulates of convolutions and matrix products, in 10^9.
+        parameters: of the whole network; 0 where a file does not say.
+        gmacs: see :func:`gmacs`.
         milliseconds: shortest time of a forward pass with batch size 1.
         device: that the time was taken on.
     """
 
     parameters: int
-    gmacs: float
+    gmacs: float | None
     milliseconds: float
     height: int
     width: int
     device: str
 
 
-@torch.inference_mode()
 def measure_costs(models: Mapping[str, Segmenter], height: int, width: int) -> dict[str, Cost]:
-    """Cost of each model on an empty image, on the device where it is.
-
-    The models take turns, so that a slow moment of the machine does not fall on one of them.
-    """
-    with ExitStack() as stack:
-        gmacs, shortest = {}, {}
-        for name, model in models.items():
-            stack.enter_context(_evaluating(model))
-            with FlopCounterMode(display=False) as counter:  # this pass warms up, too
-                _seconds(model, height, width)
-            gmacs[name] = counter.get_total_flops() / 2e9
-            shortest[name] = _seconds(model, height, width)
-        end = time.monotonic() + ENOUGH_SECONDS * len(models)
-        for _ in range(REPEATS):
-            for name, model in models.items():
-                shortest[name] = min(shortest[name], _seconds(model, height, width))
-            if time.monotonic() > end:
-                break
+    """Cost of each model on an empty image, on the device where it is."""
+    image = torch.zeros((1, 3, height, width), dtype=torch.uint8)
+    seconds = time_passes(models, image, REPEATS, ENOUGH_SECONDS)
     return {
         name: Cost(
-            model.num_parameters(), gmacs[name], 1000 * shortest[name], height, width,
-            model.device.type,
+            model.num_parameters(), gmacs(model, width, height), 1000 * min(seconds[name]),
+            height, width, model.device.type,
         )
         for name, model in models.items()
     }  # fmt: skip
 
 
-@contextmanager
-def _evaluating(model: Segmenter) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
+def gmacs(model: Segmenter, width: int, height: int) -> float | None:
+    """10^9 multiply-adds of the convolutions and matrix products of one image's forward pass.
+
+    Half of what ``torch.utils.flop_counter`` counts, which takes a multiply-add for two operations.
+    Normalisation, activations and resizing are not in it. None for an exported model, whose
+    operations PyTorch does not see.
+    """
+    if isinstance(model, ExportedSegmenter):
+        return None
+    empty = copy.deepcopy(model).eval().to("meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        empty(torch.zeros(1, 3, height, width, dtype=torch.uint8, device="meta"))
+    return float(counter.get_total_flops()) / 2 / 1e9
 
 
-def _seconds(model: Segmenter, height: int, width: int) -> float:
-    device = model.device
-    image = torch.zeros((1, 3, height, width), dtype=torch.uint8, device=device)
-    _wait(device)
-    begin = time.perf_counter()
-    model(image)
-    _wait(device)
-    return time.perf_counter() - begin
+def megabytes(model: Segmenter) -> float:
+    """10^6 bytes of the weights in memory, or of an exported model's file."""
+    if isinstance(model, ExportedSegmenter):
+        return format_of(model.net.path).bytes(model.net.path) / 1e6
+    held = (*model.net.parameters(), *model.net.buffers())
+    return sum(tensor.numel() * tensor.element_size() for tensor in held) / 1e6
 
 
-def _wait(device: torch.device) -> None:
+def time_passes(
+    models: Mapping[str, Segmenter],
+    images: torch.Tensor,
+    repeats: int,
+    enough: float = float("inf"),
+) -> dict[str, list[float]]:
+    """Seconds of forward passes in evaluation mode, the models taking turns.
+
+    Args:
+        models: each on any device.
+        images: (B, 3, H, W) uint8 on the CPU; bringing them to the device is timed too.
+        repeats: see :func:`take_turns`.
+        enough: likewise.
+    """
+    with ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(evaluating(model))
+        stack.enter_context(torch.inference_mode())
+        passes = {name: partial(_forward, model, images) for name, model in models.items()}
+        return take_turns(passes, repeats, enough)
+
+
+def _forward(model: Segmenter, images: torch.Tensor) -> None:
+    model(images.to(model.device))
+    synchronize(model.device)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until ``device`` has done its work; a CPU has done it already."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def take_turns(
+    candidates: Mapping[str, Callable[[], object]], repeats: int, enough: float = float("inf")
+) -> dict[str, list[float]]:
+    """Seconds of every call of each candidate, ``repeats`` of them after one to warm up.
+
+    The candidates take turns, so that a slow moment of the machine does not fall on one of them.
+
+    Args:
+        candidates: by name.
+        repeats: calls of each that count.
+        enough: seconds for each candidate after which no further turn begins.
+    """
+    for run in candidates.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    end = time.monotonic() + enough * len(candidates)
+    for _ in range(repeats):
+        for name, run in candidates.items():
+            begin = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - begin)
+        if time.monotonic() > end:
+            break
+    return seconds

@@ -81,7 +81,8 @@ def load_exported(
     spec = input or (RAW if layout.dtype == "uint8" else IMAGENET)
     net = FileNetwork(path, graph, layout, len(classes.names))
     spec = spec._replace(size=size or spec.size)
-    return ExportedSegmenter(net, classes, spec, align_corners, graph.parameters)
+    output = "labels" if layout.labels else "logits"
+    return ExportedSegmenter(net, classes, spec, align_corners, graph.parameters, output)
 
 
 def _described(path: Path, graph: Graph) -> ExportedSegmenter:
@@ -104,7 +105,7 @@ def _described(path: Path, graph: Graph) -> ExportedSegmenter:
         raise _broken(path, error) from error
     layout = Layout("uint8", True, output == "labels", one_image=size is not None)
     net = FileNetwork(path, graph, layout, len(classes.names), spec.mean)
-    return ExportedSegmenter(net, classes, spec, aligned, parameters)
+    return ExportedSegmenter(net, classes, spec, aligned, parameters, output)
 
 
 def _description(path: Path, text: str) -> dict[str, Any]:
@@ -238,6 +239,7 @@ class ExportedSegmenter(Segmenter):
         input: what the graph wants of an image.
         align_corners: as the exported network declares it.
         parameters: number of weights; 0 where it is not known.
+        output: what the graph gives: ``logits``, ``native`` ones or ``labels``.
     """
 
     net: FileNetwork
@@ -249,9 +251,11 @@ class ExportedSegmenter(Segmenter):
         input: InputSpec,
         align_corners: bool,
         parameters: int = 0,
+        output: str = "logits",
     ) -> None:
         super().__init__(net, classes, input, align_corners=align_corners)
         self._parameters_stored = parameters
+        self.output = output
         self.eval()
 
     def normalize(self, image: Tensor) -> Tensor:

@@ -154,7 +154,7 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
 
 
 def _size_of(model: Segmenter) -> str:
-    count = model.num_parameters()  # an exported model has none that can be counted
+    count = model.num_parameters()  # 0 where an exported model does not say
     return f", {count / 1e6:.2f} M parameters" if count else ""
 
 

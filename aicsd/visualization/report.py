@@ -140,8 +140,8 @@ def _table(networks: Sequence[Network], costs: dict[str, Cost]) -> list[dict[str
             "network": net.title,
             "mIoU %": _percent(net.metrics.get("miou")),
             "class accuracy %": _percent(net.metrics.get("class_accuracy")),
-            "parameters": NO_VALUE if parameters is None else f"{parameters / 1e6:.2f} M",
-            "GMACs": NO_VALUE if cost is None else f"{cost.gmacs:.2f}",
+            "parameters": f"{parameters / 1e6:.2f} M" if parameters else NO_VALUE,
+            "GMACs": NO_VALUE if cost is None or cost.gmacs is None else f"{cost.gmacs:.2f}",
             "ms per image": NO_VALUE if cost is None else _milliseconds(cost.milliseconds),
         })  # fmt: skip
     return rows

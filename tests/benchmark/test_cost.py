@@ -16,7 +16,6 @@ from conftest import CLASS_NAMES, TINY_MODEL, write_folder
 from tiny_runs import FIT_FLAGS, aicsd, data_flags, distill_command, model_flags, train_lines
 from torch import Tensor, nn
 
-from aicsd.benchmark.counts import gmacs
 from aicsd.benchmark.inputs import CostConfig, read_network
 from aicsd.benchmark.steps import PARTS, ClockedSteps, repeated
 from aicsd.benchmark.switches import RunTime, of_step, reckoned_switches, step_variants
@@ -27,6 +26,7 @@ from aicsd.data.loaders import train_loader
 from aicsd.data.settings import DataConfig
 from aicsd.distiller import Distiller, Teacher
 from aicsd.engine.device import open_fabric
+from aicsd.evaluation.cost import gmacs
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
 from aicsd.types import Batch
