@@ -1,181 +1,205 @@
-"""Configs as plain data: one parser for files, flags and Python."""
+"""Checked settings from plain data: YAML, flags and Python all come through here.
+
+A wrong key or value is named by its dotted key.
+"""
 
 from __future__ import annotations
 
-import re
-from dataclasses import fields
-from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, replace
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace
-from jsonargparse._typehints import ActionTypeHint
+from aicsd.errors import UserError
+from aicsd.settings import Setting, leaves, settings_of
+from aicsd.yaml_file import parse_yaml
 
-from aicsd.engine.config import FitConfig
-from aicsd.errors import UserError, suggest
-
-F = TypeVar("F", bound=FitConfig)
+T = TypeVar("T")
 
 
-class ConfigParser(ArgumentParser):
-    """A parser whose errors are one line that names the nearest right key."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002
-        missing = re.search(r'expected "([\w.]*)subcommand" .* was not provided', message)
-        if missing is not None:  # the parser's own message stops after five of them
-            above = missing.group(1).split(".")[:-1]
-            known = ", ".join(self.commands(above))
-            raise UserError(
-                f"no command{' after ' if above else ''}{' '.join(above)}; give {known}"
-            )
-        command = re.search(r"Subcommand '(\w+)'", message)
-        raise UserError(explain(message, self.known_keys(command.group(1) if command else None)))
-
-    def parse_path(self, path: Any, *arguments: Any, **options: Any) -> Namespace:
-        """Parse a config file; one that is no YAML mapping is an error that names it."""
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f", line {mark.line + 1}" if mark is not None else ""
-            reason = " ".join(str(getattr(error, "problem", error)).split())
-            raise UserError(f"config {path}{line} cannot be read as YAML: {reason}") from error
-        if not isinstance(content, dict):
-            raise UserError(f"config {path} must be a mapping of keys, as --print_config shows it")
-        values: Namespace = super().parse_path(path, *arguments, **options)
-        return values
-
-    def instantiate(self, namespace: Namespace, *arguments: Any, **options: Any) -> Namespace:
-        """Build the configs in ``namespace``; a plain value in place of a section is refused."""
-        for key in self.known_keys():
-            section = key.rpartition(".")[0]
-            if not section or section not in namespace:
-                continue
-            held = namespace[section]
-            if not isinstance(held, Namespace):
-                raise UserError(f"{section} is {held!r}; it must hold keys such as {key}")
-        built: Namespace = super().instantiate(namespace, *arguments, **options)
-        return built
-
-    def commands(self, above: list[str]) -> list[str]:
-        """Names of the subcommands, of this parser or of the subcommand ``above``."""
-        found: dict[str, ConfigParser] = {}
-        for action in self._actions:
-            found |= getattr(action, "_name_parser_map", {})
-        return found[above[0]].commands(above[1:]) if above else list(found)
-
-    def known_keys(self, command: str | None = None) -> list[str]:
-        """Every key of this parser and of its subcommands, or of ``command`` alone."""
-        keys: list[str] = []
-        for action in self._actions:
-            for name, subparser in getattr(action, "_name_parser_map", {}).items():
-                if command in (None, name):
-                    keys += subparser.known_keys()
-            name = action.dest.rpartition(".")[2]
-            if "==" not in action.dest and name not in ("help", "print_config"):
-                keys.append(action.dest)
-        return list(dict.fromkeys(keys))
-
-
-def explain(message: str, keys: list[str]) -> str:
-    """One line from a message of the parser, with the nearest right key for an unknown one."""
-    text = " ".join(message.split())
-    for pattern in (
-        r"unrecognized arguments: --([\w.]+)",
-        r"group '([\w.]+)' does not accept option '([\w.]+)'",
-        r"does not accept option '([\w.]+)'",
-        r"^option '([\w.]+)' is not accepted",
-        r"[Kk]ey '([\w.]+)' is not expected",
-    ):
-        unknown = re.search(pattern, text, re.IGNORECASE)
-        if unknown is not None:
-            key = ".".join(unknown.groups())
-            hint = suggest(key, keys).split(" (allowed")[0]
-            return f"unknown key {key!r}{hint or '; --help lists every key'}"
-    missing = re.search(r"the following arguments are required: (.*)", text)
-    if missing is not None:
-        names = [name.rpartition(".")[2] for name in missing.group(1).split(", ")]
-        return f"missing: {', '.join(names)}; --help tells what it is"
-    wrong = re.search(r'^Parser key "([\w.]+)": Expected an? (.+?)\. Got value: ?(.*)$', text)
-    if wrong is not None:
-        return f"{wrong.group(1)} is {wrong.group(3)!r}; it must be {_in_words(wrong.group(2))}"
-    return re.sub(r'^Parser key "([\w.]+)": ', r"\1: ", text)
-
-
-def _in_words(kind: str) -> str:
-    """The type that the parser expected, for a person."""
-    choices = re.fullmatch(r"typing\.Literal\[(.*)\]", kind)
-    if choices is not None:
-        return f"one of {choices.group(1)}"
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false",
-             "dict": "a mapping"}  # fmt: skip
-    name = kind.removeprefix("<class '").removesuffix("'>")
-    return words.get(name, name)
-
-
-def config_parser(config_class: type[FitConfig], **arguments: Any) -> ConfigParser:
-    """A parser of every field of ``config_class``, and of ``--config FILE``."""
-    parser = ConfigParser(**arguments)
-    parser.add_argument("--config", action="config", help="YAML file; flags after it override it")
-    parser.add_class_arguments(config_class)
-    for action in parser._actions:
-        if action.dest == "terms":
-            action.__class__ = _MergedMapping
-    return parser
-
-
-class _MergedMapping(ActionTypeHint):
-    """A mapping of mappings in which ``--terms.icsd.weight 50`` leaves other keys of icsd alone.
-
-    jsonargparse merges the outer mapping and replaces the inner one.
-    """
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        if len(arguments) == 4:
-            parser, values, text, flag = arguments
-            outer, _, inner = flag.removeprefix(f"--{self.dest}").removeprefix(".").partition(".")
-            if inner:
-                held = (values.get(self.dest) or {}).get(outer, {})
-                merged = yaml.safe_dump({**held, inner: _parse_value(text)}, sort_keys=False)
-                arguments = (parser, values, merged, f"--{self.dest}.{outer}")
-        return super().__call__(*arguments, **options)  # type: ignore[no-untyped-call]
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-
-
-def bracket_scales(arguments: list[str]) -> list[str]:
-    """``--scales 0.75,1.0`` means ``--scales [0.75,1.0]``."""
-    arguments = list(arguments)
-    for place, argument in enumerate(arguments):
-        flag, _, value = argument.partition("=")
-        if flag != "--scales":
-            continue
-        if value:
-            arguments[place] = f"{flag}={_bracketed(value)}"
-        elif place + 1 < len(arguments):
-            arguments[place + 1] = _bracketed(arguments[place + 1])
-    return arguments
-
-
-def _bracketed(value: str) -> str:
-    return value if value.startswith(("[", "-")) else f"[{value}]"
-
-
-def build_config(config_class: type[F], keys: dict[str, Any]) -> F:
+def build_config(config_class: type[T], keys: Mapping[str, Any]) -> T:
     """A checked config from plain (nested) keys.
 
     Raises:
-        UserError: an unknown key, with the nearest right one, or a wrong value.
+        UserError: an unknown key, with the nearest right one, a missing key, or a wrong value.
     """
-    parser = config_parser(config_class)
-    return config_from_namespace(config_class, parser.instantiate(parser.parse_object(keys)))
+    return config_class(**checked(config_class, keys))
 
 
-def config_from_namespace(config_class: type[F], values: Namespace) -> F:
-    """The config in what a parser of :func:`config_parser` has parsed and instantiated."""
-    return config_class(**{f.name: values[f.name] for f in fields(config_class)})
+def checked(target: Callable[..., Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of ``target`` from plain (nested) keys.
+
+    Raises:
+        UserError: as :func:`build_config`.
+    """
+    refuse_unknown(target, keys)
+    missing = [
+        name
+        for name, setting in settings_of(target).items()
+        if setting.default is MISSING and name not in keys
+    ]
+    if missing:
+        raise UserError(f"missing: {', '.join(missing)}; --help tells what it is")
+    return _convert_all(target, keys, "")
+
+
+def refuse_unknown(target: Callable[..., Any], keys: Mapping[str, Any]) -> None:
+    """Refuse keys that ``target`` does not have, and plain values in place of a section.
+
+    Raises:
+        UserError: names the first of them, and the nearest right key.
+    """
+
+    def walk(settings: Mapping[str, Setting], values: Mapping[str, Any], prefix: str) -> None:
+        for name, value in values.items():
+            key = f"{prefix}{name}"
+            setting = settings.get(name)
+            if setting is None:
+                raise UserError(unknown_key(target, key, value))
+            if not setting.is_section or isinstance(value, setting.kind):
+                continue
+            below = settings_of(setting.kind)
+            if isinstance(value, Mapping):
+                walk(below, value, f"{key}.")
+            elif not (value is None and setting.optional):
+                found = "empty" if value is None else repr(value)
+                raise UserError(
+                    f"{key} is {found}; it must hold keys such as {key}.{next(iter(below))}"
+                )
+
+    walk(settings_of(target), keys, "")
+
+
+def unknown_key(target: Callable[..., Any], key: str, value: Any = None) -> str:
+    """The line for a key that ``target`` does not have; in YAML it may hold others."""
+    known = [name for name, _ in leaves(target)]
+    if isinstance(value, Mapping) and value:
+        sections = {name.rpartition(".")[0] for name in known} - {""}
+        near = difflib.get_close_matches(key, sections, 1)
+        if not near:
+            inner = next(iter(value))
+            return unknown_key(target, f"{key}.{inner}", value[inner])
+    else:
+        leaf = key.rpartition(".")[2]
+        near = [name for name in known if name.rpartition(".")[2] == leaf]
+        near = near or difflib.get_close_matches(key, known, 1, 0.5)
+        last = {name.rpartition(".")[2]: name for name in known}
+        near = near or [last[name] for name in difflib.get_close_matches(leaf, last, 1, 0.7)]
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "; --help lists every key"
+    return f"unknown key {key!r}{hint}"
+
+
+def _convert_all(
+    target: Callable[..., Any], keys: Mapping[str, Any], prefix: str
+) -> dict[str, Any]:
+    settings = settings_of(target)
+    return {name: _convert(settings[name], keys[name], f"{prefix}{name}") for name in keys}
+
+
+def _convert(setting: Setting, value: Any, key: str) -> Any:
+    """``value`` as the type of its setting; text, as flags have it, is read as that type."""
+    kind, origin = setting.kind, get_origin(setting.kind)
+    if setting.optional and (value is None or value == "null"):
+        return None
+    if setting.is_section:
+        if isinstance(value, kind):
+            return value
+        given = _convert_all(kind, value, f"{key}.")
+        default: Any = setting.default
+        return replace(default, **given) if isinstance(default, kind) else kind(**given)
+    if origin is Literal:
+        if value in get_args(kind):
+            return value
+    elif origin in (tuple, list):
+        item = setting._replace(kind=get_args(kind)[0], optional=False)
+        parts = _split(value) if isinstance(value, str) else value
+        if isinstance(parts, list | tuple):
+            if not parts:
+                raise UserError(f"{key} is empty; it must be {in_words(kind)}")
+            return origin(_convert(item, part, key) for part in parts)
+    elif origin is dict:
+        return _mapping(kind, value, key)
+    elif kind is str:
+        if isinstance(value, str):
+            return value
+    else:
+        read = parse_text(value) if isinstance(value, str) else value
+        if _is_a(kind, read):
+            return kind(read)
+    raise _wrong(key, value, kind)
+
+
+def _split(text: str) -> list[str]:
+    """``3,4`` or ``[3, 4]`` -> its parts."""
+    return [part.strip() for part in text.strip("[] ").split(",") if part.strip()]
+
+
+def _is_a(kind: Any, value: Any) -> bool:
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, int) if kind is int else _is_finite(value)
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _mapping(kind: Any, value: Any, key: str) -> dict[str, Any]:
+    """A mapping of plain values, or of such mappings."""
+    given = parse_text(value) if isinstance(value, str) else value
+    if not isinstance(given, Mapping):
+        raise _wrong(key, value, dict)
+    inner = get_args(kind)[1]
+    if get_origin(inner) is dict:
+        return {str(name): _mapping(inner, {} if item is None else item, f"{key}.{name}")
+                for name, item in given.items()}  # fmt: skip
+    return {str(name): _plain(item, f"{key}.{name}") for name, item in given.items()}
+
+
+def _plain(value: Any, key: str) -> Any:
+    """``value`` if it is made of text, finite numbers, switches, lists and mappings."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, key) for item in value]
+    if value is None or isinstance(value, str | bool) or _is_finite(value):
+        return value
+    raise UserError(f"{key} is {value}; it must be a finite number or text")
+
+
+def parse_text(text: str) -> Any:
+    """What the text of a flag means: a number, a switch, a list, a mapping, or itself."""
+    try:
+        return parse_yaml(text)
+    except UserError:
+        return text
+
+
+def in_words(kind: Any) -> str:
+    """What a value of a type must be, for people."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, get_args(kind)))}"
+    if origin in (tuple, list):
+        return f"a list, each {in_words(get_args(kind)[0])}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(kind, "a mapping")
+
+
+def _wrong(key: str, value: Any, kind: Any) -> UserError:
+    return UserError(f"{key} is {value!r}; it must be {in_words(kind)}")
+
+
+def merge(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """``more`` over ``values``, mapping by mapping."""
+    merged = dict(values)
+    for key, value in more.items():
+        held = merged.get(key)
+        if isinstance(held, Mapping) and isinstance(value, Mapping):
+            value = merge(held, value)
+        merged[key] = value
+    return merged

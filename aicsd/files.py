@@ -19,6 +19,7 @@ from typing import Any, TextIO
 import yaml
 
 from aicsd.errors import UserError
+from aicsd.yaml_file import StrictLoader
 
 
 @contextmanager
@@ -152,26 +153,6 @@ def _is_at(file: TextIO, path: Path) -> bool:
         return False
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML as data files hold it: no aliases, which can grow without end, and no key twice."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        mapping = super().construct_mapping(node, deep)
-        if len(mapping) < len(node.value):
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise yaml.MarkedYAMLError(
-                problem=f"the key {twice!r} stands twice", problem_mark=node.start_mark
-            )
-        return mapping
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping.
 
@@ -179,7 +160,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: no such file, no YAML, an alias, a key that stands twice, or no mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise _unreadable(path, error) from error
     return _mapping(path, content)

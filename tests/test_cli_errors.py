@@ -424,7 +424,7 @@ def test_loss_that_is_not_finite(broken: Path, run_cli: RunCli) -> None:
     )
     run = broken / "out"
     # no model that only predicts nonsense, and nothing but numbers in the log
-    assert {file.name for file in run.rglob("*.safetensors")} == {"ics.safetensors"}
+    assert not list(run.rglob("*.safetensors"))
     assert all(abs(line["loss"]) < float("inf") for line in train_lines(run))
 
 

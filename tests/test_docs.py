@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from aicsd.cli import build_parser
-from aicsd.config import bracket_scales
+from aicsd.cli import find_command
+from aicsd.cli.parser import parse
 
 REPOSITORY = Path(__file__).parent.parent
 OTHER_PROGRAMS = {"pip", "make", "tensorboard", "cat", "display", "ffmpeg", "hf"}
@@ -54,7 +54,8 @@ def test_a_command_of_the_pages_exists(command: list[str], monkeypatch: pytest.M
         if ">" in arguments:
             arguments = arguments[: arguments.index(">")]
         arguments = [word for word in arguments if word != "..."]
-        build_parser().parse_args(bracket_scales(arguments))
+        _, found, rest = find_command(arguments)
+        parse(found, rest)
         return
     if command[0] == "python" and command[1] == "-m":
         module = command[2].replace(".", "/")

@@ -17,7 +17,9 @@ import yaml
 from PIL import Image
 from released_deeplab import random_deeplab
 
-from aicsd.cli import build_parser
+from aicsd.cli import find_command
+from aicsd.cli.parser import parse
+from aicsd.config import build_config
 from aicsd.errors import UserError
 from aicsd.published import translate
 
@@ -48,8 +50,8 @@ def options(arguments: str, script: str = "train_kd.py") -> dict[str, str]:
 def parsed(arguments: str, script: str = "train_kd.py") -> object:
     """The config that aicsd makes of the translated command."""
     command, _ = translate(script, shlex.split(arguments), CHECKOUT)
-    values = build_parser().parse_args(command)
-    return values[values.subcommand]
+    _, found, rest = find_command(command)
+    return build_config(found.target, parse(found, rest))
 
 
 def test_the_published_icsd_command(place: Path) -> None:

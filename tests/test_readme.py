@@ -16,7 +16,8 @@ from PIL import Image
 from released_deeplab import random_deeplab
 
 import aicsd
-from aicsd.cli import build_parser
+from aicsd.cli import find_command
+from aicsd.cli.parser import parse
 from aicsd.published import translate
 
 REPOSITORY = Path(__file__).parent.parent
@@ -151,5 +152,6 @@ def test_the_published_commands(workplace: Path, monkeypatch: pytest.MonkeyPatch
     methods = []
     for _, script, *arguments in published:
         command, _ = translate(script, arguments, REPOSITORY)
-        methods.append(build_parser().parse_args(command).distill.method)
+        _, found, rest = find_command(command)
+        methods.append(parse(found, rest)["method"])
     assert methods == ["icsd", "aicsd"]

@@ -25,12 +25,13 @@ SEVERAL = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class CostConfig(DistillConfig):  # noqa: D101
-    __doc__ = f"""{(DistillConfig.__doc__ or "").rstrip()}
-        model: the network of a config of aicsd train, which has no student."""
+class CostConfig(DistillConfig):
+    """A config of ``aicsd train`` or ``aicsd distill`` whose cost is measured."""
 
     run: str = ""
+    """unused: nothing is written."""
     model: ModelConfig | None = None
+    """the network of a config of aicsd train, which has no student."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

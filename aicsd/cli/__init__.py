@@ -4,71 +4,66 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
-from collections.abc import Callable
-from itertools import pairwise
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import NamedTuple
 
-import cv2
+from aicsd.cli import help as pages
+from aicsd.cli.parser import Command, call
+from aicsd.errors import UserError, suggest
 
-from aicsd.cli import (
-    benchmark,
-    data,
-    demo,
-    evaluate,
-    export,
-    fit,
-    import_checkpoint,
-    predict,
-    push,
-    report,
-    submit,
-    visualize,
-)
-from aicsd.config import ConfigParser, bracket_scales
-from aicsd.errors import UserError
-from aicsd.runs import RunFolder
+DESCRIPTION = "Distil a large semantic-segmentation network into a small one."
 
 
-class Command(NamedTuple):
-    """One command: its line in ``--help``, its arguments, and what it does."""
+class Entry(NamedTuple):
+    """A command: its line in ``--help``, and the module and name that hold it."""
 
     help: str
-    build_parser: Callable[[], ConfigParser]
-    run: Callable[[Any], int]
-    """Parsed options -> exit code."""
-    add_actions: Callable[[ConfigParser], None] | None = None
-    """Adds commands of a second level; jsonargparse wants that done after the first."""
+    module: str
+    name: str = "COMMAND"
+
+    def load(self) -> Command | Mapping[str, Command]:
+        """The command, or its actions by name; imports what it needs, and no more."""
+        found: Command | Mapping[str, Command] = getattr(
+            import_module(f"aicsd.cli.{self.module}"), self.name
+        )
+        return found
 
 
 COMMANDS = {
-    "train": Command(fit.TRAIN_HELP, fit.build_train_parser, fit.run_train),
-    "distill": Command(fit.DISTILL_HELP, fit.build_distill_parser, fit.run_distill),
-    "evaluate": Command(evaluate.HELP, evaluate.build_parser, evaluate.run),
-    "predict": Command(predict.HELP, predict.build_parser, predict.run),
-    "visualize": Command(visualize.HELP, visualize.build_parser, visualize.run),
-    "report": Command(report.HELP, report.build_parser, report.run),
-    "export": Command(export.HELP, export.build_parser, export.run),
-    "demo": Command(demo.HELP, demo.build_parser, demo.run),
-    "push": Command(push.HELP, push.build_parser, push.run),
-    "submit": Command(submit.HELP, submit.build_parser, submit.run),
-    "import": Command(import_checkpoint.HELP, import_checkpoint.build_parser,
-                      import_checkpoint.run),
-    "benchmark": Command(benchmark.HELP, benchmark.build_parser, benchmark.run,
-                         benchmark.add_actions),
-    "data": Command(data.HELP, data.build_parser, data.run, data.add_actions),
+    "train": Entry("train a network on labels alone: a teacher, or a student without one", "fit",
+                   "TRAIN"),
+    "distill": Entry("distil a teacher into a student", "fit", "DISTILL"),
+    "evaluate": Entry("metrics of a trained model on a split of a dataset", "evaluate"),
+    "predict": Entry("class-id PNGs and coloured overlays of images, folders, videos and pipelines",
+                     "predict"),
+    "visualize": Entry("pictures of runs: panels, ICS matrices, intra-class distributions, curves",
+                       "visualize"),
+    "report": Entry("one self-contained page that compares runs", "report"),
+    "export": Entry("a trained model as a file for ONNX Runtime, OpenVINO, phones and more, in "
+                    "float or INT8", "export"),
+    "demo": Entry("a page in the browser: what teacher and student see in an image", "demo"),
+    "push": Entry("put a finished run on the Hugging Face hub, with a model card", "push"),
+    "submit": Entry("predictions as the archive that the VOC or Cityscapes server takes", "submit"),
+    "import": Entry("turn a checkpoint of the released AICSD code into a model file",
+                    "import_checkpoint"),
+    "benchmark": Entry("what a training costs, how fast models are, methods compared: cost, "
+                       "latency, table, methods", "benchmark", "ACTIONS"),
+    "data": Entry("check, fetch or convert a dataset: aicsd data check, prepare, convert", "data",
+                  "ACTIONS"),
 }  # fmt: skip
 """Every command of ``aicsd``. A new one is a file here and a line."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command; exit code 2 and one line on standard error for what a user can mend."""
+    """Run one command; exit code 2 and one line on standard error for what a user can fix."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = os.environ.get("AICSD_DEBUG")
+    # a broken image is one line of ours; OpenCV would add its own to it
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:
         sys.exit(_run(arguments))
     except UserError as error:
-        if debug:
+        if os.environ.get("AICSD_DEBUG"):
             raise
         print(f"aicsd: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -78,49 +73,52 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
 
 
-def build_parser() -> ConfigParser:
-    """The parser of all commands."""
-    from aicsd import __version__
+def find_command(words: Sequence[str]) -> tuple[str, Command, list[str]]:
+    """The command that ``words`` begin with, by its full name, and the rest of them.
 
-    parser = ConfigParser(
-        prog="aicsd",
-        version=__version__,
-        description="Distil a large semantic-segmentation network into a small one.",
-    )
-    commands = parser.add_subcommands(title="commands", metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        added = command.build_parser()
-        commands.add_subcommand(name, added, help=command.help)
-        if command.add_actions is not None:
-            command.add_actions(added)
-    return parser
+    Raises:
+        UserError: no command, or an unknown one.
+    """
+    found = COMMANDS[_chosen("aicsd", words, COMMANDS)].load()
+    name, rest = f"aicsd {words[0]}", list(words[1:])
+    if isinstance(found, Command):
+        return name, found, rest
+    action = _chosen(name, rest, found)
+    return f"{name} {action}", found[action], rest[1:]
 
 
-def _run(arguments: list[str]) -> int:
-    warnings.filterwarnings("ignore", module="jsonargparse")
-    # a broken image is one line of ours; OpenCV would add its own to it
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    parser = build_parser()
-    values = parser.instantiate(parser.parse_args(bracket_scales(_expand_resume(arguments))))
-    command = values.subcommand
-    return COMMANDS[command].run(values[command])
+def _chosen(program: str, words: Sequence[str], known: Mapping[str, object]) -> str:
+    if not words:
+        above = program.removeprefix("aicsd").strip()
+        after = f" after {above}" if above else ""
+        raise UserError(f"no command{after}; give {', '.join(known)}")
+    if words[0] not in known:
+        raise UserError(f"unknown command {words[0]!r}{suggest(words[0], known)}")
+    return words[0]
 
 
-def _expand_resume(arguments: list[str]) -> list[str]:
-    """``--resume`` alone means true, and ``--run R --resume`` needs no more: R has the settings."""
-    with_value = ("--config=", "--resume=", "--run=")
-    split = (a.split("=", 1) if a.startswith(with_value) else [a] for a in arguments)
-    arguments = [part for parts in split for part in parts]
-    if "--resume" not in arguments:
-        return arguments
-    place = arguments.index("--resume")
-    if arguments[place + 1 : place + 2] not in (["true"], ["false"]):
-        arguments = [*arguments[: place + 1], "true", *arguments[place + 1 :]]
-    runs = [value for flag, value in pairwise(arguments) if flag == "--run"]
-    if not runs or arguments[arguments.index("--resume") + 1] == "false":
-        return arguments
-    folder = RunFolder(runs[-1])
-    folder.check_place(resume=True)
-    if "--config" in arguments:
-        return arguments
-    return [arguments[0], "--config", str(folder.config), *arguments[1:]]
+def _run(words: list[str]) -> int:
+    if words[:1] == ["--version"]:
+        from aicsd._version import __version__
+
+        print(f"aicsd {__version__}")
+        return 0
+    if any(word in words for word in pages.FLAGS):
+        names = [word for word in words if not word.startswith("-")]
+        print(_help(names, pages.EVERYTHING in words), end="")
+        return 0
+    _, command, rest = find_command(words)
+    return call(command, rest)
+
+
+def _help(names: Sequence[str], everything: bool) -> str:
+    if not names:
+        entries = {name: entry.help for name, entry in COMMANDS.items()}
+        return pages.overview("aicsd", DESCRIPTION, entries)
+    entry = COMMANDS[_chosen("aicsd", names, COMMANDS)]
+    found = entry.load()
+    if not isinstance(found, Command) and len(names) == 1:
+        actions = {name: pages.purpose(command) for name, command in found.items()}
+        return pages.overview(f"aicsd {names[0]}", entry.help, actions)
+    program, command, _ = find_command(names)
+    return pages.command_help(program, command, everything)

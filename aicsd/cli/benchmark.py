@@ -2,242 +2,203 @@
 
 from __future__ import annotations
 
-import json
-import re
+import json as json_module
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from aicsd.cli.common import pick_device
-from aicsd.config import ConfigParser, config_from_namespace, config_parser
+from aicsd.benchmark.inputs import CostConfig
+from aicsd.cli.parser import Command
 from aicsd.errors import UserError
+from aicsd.inputs import open_model, parse_size, pick_device
 
 if TYPE_CHECKING:
     from aicsd.benchmark.cost import Cost
 
-HELP = "what a training costs, how fast models are, methods compared: cost, latency, table, methods"
+
+@dataclass(frozen=True, kw_only=True)
+class CostOptions(CostConfig):
+    """Train a few steps of a config of aicsd train or distill with a clock; nothing is written."""
+
+    steps: int = 10
+    """steps to measure"""
+    teacher_config: str | None = None
+    """config of the teacher's training: an untrained network of it stands in for a teacher that is
+    not there"""
+    classes: int | None = None
+    """number of classes of a dataset that is not there"""
+    images: int | None = None
+    """number of training images of a dataset that is not there"""
+    size: str | None = None
+    """WIDTHxHEIGHT of the images of a dataset that is not there, such as 480x360"""
+    json: str | None = None
+    """file that gets all figures as JSON"""
 
 
-def build_parser() -> ConfigParser:
-    return ConfigParser(description=HELP)
-
-
-def add_actions(parser: ConfigParser) -> None:
-    actions = parser.add_subcommands(title="actions", metavar="ACTION")
-    actions.add_subcommand("cost", _cost_parser(), help="what a config costs on this machine")
-    actions.add_subcommand("latency", _latency_parser(), help="forward passes, side by side")
-    actions.add_subcommand("table", _table_parser(), help="methods x seeds, from finished runs")
-    actions.add_subcommand("methods", _methods_parser(), help="train methods x seeds, and compare")
-
-
-def _cost_parser() -> ConfigParser:
-    from aicsd.benchmark.inputs import CostConfig
-
-    parser = config_parser(
-        CostConfig,
-        description="Train a few steps of a config of aicsd train or distill with a clock; "
-        "nothing is written. Flags override the config.",
-    )
-    parser.add_argument("--steps", type=int, default=10, help="steps to measure")
-    parser.add_argument(
-        "--teacher_config", type=str | None,
-        help="config of the teacher's training: an untrained network of it stands in for a "
-        "teacher that is not there",
-    )  # fmt: skip
-    parser.add_argument("--classes", type=int | None, help="of a dataset that is not there")
-    parser.add_argument("--images", type=int | None, help="to train on, likewise")
-    parser.add_argument(
-        "--size", type=str | None, help="WIDTHxHEIGHT of its images, likewise, such as 480x360"
-    )
-    parser.add_argument("--json", type=str | None, help="file that gets all figures as JSON")
-    return parser
-
-
-def _latency_parser() -> ConfigParser:
-    parser = ConfigParser(description="Time the forward pass of models, which take turns.")
-    parser.add_argument(
-        "models", type=str, nargs="+", help="run folders, model files or exported models"
-    )
-    parser.add_argument("--size", type=str, default="512x512", help="WIDTHxHEIGHT in pixels")
-    parser.add_argument("--batch", type=int, default=1, help="images a pass")
-    parser.add_argument("--threads", type=int | None, help="of the CPU; all without it")
-    parser.add_argument("--repeats", type=int, default=20, help="passes of each model")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
-    parser.add_argument("--json", type=str | None, help="file that gets all figures as JSON")
-    return parser
-
-
-def _table_parser() -> ConfigParser:
-    from aicsd.benchmark.render import Format
-    from aicsd.benchmark.table import NAMES
-
-    parser = ConfigParser(description="Group runs that differ only in the seed, and compare them.")
-    parser.add_argument("runs", type=str, nargs="+", help="run folders")
-    parser.add_argument(
-        "--by", type=str, default=",".join(NAMES),
-        help="what names a row, separated by commas: method, student, images, epochs or any key "
-        "of config.yaml, such as terms.icsd.weight",
-    )  # fmt: skip
-    parser.add_argument(
-        "--baseline", type=str | None,
-        help="method that differences are taken to, seed by seed; none, where there is one",
-    )  # fmt: skip
-    parser.add_argument("--per_class", type=bool, default=False, help="the IoU of every class too")
-    parser.add_argument("--format", type=Format, default="markdown", help="markdown, csv or json")
-    parser.add_argument("-o", "--out", type=str | None, help="file that gets the table")
-    return parser
-
-
-def _methods_parser() -> ConfigParser:
-    parser = ConfigParser(
-        description="Train methods x students x seeds, and write tables and a plot of gain against "
-        "cost. Called again, it goes on; finished runs are taken as they are."
-    )
-    parser.add_argument("--config", type=str | None, help="YAML file of the benchmark")
-    parser.add_argument(
-        "--runs", type=str, default="runs/benchmark", help="folder of the run folders"
-    )
-    parser.add_argument(
-        "--out", type=str, default="results/benchmark", help="folder of results and tables"
-    )
-    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
-    parser.add_argument(
-        "--minutes", type=float, default=0.0,
-        help="time to train; what runs then saves where it stands. 0: until all is done",
-    )  # fmt: skip
-    parser.add_argument(
-        "--table", type=bool, default=False, help="train nothing: make the tables from the results"
-    )
-    parser.add_argument("--teacher", type=str | None, help="run folder or model file")
-    parser.add_argument("--weights", type=str | None, help="pretrained backbone of the students")
-    parser.add_argument("--root", type=str | None, help="folder of the dataset")
-    parser.add_argument(
-        "--common", type=dict[str, Any], default={},
-        help="further options of aicsd distill for all trainings, such as '{epochs: 12}'",
-    )  # fmt: skip
-    return parser
-
-
-def run(options: Any) -> int:
-    actions = {"cost": _cost, "latency": _latency, "table": _table, "methods": _methods}
-    return actions[options.subcommand](options[options.subcommand])
-
-
-def _cost(options: Any) -> int:
+def cost(options: CostOptions) -> int:
     from aicsd.benchmark.cost import measure_cost
-    from aicsd.benchmark.inputs import CostConfig
 
-    cost = measure_cost(
-        config_from_namespace(CostConfig, options),
-        steps=options.steps, teacher_config=options.teacher_config, classes=options.classes,
-        images=options.images, size=None if options.size is None else parse_size(options.size),
+    config = CostConfig(**{f.name: getattr(options, f.name) for f in fields(CostConfig)})
+    measured = measure_cost(
+        config, steps=options.steps, teacher_config=options.teacher_config,
+        classes=options.classes, images=options.images,
+        size=None if options.size is None else parse_size(options.size),
     )  # fmt: skip
-    _write_json(options.json, asdict(cost))
-    print_cost(cost)
+    _write_json(options.json, asdict(measured))
+    print_cost(measured)
     return 0
 
 
-def _latency(options: Any) -> int:
+def latency(
+    models: list[str],
+    *,
+    size: str = "512x512",
+    batch: int = 1,
+    threads: int | None = None,
+    repeats: int = 20,
+    device: str = "auto",
+    json: str | None = None,
+) -> int:
+    """Time the forward pass of models, which take turns.
+
+    Args:
+        models: run folders, model files or exported models.
+        size: WIDTHxHEIGHT in pixels.
+        batch: images per forward pass.
+        threads: threads of the CPU; all without it.
+        repeats: passes of each model.
+        device: auto, cpu, cuda or mps.
+        json: file that gets all figures as JSON.
+    """
     import torch
 
     from aicsd.benchmark.latency import measure_latency
     from aicsd.benchmark.timing import machine, machine_line
-    from aicsd.models import load_model
 
-    if options.threads is not None:
-        if options.threads < 1:
-            raise UserError(f"threads is {options.threads}; it must be 1 or more")
-        torch.set_num_threads(options.threads)
-    size = parse_size(options.size)
-    device = torch.device(pick_device(options.device))
-    models = {path: load_model(path).to(device) for path in options.models}
-    found = measure_latency(models, size=size, batch=options.batch, repeats=options.repeats)
-    figures = {name: asdict(latency) for name, latency in found.items()}
-    settings = {"size": size, "batch": options.batch, "repeats": options.repeats}
-    _write_json(options.json, {"machine": machine(), **settings, "models": figures})
+    if threads is not None:
+        if threads < 1:
+            raise UserError(f"threads is {threads}; it must be 1 or more")
+        torch.set_num_threads(threads)
+    pixels = parse_size(size)
+    networks = {path: open_model(path, device) for path in models}
+    found = measure_latency(networks, size=pixels, batch=batch, repeats=repeats)
+    figures = {name: asdict(figure) for name, figure in found.items()}
+    settings = {"size": pixels, "batch": batch, "repeats": repeats}
+    _write_json(json, {"machine": machine(), **settings, "models": figures})
     _print_table(
         ["model", "gives", "ms, min", "ms, median", "images/s", "MB", "parameters", "GMACs"],
-        [[name, latency.gives, f"{1000 * latency.minimum:.2f}", f"{1000 * latency.median:.2f}",
-          f"{latency.images_per_second:.1f}", f"{latency.megabytes:.1f}",
-          _millions(latency.parameters), _gmacs(latency.gmacs)]
-         for name, latency in found.items()],
+        [[name, figure.gives, f"{1000 * figure.minimum:.2f}", f"{1000 * figure.median:.2f}",
+          f"{figure.images_per_second:.1f}", f"{figure.megabytes:.1f}",
+          _millions(figure.parameters), _gmacs(figure.gmacs)]
+         for name, figure in found.items()],
     )  # fmt: skip
-    threads = torch.get_num_threads()
+    used = torch.get_num_threads()
     print(
-        f"{size[0]}x{size[1]}, batches of {options.batch}, {options.repeats} repeats in turns, "
-        f"{threads} thread{'s' if threads > 1 else ''}; MB: weights in memory, or the exported file"
+        f"{pixels[0]}x{pixels[1]}, batches of {batch}, {repeats} repeats in turns, "
+        f"{used} thread{'s' if used > 1 else ''}; MB: weights in memory, or the exported file"
     )
-    print(machine_line(device))
+    print(machine_line(torch.device(pick_device(device))))
     return 0
 
 
-def _table(options: Any) -> int:
+def table(
+    runs: list[str],
+    *,
+    by: tuple[str, ...] = ("method", "student", "images", "epochs"),
+    baseline: str | None = None,
+    per_class: bool = False,
+    format: Literal["markdown", "csv", "json"] = "markdown",
+    out: str | None = None,
+) -> int:
+    """Group runs that differ only in the seed, and compare them.
+
+    Args:
+        runs: run folders.
+        by: what names a row: method, student, images, epochs or any key of config.yaml, such as
+            terms.icsd.weight.
+        baseline: method that differences are taken to, seed by seed; none, where there is one.
+        per_class: the IoU of every class too.
+        format: markdown, csv or json.
+        out: file that gets the table.
+    """
     from aicsd.benchmark.render import render
     from aicsd.benchmark.table import group_runs, read_runs
     from aicsd.files import write_text
 
-    finished, unfinished = read_runs(map(Path, options.runs))
+    finished, unfinished = read_runs(map(Path, runs))
     for path in unfinished:
         print(f"{path}: left out, the run has not finished", file=sys.stderr)
-    names = [name.strip() for name in options.by.split(",")]
-    text = render(group_runs(finished, names, options.baseline), options.format, options.per_class)
-    if options.out is None:
+    text = render(group_runs(finished, list(by), baseline), format, per_class)
+    if out is None:
         print(text, end="")
     else:
-        write_text(Path(options.out), text)
+        write_text(Path(out), text)
     return 0
 
 
-def _methods(options: Any) -> int:
+def methods(
+    *,
+    config: str | None = None,
+    runs: str = "runs/benchmark",
+    out: str = "results/benchmark",
+    jobs: int = 1,
+    minutes: float = 0.0,
+    table: bool = False,
+    teacher: str | None = None,
+    weights: str | None = None,
+    root: str | None = None,
+    common: dict[str, Any] | None = None,
+) -> int:
+    """Train methods x students x seeds, and write tables and a plot of gain against cost.
+
+    Called again, it goes on; finished runs are taken as they are.
+
+    Args:
+        config: YAML file of the benchmark.
+        runs: folder of the run folders.
+        out: folder of results and tables.
+        jobs: trainings side by side.
+        minutes: time to train; what runs then saves where it stands. 0: until all is done.
+        table: train nothing; make the tables from the results.
+        teacher: run folder or model file.
+        weights: pretrained backbone of the students.
+        root: folder of the dataset.
+        common: further options of aicsd distill for all trainings, such as '{epochs: 12}'.
+    """
     from aicsd.benchmark.methods import merge, read_benchmark
     from aicsd.benchmark.methods_render import write_tables
     from aicsd.benchmark.methods_results import RESULTS_FILE, read_results
     from aicsd.benchmark.methods_run import Campaign
     from aicsd.benchmark.methods_table import Statistics
 
-    out = Path(options.out)
-    results = read_results(out / RESULTS_FILE)
+    place = Path(out)
+    results = read_results(place / RESULTS_FILE)
     statistics = Statistics(results)
-    if options.table:
+    if table:
         if not results.cells:
-            raise UserError(f"there are no results in {out / RESULTS_FILE}")
-        print(write_tables(statistics, out), end="")
+            raise UserError(f"there are no results in {place / RESULTS_FILE}")
+        print(write_tables(statistics, place), end="")
         return 0
-    if options.config is None:
+    if config is None:
         raise UserError("missing: config; --help tells what it is")
-    if options.jobs < 1 or options.minutes < 0:
-        raise UserError(
-            f"jobs is {options.jobs} and minutes is {options.minutes}; they are at least 1 and 0"
-        )
-    common: dict[str, Any] = {} if options.teacher is None else {"teacher": options.teacher}
-    common |= {} if options.root is None else {"data": {"root": options.root}}
-    benchmark = read_benchmark(Path(options.config), merge(common, options.common), options.weights)
-    campaign = Campaign(
-        benchmark, Path(options.runs), results, lambda: write_tables(statistics, out)
-    )
-    outcome = campaign.run(options.jobs, 60 * options.minutes or float("inf"))
-    print(write_tables(statistics, out), end="")
+    if jobs < 1 or minutes < 0:
+        raise UserError(f"jobs is {jobs} and minutes is {minutes}; they are at least 1 and 0")
+    settings: dict[str, Any] = {} if teacher is None else {"teacher": teacher}
+    settings |= {} if root is None else {"data": {"root": root}}
+    benchmark = read_benchmark(Path(config), merge(settings, common or {}), weights)
+    campaign = Campaign(benchmark, Path(runs), results, lambda: write_tables(statistics, place))
+    outcome = campaign.run(jobs, 60 * minutes or float("inf"))
+    print(write_tables(statistics, place), end="")
     for key, line in outcome.failed.items():
         print(f"{key} failed: {line}", file=sys.stderr)
     if outcome.stopped:
         print("aicsd: stopped; the same command goes on", file=sys.stderr)
         return 130
     if outcome.failed:
-        raise UserError(
-            f"{len(outcome.failed)} trainings failed; their output is in {options.runs}"
-        )
+        raise UserError(f"{len(outcome.failed)} trainings failed; their output is in {runs}")
     return 0
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """``480x360`` -> (480, 360): width and height."""
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    size = (int(found[1]), int(found[2])) if found else (0, 0)
-    if min(size) < 32:
-        raise UserError(f"size is {text!r}; it is WIDTHxHEIGHT, each 32 or more, such as 480x360")
-    return size
 
 
 def print_cost(cost: Cost) -> None:
@@ -324,4 +285,20 @@ def _write_json(path: str | None, content: dict[str, Any]) -> None:
     from aicsd.files import write_text
 
     if path is not None:
-        write_text(Path(path), json.dumps(content, indent=1) + "\n")
+        write_text(Path(path), json_module.dumps(content, indent=1) + "\n")
+
+
+ACTIONS = {
+    "cost": Command(
+        CostOptions, cost,
+        ("data.name", "data.root", "teacher", "method", "steps", "teacher_config", "classes",
+         "images", "size", "json", "accelerator", "precision"),
+        "aicsd benchmark cost --data.name cityscapes --method none",
+    ),
+    "latency": Command(latency, latency, example="aicsd benchmark latency runs/teacher runs/aicsd"),
+    "table": Command(table, table, example="aicsd benchmark table runs/*"),
+    "methods": Command(
+        methods, methods,
+        example="aicsd benchmark methods --config benchmark.yaml --out results/benchmark",
+    ),
+}  # fmt: skip

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from aicsd.data.convert import Empty
+from aicsd.data.convert import Empty
 
 
 def convert(

@@ -4,46 +4,37 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
-from aicsd.cli.common import open_model
-from aicsd.config import ConfigParser
+from aicsd.cli.parser import Command
 from aicsd.errors import UserError
 from aicsd.hub import is_hub_name
+from aicsd.inputs import open_model
 from aicsd.runs import RunFolder
 
-HELP = "a page in the browser: what teacher and student see in an image"
 
+def demo(
+    model: str, *, teacher: str | None = None, port: int | None = None, device: str = "auto"
+) -> int:
+    """A page in the browser: what teacher and student see in an image.
 
-def build_parser() -> ConfigParser:
-    parser = ConfigParser(description=HELP)
-    parser.add_argument(
-        "model", type=str, help="run folder, safetensors file, checkpoint or hf:user/name"
-    )
-    parser.add_argument(
-        "--teacher", type=str | None,
-        help="model to show beside it; without it the teacher that the run was distilled from",
-    )  # fmt: skip
-    parser.add_argument(
-        "--port", type=int | None, help="of the page; without it the first free one from 7860 on"
-    )
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
-    return parser
-
-
-def run(options: Any) -> int:
+    Args:
+        model: run folder, safetensors file, checkpoint or hf:user/name.
+        teacher: model to show beside it; without it the teacher that the run was distilled from.
+        port: port of the page; without it the first free one from 7860 on.
+        device: auto, cpu, cuda or mps.
+    """
     from aicsd.prediction.page import build_page, launch, require_gradio
 
     require_gradio()
-    if options.port is not None and not 0 < options.port < 1 << 16:
-        raise UserError(f"port is {options.port}; it is 1 to 65535")
-    student, device = open_model(options.model, options.device)
+    if port is not None and not 0 < port < 1 << 16:
+        raise UserError(f"port is {port}; it is 1 to 65535")
+    student = open_model(model, device)
     models = {"student": student}
-    teacher = options.teacher or _teacher_of(options.model)
-    if teacher is not None:
-        models = {"teacher": open_model(teacher, options.device)[0], **models}
-    page = build_page(models, device)
-    print(f"{launch(page, options.port)} (Ctrl+C ends it)", flush=True)
+    shown = teacher or _teacher_of(model)
+    if shown is not None:
+        models = {"teacher": open_model(shown, device), **models}
+    page = build_page(models, str(student.mean.device))
+    print(f"{launch(page, port)} (Ctrl+C ends it)", flush=True)
     page.block_thread()
     return 0
 
@@ -55,3 +46,6 @@ def _teacher_of(run: str) -> str | None:
         return teacher
     print(f"aicsd: no teacher at {teacher} any more; --teacher names another", file=sys.stderr)
     return None
+
+
+COMMAND = Command(demo, demo, example="aicsd demo runs/aicsd")

@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from aicsd.config import ConfigParser, config_from_namespace, config_parser
+from aicsd.cli.parser import Command
+from aicsd.engine.config import DistillConfig, TrainConfig
+from aicsd.runs import RunFolder
 
-TRAIN_HELP = "train a network on labels alone: a teacher, or a student without one"
-DISTILL_HELP = "distil a teacher into a student"
-
-
-def build_train_parser() -> ConfigParser:
-    from aicsd.engine.config import TrainConfig
-
-    return config_parser(TrainConfig)
-
-
-def build_distill_parser() -> ConfigParser:
-    from aicsd.engine.config import DistillConfig
-
-    return config_parser(DistillConfig)
+COMMON = (
+    "run", "resume", "data.name", "data.root", "data.batch_size", "data.augment.crop",
+    "optimizer.name", "optimizer.lr", "epochs", "seed", "accelerator", "devices", "precision",
+    "logger",
+)  # fmt: skip
+NETWORK = ("backbone", "output_stride", "weights")
 
 
-def run_train(options: Any) -> int:
-    from aicsd.engine.config import TrainConfig
+def train(config: TrainConfig) -> int:
     from aicsd.engine.run import run_training
 
-    return _run(lambda: run_training(config_from_namespace(TrainConfig, options)))
+    return _run(lambda: run_training(config))
 
 
-def run_distill(options: Any) -> int:
-    from aicsd.engine.config import DistillConfig
+def distill(config: DistillConfig) -> int:
     from aicsd.engine.run import run_distillation
 
-    return _run(lambda: run_distillation(config_from_namespace(DistillConfig, options)))
+    return _run(lambda: run_distillation(config))
 
 
 def _run(training: Callable[[], Any]) -> int:
@@ -50,3 +43,25 @@ def _run(training: Callable[[], Any]) -> int:
           f"{run.metrics['parameters'] / 1e6:.2f} M parameters, "
           f"{run.metrics['seconds']:.0f} s of training")  # fmt: skip
     return 0
+
+
+def _saved_config(flags: Mapping[str, Any]) -> Path | None:
+    """The config in the run folder, for ``--run R --resume`` alone."""
+    if "run" not in flags or flags.get("resume") not in (True, "true"):
+        return None
+    folder = RunFolder(flags["run"])
+    folder.check_place(resume=True)
+    return folder.config
+
+
+TRAIN = Command(
+    TrainConfig, train, (*COMMON, *(f"model.{key}" for key in NETWORK)),
+    "aicsd train --data.name folder --data.root my_data --run runs/teacher",
+    base=_saved_config,
+)  # fmt: skip
+DISTILL = Command(
+    DistillConfig, distill,
+    ("teacher", "method", "terms", *COMMON, *(f"student.{key}" for key in NETWORK)),
+    "aicsd distill --data.name folder --data.root my_data --teacher runs/teacher --run runs/kd",
+    base=_saved_config,
+)  # fmt: skip

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from aicsd.config import ConfigParser
-
-HELP = "put a finished run on the Hugging Face hub, with a model card"
+from aicsd.cli.parser import Command
 
 
-def build_parser() -> ConfigParser:
-    parser = ConfigParser(description=HELP)
-    parser.add_argument("run", type=str, help="folder of a finished run")
-    parser.add_argument("name", type=str, help="user/name of the model on the hub")
-    parser.add_argument(
-        "--private", type=bool, default=False, help="of a new model: seen by its owner alone"
-    )
-    return parser
+def push(run: str, name: str, *, private: bool = False) -> int:
+    """Put a finished run on the Hugging Face hub, with a model card.
 
+    Args:
+        run: folder of a finished run.
+        name: user/name of the model on the hub.
+        private: make a new model visible to its owner only.
+    """
+    from aicsd.hub import push as put
 
-def run(options: Any) -> int:
-    from aicsd.hub import push
-
-    print(push(options.run, options.name, options.private))
-    print(f"aicsd predict hf:{options.name} IMAGES --out DIR uses it")
+    print(put(run, name, private))
+    print(f"aicsd predict hf:{name} IMAGES --out DIR uses it")
     return 0
+
+
+COMMAND = Command(push, push, example="aicsd push runs/aicsd user/name")

@@ -4,44 +4,55 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from aicsd.cli.common import data_arguments, inference_of, pick_device
-from aicsd.config import ConfigParser
-
-HELP = "predictions as the archive that the VOC or Cityscapes server takes"
+from aicsd.cli.parser import Command
+from aicsd.errors import UserError
+from aicsd.inputs import DataSplit, open_model
 
 
-def build_parser() -> ConfigParser:
-    from aicsd.evaluation import InferenceConfig
+def submit(
+    model: str,
+    *,
+    out: str,
+    data: DataSplit | None = None,
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = False,
+    window: int = 0,
+    overlap: float = 1 / 3,
+    device: str = "auto",
+) -> int:
+    """Predictions as the archive that the VOC or Cityscapes server takes.
 
-    parser = ConfigParser(description=HELP)
-    parser.add_argument("model", type=str, help="run folder or model file")
-    data_arguments(parser, "split to predict", "test")
-    parser.add_argument(
-        "-o", "--out", type=str, required=True, help="archive: .tgz for voc, .zip for cityscapes"
-    )
-    parser.add_class_arguments(InferenceConfig)
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
-    return parser
-
-
-def run(options: Any) -> int:
+    Args:
+        model: run folder or model file.
+        out: archive: .tgz for voc, .zip for cityscapes.
+        data: split to predict; the test split without it.
+        scales: sizes at which an image is seen, relative to its own.
+        flip: average over the mirrored image too.
+        window: side in pixels of the windows that a larger image is cut into; 0 takes it whole.
+        overlap: overlap of neighbouring windows, as a part of their side, 0 to below 1.
+        device: auto, cpu, cuda or mps.
+    """
     from aicsd.data import open_images
+    from aicsd.evaluation import InferenceConfig
     from aicsd.evaluation.submission import check_submission, write_submission
-    from aicsd.models import load_model
     from aicsd.models.inference import predict_ids
     from aicsd.terminal import progress_bar
 
-    data, out = options.data, Path(options.out)
-    model = load_model(options.model).to(pick_device(options.device))
-    server = check_submission(data.name, model.classes, out)
-    images = open_images(data.name, data.root, data.split, data.options)
+    if data is None or data.name is None:
+        raise UserError("no dataset: give --data.name voc or cityscapes, and --data.root")
+    network, archive, split = open_model(model, device), Path(out), data.split or "test"
+    inference = InferenceConfig(scales, flip, window, overlap)
+    server = check_submission(data.name, network.classes, archive)
+    images = open_images(data.name, data.root, split, data.options)
     with progress_bar() as bar:
         task = bar.add_task("predicting", total=len(images), note="")
         write_submission(
-            server, images, data.split, partial(predict_ids, model, config=inference_of(options)),
-            out, advance=lambda: bar.advance(task),
+            server, images, split, partial(predict_ids, network, config=inference), archive,
+            advance=lambda: bar.advance(task),
         )  # fmt: skip
-    print(f"{out}: {len(images)} predictions, checked")
+    print(f"{archive}: {len(images)} predictions, checked")
     return 0
+
+
+COMMAND = Command(submit, submit)

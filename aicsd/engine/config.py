@@ -17,37 +17,34 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Optimizer with groups for backbone, head and terms, and a schedule of the learning rate.
-
-    Args:
-        name: sgd, as published, or adamw, for short runs and random weights.
-        lr: learning rate of the backbone.
-        head_lr_factor: learning rate of everything else of the student, as a multiple of lr.
-        terms_lr_factor: learning rate of adapters and other trainable parts of the terms, as a
-            multiple of lr; null: that of the head.
-        weight_decay: on all parameters, as published.
-        momentum: of sgd.
-        nesterov: for sgd, the Nesterov form of momentum.
-        schedule: poly, lr (1 - progress)^power, or cosine, half a cosine from lr to 0.
-        power: of the poly schedule; 0 keeps the learning rate constant.
-        clip: largest norm of the gradient; 0 does not clip.
-        accumulate: batches whose gradients are summed into one step.
-        ema: decay of an exponential moving average of the student, which then is what gets
-            evaluated and saved; 0 switches it off, 0.99 to 0.9999 are usual.
-    """
+    """Optimizer with groups for backbone, head and terms, and a schedule of the learning rate."""
 
     name: Literal["sgd", "adamw"] = "sgd"
+    """sgd, as released, or adamw, for short runs and random weights."""
     lr: float = 0.007
+    """learning rate of the backbone."""
     head_lr_factor: float = 10.0
+    """learning rate of everything else of the student, as a multiple of lr."""
     terms_lr_factor: float | None = None
+    """learning rate of adapters and other trainable parts of the terms, as a multiple of lr;
+    null: that of the head."""
     weight_decay: float = 5e-4
+    """weight decay of all parameters."""
     momentum: float = 0.9
+    """momentum of sgd."""
     nesterov: bool = False
+    """the Nesterov form of the momentum of sgd."""
     schedule: Literal["poly", "cosine"] = "poly"
+    """poly, lr (1 - progress)^power, or cosine, half a cosine from lr to 0."""
     power: float = 0.9
+    """power of the poly schedule; 0 keeps the learning rate constant."""
     clip: float = 0.0
+    """largest norm of the gradient; 0 does not clip."""
     accumulate: int = 1
+    """batches whose gradients are summed into one step."""
     ema: float = 0.0
+    """decay of an exponential moving average of the student, which then is what gets evaluated
+    and saved; 0 switches it off, 0.99 to 0.9999 are usual."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -72,20 +69,37 @@ class FitConfig:
     """What every training run has."""
 
     run: str
+    """folder that gets config, logs, checkpoints and the trained model."""
     data: DataConfig = field(default_factory=DataConfig)
+    """dataset, splits, augmentation and loading."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """optimizer and learning-rate schedule."""
     epochs: int = 50
+    """passes over the training images."""
     val_every: int = 1
+    """validate after every that many epochs, and at the end; 0: only at the end."""
     save_every: int = 100
+    """steps between two checkpoints; at most that many are lost when a run is cut."""
     log_every: int = 10
+    """steps between two lines of metrics.jsonl."""
     logger: str = "tensorboard"
+    """where the same figures and a few pictures go too: tensorboard, wandb, mlflow, several
+    with commas between, or none."""
     seed: int = 0
+    """seed of weights, order, augmentation and dropout."""
     resume: bool = False
+    """continue the run in the folder; its config need not be repeated."""
     accelerator: str = "auto"
+    """auto, cpu, cuda or mps."""
     devices: int = 1
+    """processes per machine, one per device."""
     num_nodes: int = 1
+    """number of machines."""
     precision: Precision = "32-true"
+    """number format of the forward and backward pass."""
     protocol: Protocol = "standard"
+    """standard: every pixel at its own resolution, padding ignored; released: as the published
+    AICSD code, where that decides its figures (losses, padding, evaluation)."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "save_every", "log_every", "devices", "num_nodes"):
@@ -98,62 +112,37 @@ class FitConfig:
             raise UserError(f"seed is {self.seed}; it must be 0 or more and below 2^63")
 
 
-_COMMON = """
-        run: folder that gets config, logs, checkpoints and the trained model.
-        data: which images, and how they are fed.
-        optimizer: optimizer and learning-rate schedule.
-        epochs: passes over the training images.
-        val_every: validate after every that many epochs, and at the end; 0: only at the end.
-        save_every: steps between two checkpoints; at most that many are lost when a run is cut.
-        log_every: steps between two lines of metrics.jsonl.
-        logger: where the same figures and a few pictures go too: tensorboard, wandb, mlflow,
-            several with commas between, or none.
-        seed: of weights, order, augmentation and dropout.
-        resume: continue the run in the folder; its config need not be repeated.
-        accelerator: auto, cpu, cuda or mps.
-        devices: processes per machine, one per device.
-        num_nodes: machines.
-        precision: 32-true, 16-mixed or bf16-mixed.
-        protocol: standard: every pixel at its own resolution, padding ignored; released: as the
-            published AICSD code, where that decides its figures (losses, padding, evaluation).
-"""
-
-
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(FitConfig):  # noqa: D101
-    __doc__ = f"""Train a network on labels alone: a teacher, or a student without one.
-
-    Args:
-        model: the network to train.{_COMMON}"""
+class TrainConfig(FitConfig):
+    """Train a network on labels alone: a teacher, or a student without one."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
+    """the network to train."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillConfig(FitConfig):  # noqa: D101
-    __doc__ = f"""Distil a teacher into a student.
-
-    Args:
-        teacher: run folder or model file of the trained teacher, or a checkpoint of the published
-            AICSD code.
-        teacher_runtime: eager, compiled (torch.compile: some time at the start, less at each
-            step), or openvino (on a CPU; for methods that compare logits).
-        teacher_cache: folder of the teacher's logits, computed once for every training image;
-            it is made if it is not there. The teacher then does not run during training. For
-            methods that compare logits.
-        teacher_cache_top_k: how many of the largest logits of a pixel the cache keeps, with the
-            mass of the rest; 0 keeps all. For methods that compare class probabilities only.
-        student: the network to train.
-        method: none, kd, icsd, aicsd, ad, sp, ickd, or a YAML file with a recipe.
-        terms: changes to the recipe by term and key, for example --terms.icsd.weight 50.
-        terms_of: in the config of a run, the method of which terms holds every key; the recipe
-            is not read then.{_COMMON}"""
+class DistillConfig(FitConfig):
+    """Distil a teacher into a student."""
 
     teacher: str | None = None
+    """run folder or model file of the trained teacher, or a checkpoint of the published AICSD
+    code."""
     teacher_runtime: Runtime = "eager"
+    """eager, compiled (torch.compile: some time at the start, less at each step), or openvino
+    (on a CPU; for methods that compare logits)."""
     teacher_cache: str | None = None
+    """folder of the teacher's logits, computed once for every training image; it is made if it
+    is not there. The teacher then does not run during training. For methods that compare
+    logits."""
     teacher_cache_top_k: int = 0
+    """how many of the largest logits of a pixel the cache keeps, with the mass of the rest; 0
+    keeps all. For methods that compare class probabilities only."""
     student: ModelConfig = field(default_factory=ModelConfig)
+    """the network to train."""
     method: str = "aicsd"
+    """none, kd, icsd, aicsd, ad, sp, ickd, or a YAML file with a recipe."""
     terms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """changes to the recipe by term and key, for example --terms.icsd.weight 50."""
     terms_of: str | None = None
+    """in the config of a run, the method of which terms holds every key; the recipe is not read
+    then."""

@@ -1,0 +1,320 @@
+"""What is done with a trained network, as functions; each is also a command of ``aicsd``.
+
+Their parameters are the flags of the command, and ``Args:`` is its help. Libraries are imported
+when a function is called, so that the command line starts quickly.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from aicsd.errors import UserError
+from aicsd.inputs import (
+    Data,
+    File,
+    Files,
+    Model,
+    open_model,
+    open_split,
+    parse_size,
+    pick_device,
+)
+from aicsd.types import Protocol
+
+Output = Literal["logits", "native", "labels"]
+
+if TYPE_CHECKING:
+    from aicsd.data.protocol import SegDataset
+    from aicsd.evaluation import Metrics
+    from aicsd.export import Parity
+    from aicsd.formats import Format
+    from aicsd.prediction.files import Outcome
+    from aicsd.visualization.runs import Network
+
+
+def evaluate(
+    model: Model,
+    *,
+    data: Data = None,
+    protocol: Protocol = "standard",
+    short_side: int | None = None,
+    boundary: bool = False,
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = False,
+    window: int = 0,
+    overlap: float = 1 / 3,
+    json: File | None = None,
+    batch_size: int = 4,
+    workers: int = 0,
+    device: str = "auto",
+) -> Metrics:
+    """Metrics of a trained model on a split of a dataset.
+
+    Args:
+        model: run folder, model file, exported .onnx or .xml, or hf:user/name.
+        data: images and labels; the validation split of the run without it.
+        protocol: released resizes image and labels, as the released code does.
+        short_side: resize image and labels to this shorter side in pixels; released alone means
+            513.
+        boundary: boundary IoU too.
+        scales: sizes at which an image is seen, relative to its own; class probabilities are
+            averaged at its own size.
+        flip: average over the mirrored image too.
+        window: side in pixels of the windows that a larger image is cut into; 0 takes it whole.
+        overlap: overlap of neighbouring windows, as a part of their side, 0 to below 1.
+        json: file that gets the metrics as JSON.
+        batch_size: images per forward pass.
+        workers: processes that load images.
+        device: auto, cpu, cuda or mps.
+
+    Raises:
+        UserError: no such model or dataset, classes that differ, or a value out of range.
+    """
+    from aicsd.evaluation import InferenceConfig, short_side_of, to_json
+    from aicsd.evaluation import evaluate as measure
+    from aicsd.files import write_text
+    from aicsd.terminal import progress_bar
+
+    inference = InferenceConfig(scales, flip, window, overlap)
+    network = open_model(model, device)
+    dataset = open_split(data, model)
+    with progress_bar() as bar:
+        task = bar.add_task("evaluating", total=len(dataset), note="")
+        metrics = measure(
+            network, dataset, batch_size=batch_size, workers=workers, inference=inference,
+            boundary=boundary, short_side=short_side_of(protocol, short_side),
+            advance=lambda images: bar.advance(task, images),
+        )  # fmt: skip
+    if json is not None:
+        write_text(Path(json), to_json(metrics.to_dict()))
+    return metrics
+
+
+def predict(
+    model: Model,
+    images: Files,
+    *,
+    out: File,
+    outputs: tuple[str, ...] = (),
+    recursive: bool = False,
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = False,
+    window: int = 0,
+    overlap: float = 1 / 3,
+    opacity: float = 0.5,
+    batch_size: int = 1,
+    workers: int = 2,
+    device: str = "auto",
+) -> list[Outcome]:
+    """Class-id PNGs and coloured overlays of images, folders, videos and pipelines.
+
+    Args:
+        model: run folder, model file, exported .onnx or .xml, or hf:user/name.
+        images: images, folders of images, videos, quoted patterns such as 'photos/**/*.jpg'; on
+            the command line, - reads images from standard input.
+        out: folder for the results; on the command line, - is standard output.
+        outputs: some of ids,overlay,color,probabilities; without it ids and overlay of images, the
+            overlay of videos, ids on standard output.
+        recursive: folders with all below them; the results keep the subfolders.
+        scales: as of evaluate: sizes at which an image is seen, relative to its own.
+        flip: average over the mirrored image too.
+        window: side in pixels of the windows that a larger image is cut into; 0 takes it whole.
+        overlap: overlap of neighbouring windows, as a part of their side, 0 to below 1.
+        opacity: opacity of the overlay, 0 to 1.
+        batch_size: images of equal size, or frames, in one forward pass.
+        workers: threads that read and write while the network computes; 0: one after the other.
+        device: auto, cpu, cuda or mps.
+
+    Returns:
+        What became of every input: a broken one has an error, and the others are still predicted.
+
+    Raises:
+        UserError: no such model or image, results that would overwrite each other, or a value out
+            of range.
+    """
+    from aicsd.evaluation import InferenceConfig
+    from aicsd.prediction import (
+        PredictConfig,
+        count_images,
+        find_inputs,
+        plan_results,
+        predict_files,
+    )
+    from aicsd.terminal import progress_bar
+
+    inference = InferenceConfig(scales, flip, window, overlap)
+    config = PredictConfig(tuple(outputs), opacity, batch_size, workers, inference)
+    places = [images] if isinstance(images, str | Path) else images
+    inputs = find_inputs([str(place) for place in places], recursive, Path(out))
+    plan_results(inputs, Path(out), config)
+    network = open_model(model, device)
+    config = replace(config, device=str(network.mean.device))
+    with progress_bar() as bar:
+        task = bar.add_task("predicting", total=count_images(inputs), note="")
+        done = predict_files(network, inputs, Path(out), config, lambda: bar.advance(task))
+        return list(done)
+
+
+class Exported(NamedTuple):
+    """A file that was exported, and how it compares with the network."""
+
+    path: Path
+    format: Format
+    size: tuple[int, int] | None
+    """Height and width of the one image that it takes; None: any number of any size."""
+    parity: Parity
+    """Before INT8."""
+    calibrated_on: str = ""
+    """Number and split of the images that INT8 was calibrated on."""
+    evaluated: int = 0
+    """Images that the two mIoU are of."""
+    miou: float | None = None
+    """Of the network, where it was rounded to INT8."""
+    int8_miou: float | None = None
+
+
+def export(
+    model: Model,
+    *,
+    out: File,
+    format: str | None = None,
+    output: Output = "logits",
+    size: str | None = None,
+    int8: bool = False,
+    calibration_split: str = "train",
+    calibration_images: int = 64,
+    data: Data = None,
+) -> Exported:
+    """A trained model as a file for ONNX Runtime, OpenVINO, phones and more, in float or INT8.
+
+    Args:
+        model: run folder, model file, checkpoint or hf:user/name.
+        out: file to write, whose ending says the format.
+        format: name of the format; without it the one of the ending.
+        output: logits at the size of the image, native ones at that of the network, or labels
+            (arg max).
+        size: WIDTHxHEIGHT: a file for one image of this size at a time; some formats need it.
+        int8: round weights and activations to 8 bits.
+        calibration_split: split that INT8 is calibrated on.
+        calibration_images: largest number of its images, spread evenly over it.
+        data: split that the mIoU before and after INT8 is measured on; the validation split of the
+            run without it.
+
+    Raises:
+        UserError: no such model, a file that cannot be written, or INT8 without images.
+    """
+    from aicsd.data.wrappers import Subset
+    from aicsd.export import check_target, export_model
+
+    path = Path(out)
+    shape = None if size is None else parse_size(size)[::-1]
+    target = check_target(path, format, int8, shape)
+    calibration = val = None
+    if int8:
+        if calibration_images < 1:
+            raise UserError(f"calibration_images is {calibration_images}; it must be 1 or more")
+        calibration = open_split(data, model, calibration_split, "to calibrate INT8 on")
+        calibration = Subset(calibration, min(calibration_images, len(calibration)))
+        val = open_split(data, model)
+    network = open_model(model, "cpu")
+    parity = export_model(network, path, output, calibration, shape)
+    exported = Exported(path, target, shape, parity)
+    if calibration is None or val is None:
+        return exported
+    before, after = (evaluate(m, data=val, batch_size=1, device="cpu") for m in (network, path))
+    return exported._replace(
+        calibrated_on=f"{len(calibration)} images of {calibration_split}",
+        evaluated=len(val),
+        miou=before.miou,
+        int8_miou=after.miou,
+    )
+
+
+def report(
+    runs: Files,
+    *,
+    out: File,
+    teacher: str | None = None,
+    images: int = 6,
+    evaluate: bool = False,
+    data: Data = None,
+    device: str = "auto",
+) -> Path:
+    """One self-contained page that compares runs.
+
+    Args:
+        runs: folders of finished runs.
+        out: HTML file to write.
+        teacher: run folder or model file; without it the one that the runs name.
+        images: number of images to show, spread evenly over the split.
+        evaluate: measure every network anew, on the data given, instead of reading metrics.json.
+        data: images to show; without it the validation split that the first run was trained with.
+        device: auto, cpu, cuda or mps.
+
+    Raises:
+        UserError: a run that has not finished, or a page that cannot be written.
+    """
+    from aicsd.visualization.report import measure, write_report
+
+    networks, dataset, notes = _open_compared(runs, teacher, images, data, device)
+    if evaluate:
+        networks = [measure(network, dataset) for network in networks]
+    write_report(Path(out), networks, dataset, images=images, notes=notes)
+    return Path(out)
+
+
+def visualize(
+    runs: Files,
+    *,
+    out: File,
+    teacher: str | None = None,
+    images: int = 3,
+    data: Data = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Pictures of runs: panels, ICS matrices, intra-class distributions, curves.
+
+    Args:
+        runs: folders of finished runs.
+        out: folder for the pictures.
+        teacher: run folder or model file; without it the one that the runs name.
+        images: number of images to show, spread evenly over the split.
+        data: images to show; without it the validation split that the first run was trained with.
+        device: auto, cpu, cuda or mps.
+
+    Returns:
+        The files. What is missing in them is said on standard error.
+
+    Raises:
+        UserError: a run that has not finished, or a folder that cannot be written to.
+    """
+    from aicsd.visualization.gallery import save_gallery
+    from aicsd.visualization.views import spread
+
+    networks, dataset, notes = _open_compared(runs, teacher, images, data, device)
+    for note in notes:
+        print(f"aicsd: {note}", file=sys.stderr)
+    return list(save_gallery(networks, dataset, spread(dataset, images), Path(out)))
+
+
+def _open_compared(
+    runs: Files, teacher: str | None, images: int, data: Data, device: str
+) -> tuple[list[Network], SegDataset, list[str]]:
+    """Networks, data and remarks of finished runs."""
+    from aicsd.runs import RunFolder
+    from aicsd.visualization.runs import open_networks
+
+    if images < 1:
+        raise UserError(f"images is {images}; it must be 1 or more")
+    device = pick_device(device)
+    paths = [Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    found = [RunFolder(path).read() for path in paths]
+    dataset = open_split(data, paths[0])
+    networks, notes = open_networks(found, teacher, dataset.classes)
+    for network in networks:
+        if network.model is not None:
+            network.model.to(device)
+    return networks, dataset, notes

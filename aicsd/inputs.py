@@ -1,0 +1,132 @@
+"""What commands are given: a network, a dataset, a device."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aicsd.config import build_config
+from aicsd.data import DATASETS, data_settings, open_dataset
+from aicsd.data.open import AUTO, GENERATED
+from aicsd.errors import UserError
+from aicsd.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class DataSplit:  # noqa: D101
+    __doc__ = f"""One split of a dataset; without name and root, that of the run that is read.
+
+    Args:
+        name: {", ".join(DATASETS)}; {AUTO}: what the root holds.
+        root: folder that holds the dataset.
+        split: which split.
+        options: further options of the dataset, such as {{size: 96}} for {GENERATED}.
+    """
+
+    name: str | None = None
+    root: str | None = None
+    split: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+if TYPE_CHECKING:
+    from aicsd.data import SegDataset
+    from aicsd.models import Segmenter
+
+    Model = str | Path | Segmenter
+    Data = str | Path | Mapping[str, Any] | SegDataset | DataSplit | None
+    File = str | Path
+    Files = str | Path | Sequence[str | Path]
+else:  # what a command line can give
+    Model, Data, File, Files = str, DataSplit | None, str, list[str]
+
+
+def open_model(model: Model, device: str) -> Segmenter:
+    """A trained network on a device, in evaluation mode.
+
+    Raises:
+        UserError: no such model, or a device that cannot be used here.
+    """
+    from aicsd.models import Segmenter, load_model
+
+    network = model if isinstance(model, Segmenter) else load_model(model)
+    return network.eval().to(pick_device(device))
+
+
+def pick_device(name: str) -> str:
+    """auto -> the best device of this machine.
+
+    Raises:
+        UserError: a device that cannot be used here.
+    """
+    import torch
+
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator.type if accelerator is not None else "cpu"
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {name!r} cannot be used here: {reason}") from error
+    return name
+
+
+def open_split(
+    data: Data, model: Model, split: str | None = None, need: str = "to read"
+) -> SegDataset:
+    """The dataset that is given, or else that of the run which ``model`` belongs to.
+
+    Args:
+        data: a dataset; or its name, its folder or the keys of :class:`DataSplit`.
+        model: a run folder, or a file in one.
+        split: in place of the one that ``data`` names, or else of the validation split.
+        need: what the images are for, for the message.
+
+    Raises:
+        UserError: neither names a dataset, or it cannot be opened.
+    """
+    if isinstance(data, Mapping):
+        data = build_config(DataSplit, data)
+    elif isinstance(data, str | Path):
+        data = DataSplit(**data_settings(data)[0])
+    elif data is not None and not isinstance(data, DataSplit):
+        return data
+    wanted = data or DataSplit()
+    split = split or wanted.split
+    if wanted.name is not None or wanted.root is not None:
+        name = wanted.name or AUTO
+        return open_dataset(name, wanted.root, split or "val", wanted.options)
+    trained_on = _data_of_run(model)
+    if trained_on is None:
+        raise UserError(
+            f"no images {need}: {model} is no run folder, so give --data.name and --data.root"
+        )
+    options = wanted.options or trained_on["options"]
+    split = split or trained_on["val_split"]
+    return open_dataset(trained_on["name"], trained_on["root"], split, options)
+
+
+def _data_of_run(model: Model) -> dict[str, Any] | None:
+    """The key ``data`` of the config of a run; ``model`` is its folder or a file in it."""
+    if not isinstance(model, str | Path):
+        return None
+    run = RunFolder(model if Path(model).is_dir() else Path(model).parent)
+    data: dict[str, Any] | None = run.read_config()["data"] if run.config.is_file() else None
+    return data
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``480x360`` -> (480, 360): width and height.
+
+    Raises:
+        UserError: another form, or a side below 32.
+    """
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    size = (int(found[1]), int(found[2])) if found else (0, 0)
+    if min(size) < 32:
+        raise UserError(f"size is {text!r}; it is WIDTHxHEIGHT, each 32 or more, such as 480x360")
+    return size
