@@ -17,7 +17,7 @@ from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.engine.run import of_protocol, recipe_of
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, load_recipe
-from aicsd.models import ModelConfig, Segmenter, build_model, load_model
+from aicsd.models import ModelConfig, Segmenter, build_model, is_there, load_model
 from aicsd.runs import RunFolder
 
 SEVERAL = 64
@@ -163,8 +163,9 @@ def find_teacher(config: CostConfig, teacher_config: str | None) -> TeacherSourc
     if not config.recipe.needs_teacher:
         return None
     path = None if config.teacher is None else Path(config.teacher)
-    if path is not None and (path.is_file() or RunFolder(path).model.is_file()):
-        return TeacherSource(load_model(path), ModelConfig(), f"teacher: {path}")
+    if config.teacher is not None and is_there(config.teacher):
+        trained = load_model(config.teacher)
+        return TeacherSource(trained, ModelConfig(), f"teacher: {config.teacher}")
     if teacher_config is None and path is not None and RunFolder(path).config.is_file():
         teacher_config = str(RunFolder(path).config)
     if teacher_config is None:

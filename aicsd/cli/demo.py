@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from aicsd.cli.parser import Command
 from aicsd.errors import UserError
-from aicsd.hub import is_hub_name
 from aicsd.inputs import open_model
 from aicsd.runs import RunFolder
 
@@ -42,7 +40,9 @@ def demo(
 def _teacher_of(run: str) -> str | None:
     """The teacher that the run's config names, if it still is where it was."""
     teacher = RunFolder(run).teacher()
-    if teacher is None or is_hub_name(teacher) or Path(teacher).exists():
+    from aicsd.models import is_there
+
+    if teacher is None or is_there(teacher):
         return teacher
     print(f"aicsd: no teacher at {teacher} any more; --teacher names another", file=sys.stderr)
     return None

@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         super().__init__()
         if output_stride not in OUTPUT_STRIDES:
             raise UserError(f"output_stride is {output_stride}; allowed are {OUTPUT_STRIDES}")
-        self.name = name
+        self.name, self.weights = name, weights
         self.body, self.multiple = _create(name, output_stride, pretrained=weights == "imagenet")
         info = [
             MapInfo(int(channels), int(stride))
@@ -68,7 +68,7 @@ class Backbone(nn.Module):
         strides = [stage.stride for stage in info]
         if 4 not in strides or strides[-1] != output_stride:
             raise UserError(
-                f"backbone {name!r} has maps at strides {strides}; DeepLabV3+ needs stride 4 "
+                f"backbone {name!r} has maps at strides {strides}; one at stride 4 is needed "
                 f"and the last at output_stride {output_stride}: choose another backbone or stride"
             )
         self._first = strides.index(4)
@@ -88,6 +88,15 @@ class Backbone(nn.Module):
         config = cast(dict[str, tuple[float, float, float]], getattr(self.body, "default_cfg", {}))
         self.mean = tuple(config.get("mean", (0.485, 0.456, 0.406)))
         self.std = tuple(config.get("std", (0.229, 0.224, 0.225)))
+
+    def notes(self) -> list[str]:
+        """What is worth saying about how the backbone was built."""
+        if not self.dropped_weights:
+            return []
+        return [
+            f"{self.weights}: every key of the feature layers is used; left out, of the "
+            f"classification head: {', '.join(self.dropped_weights)}"
+        ]
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, 3, H, W) normalised image -> the maps of ``stages``, activated."""

@@ -97,6 +97,20 @@ def _from_first(header: dict[str, Any]) -> dict[str, Any]:
     return {**header, "family": FIRST_FAMILY, "input": spec}
 
 
+def require_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse the weights of a training that diverged.
+
+    Raises:
+        UserError: naming the first weight that is not finite.
+    """
+    wrong = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if wrong:
+        raise UserError(
+            f"{path} holds weights that are not finite ({wrong[0]}): its training diverged; train "
+            "again with a lower optimizer.lr, or with optimizer.clip"
+        )
+
+
 def classes_of(header: Mapping[str, Any]) -> Classes:
     """The classes in a header.
 

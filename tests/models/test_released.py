@@ -31,7 +31,7 @@ from aicsd.models import (
     load_model,
     resize,
 )
-from aicsd.models.released import read_checkpoint
+from aicsd.models.sources.released import read_checkpoint
 
 RunCli = Callable[..., tuple[int, str, str]]
 State = dict[str, Tensor]

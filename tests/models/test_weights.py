@@ -31,6 +31,7 @@ from aicsd.models import (
     load_model,
     save_model,
 )
+from aicsd.models.sources import deeplabv3plus
 from aicsd.runs import MODEL_FILE
 
 REPO = Path(__file__).parents[2]
@@ -224,7 +225,7 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     assert (header["format"], header["family"]) == (2, "deeplabv3plus")
     assert header["classes"] == list(CLASS_NAMES)
     assert header["palette"] == [[1, 2, 3], [255, 0, 0], [0, 0, 255]]
-    assert header["architecture"] == asdict(ModelConfig(**TINY_MODEL))
+    assert header["architecture"] == asdict(deeplabv3plus.Options(**TINY_MODEL))
     assert header["input"] == {
         "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "scale": 1 / 255,
         "bgr": False, "multiple": 1, "size": None, "window": 0,
@@ -309,6 +310,46 @@ def test_a_model_is_normalised_as_its_file_says(tmp_path: Path) -> None:
     loaded = load_model(path)
     assert loaded.input == InputSpec((0.5, 0.25, 0.0), (1.0, 2.0, 4.0))
     assert loaded.mean.flatten().tolist() == [0.5, 0.25, 0.0]
+
+
+def test_a_file_of_the_first_format_loads(tmp_path: Path) -> None:
+    path, model = tmp_path / "m.safetensors", build()
+    save_model(model, path)
+    header = header_of(path)
+    architecture = {k: v for k, v in header["architecture"].items() if k != "released_layout"}
+    old = {
+        "format": 1,
+        "architecture": {**architecture, "published_layout": False},
+        "classes": header["classes"],
+        "palette": header["palette"],
+        "mean": [0.5, 0.25, 0.0],
+        "std": [1.0, 2.0, 4.0],
+        "info": {},
+    }
+    save_file(load_file(path), path, metadata={"aicsd": json.dumps(old)})
+    loaded = load_model(path)
+    assert loaded.input == InputSpec((0.5, 0.25, 0.0), (1.0, 2.0, 4.0))
+    assert loaded.origin == model.origin
+    assert torch.equal(logits(loaded.with_input(model.input)), logits(model))
+
+
+def test_a_header_cannot_take_memory_that_its_file_does_not_fill(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "m.safetensors"
+    save_model(build(), path)
+    for changes in (
+        {"aspp_channels": 60000},
+        {"backbone": "convnext_xxlarge", "output_stride": 32},
+    ):
+        header = header_of(path)
+        header["architecture"] |= changes
+        lying = tmp_path / "lying.safetensors"
+        save_file({"a": torch.zeros(1)}, lying, metadata={"aicsd": json.dumps(header)})
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(UserError, match=r"does not hold the model.*keys missing"):
+            load_model(lying)
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert grown < 300_000, f"{grown / 1000:.0f} MB"
 
 
 def header_of(path: Path) -> dict[str, Any]:

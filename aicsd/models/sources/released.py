@@ -17,16 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aicsd.data.classes_file import distinct_color
 from aicsd.data.open import classes_by_count
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.models.backbone import OUTPUT_STRIDES, shorten
 from aicsd.models.deeplabv3plus import DeepLabV3Plus
-from aicsd.models.segmenter import InputSpec
+from aicsd.models.model_file import classes_of, input_of, require_finite
+from aicsd.models.segmenter import InputSpec, Segmenter
+from aicsd.models.sources import deeplabv3plus
+from aicsd.models.sources.base import named_classes, only_loaded
 from aicsd.types import IGNORE_INDEX
 
-SUFFIXES = (".tar", ".pth", ".pt")
+PREFIX = "released"
+SUFFIXES: tuple[str, ...] = (".tar", ".pth", ".pt")
 
 RESNETS: dict[tuple[str, tuple[int, ...]], str] = {
     ("conv2", (2, 2, 2, 2)): "resnet18",
@@ -70,9 +73,36 @@ MOBILENET_FIRST = {"conv_dw": 0, "bn1": 1, "conv_pw": 3, "bn2": 4}
 """Blocks of each stage, and the place of a layer in its block; the first block does not expand."""
 
 
-def is_checkpoint(path: Path) -> bool:
-    """Whether the name of ``path`` is that of a PyTorch checkpoint."""
-    return path.suffix.lower() in SUFFIXES
+def names() -> list[str]:
+    """None: the networks of this code are files."""
+    return []
+
+
+def build(options: Mapping[str, Any], classes: Classes) -> Segmenter:  # noqa: ARG001
+    """Refuse: such networks are not built."""
+    raise only_loaded("the released code")
+
+
+def load(reference: str) -> Segmenter:
+    """The network of a checkpoint, which is taken to have output stride 16."""
+    return import_checkpoint(Path(reference))[0]
+
+
+def import_checkpoint(
+    path: Path, output_stride: int = 16, classes: Classes | None = None
+) -> tuple[Segmenter, dict[str, Any]]:
+    """A network of the released code in evaluation mode, and facts from its file.
+
+    Args: those of :func:`read_checkpoint`, which also names the errors.
+
+    Returns:
+        The network, and ``imported_from``, ``epoch``, ``best_pred`` and ``left_out``.
+    """
+    header, state = read_checkpoint(path, output_stride, classes)
+    require_finite(path, state)
+    model = deeplabv3plus.build(header["architecture"], classes_of(header))
+    model.net.load_state_dict(state)
+    return model.with_input(input_of(header)).eval(), header["info"]
 
 
 def read_checkpoint(
@@ -123,7 +153,7 @@ def read_checkpoint(
     state = {key: stored.get(name, zero) for key, name in names.items()}
     classes = _name_classes(path, count, classes)
     header = {
-        "family": "deeplabv3plus",
+        "family": deeplabv3plus.PREFIX,
         "architecture": architecture,
         "classes": list(classes.names),
         "palette": [list(color) for color in classes.palette],
@@ -295,9 +325,7 @@ def _name_classes(path: Path, count: int, classes: Classes | None) -> Classes:
     if not 1 <= count <= IGNORE_INDEX:
         raise UserError(f"{path} has {count} classes; 1 to {IGNORE_INDEX} are possible")
     if classes is None:
-        names = tuple(f"class_{number}" for number in range(count))
-        generated = Classes(names, tuple(distinct_color(number) for number in range(count)))
-        return classes_by_count(count) or generated
+        return classes_by_count(count) or named_classes([f"class_{n}" for n in range(count)])
     if len(classes.names) != count:
         raise UserError(f"classes: {len(classes.names)} names for the {count} classes of {path}")
     return classes

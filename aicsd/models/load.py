@@ -1,0 +1,176 @@
+"""From a reference to a trained network: the only place that resolves one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aicsd.data.protocol import Classes
+from aicsd.errors import UserError, suggest
+from aicsd.models.backbone import shorten
+from aicsd.models.model_file import (
+    DECLARED,
+    classes_of,
+    input_of,
+    is_model_file,
+    read_model_file,
+    require_finite,
+)
+from aicsd.models.segmenter import Segmenter
+from aicsd.models.sources import SOURCES, Source, find_source
+from aicsd.runs import MODEL_FILE, RunFolder
+
+
+def load_model(reference: str | Path, net: nn.Module | None = None) -> Segmenter:
+    """A trained network in evaluation mode.
+
+    Args:
+        reference: run folder, safetensors file of aicsd, an exported ``.onnx`` or ``.xml``, a
+            checkpoint (``.pth.tar``, ``.pth``, ``.pt``) of the released AICSD code, which is taken
+            to have output stride 16 (see :func:`import_checkpoint`), or ``PREFIX:NAME`` of a source
+            of :data:`aicsd.models.sources.SOURCES`, such as ``hf:user/name`` or
+            ``torchvision:deeplabv3_resnet101``.
+        net: module that gets the weights of a file which :func:`save_model` wrote for a network
+            that aicsd did not build.
+
+    Raises:
+        UserError: nothing there, of none of these kinds, or broken.
+    """
+    named = _named(reference)
+    if named is not None:
+        source, name = named
+        return source.load(name)
+    path = Path(reference)
+    # an exported model may be a folder too
+    is_run = path.is_dir() and _source_of(path) is None
+    file = RunFolder(path).model if is_run else path
+    if not file.exists():
+        hint = f"; the run has not finished: no {MODEL_FILE} in it" if path.is_dir() else ""
+        raise UserError(f"no model at {path}{hint or _hint(str(reference))}")
+    return load_file(file, net)
+
+
+def is_reference(reference: str | Path) -> bool:
+    """Whether ``reference`` is ``PREFIX:NAME`` of a known source, and no path."""
+    return _named(reference) is not None
+
+
+def is_there(reference: str | Path) -> bool:
+    """Whether :func:`load_model` finds something: a name that is no path, or a file."""
+    path = Path(reference)
+    is_model = _source_of(path) is not None and path.exists()
+    return is_reference(reference) or is_model or path.is_file() or RunFolder(path).model.is_file()
+
+
+def _named(reference: str | Path) -> tuple[Source, str] | None:
+    prefix, colon, name = str(reference).partition(":")
+    source = find_source(prefix) if colon else None
+    return None if source is None else (source, name)
+
+
+def _hint(reference: str) -> str:
+    prefix, colon, _ = reference.partition(":")
+    known = [f"{source.PREFIX}:" for source in SOURCES if not source.SUFFIXES]
+    if not colon or len(prefix) == 1:  # a drive of Windows
+        return ""
+    return suggest(f"{prefix}:", known).split(" (allowed")[0]
+
+
+def _source_of(path: Path) -> Source | None:
+    """The source of files with the ending of ``path``."""
+    suffix = path.suffix.lower()
+    return next((source for source in SOURCES if suffix in source.SUFFIXES), None)
+
+
+def load_file(file: Path, net: nn.Module | None = None) -> Segmenter:
+    """The network in one file, of any kind that :func:`load_model` takes."""
+    source = _source_of(file)
+    if source is not None and not is_model_file(file):
+        return source.load(str(file))
+    header, state = read_model_file(file)
+    return assemble(file, header, state, net)
+
+
+def assemble(
+    file: Path, header: Mapping[str, Any], state: Mapping[str, Tensor], net: nn.Module | None = None
+) -> Segmenter:
+    """A network in evaluation mode from the header and the weights of its file.
+
+    Raises:
+        UserError: a header that names no network, another one, or none that aicsd can build.
+    """
+    require_finite(file, state)
+    try:
+        if header["family"] is None:
+            return _fill(file, header, state, net)
+        source = find_source(header["family"])
+        if source is None:
+            raise UserError(
+                f"{file} holds a network of the unknown family {header['family']!r}: update aicsd"
+            )
+        # whatever the header says, loading a file must not download another
+        options = {**header["architecture"]}
+        if "weights" in options:
+            options["weights"] = "none"
+        classes = classes_of(header)
+        _compare(source, options, classes, state)
+        model = source.build(options, classes)
+        model.net.load_state_dict(state)
+        return model.with_input(input_of(header)).eval()
+    except UserError as error:
+        if str(error).startswith(str(file)):
+            raise
+        raise _lies(file, error) from error
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _lies(file, error) from error
+
+
+def _lies(file: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:300]
+    return UserError(f"{file} does not hold the model that its header names: {reason}")
+
+
+def _fill(
+    file: Path, header: Mapping[str, Any], state: Mapping[str, Tensor], net: nn.Module | None
+) -> Segmenter:
+    """The weights of a network that aicsd did not build, in the module of its owner."""
+    if net is None:
+        raise UserError(
+            f"{file} holds the weights of a network of your own; give the module that they belong "
+            "to: aicsd.load_model(path, net=module)"
+        )
+    net.load_state_dict(state)
+    declared = {key: header[key] for key in DECLARED}
+    return Segmenter(net, classes_of(header), input_of(header), **declared).eval()
+
+
+def _compare(
+    source: Source, options: Mapping[str, Any], classes: Classes, state: Mapping[str, Tensor]
+) -> None:
+    """Refuse weights of other names or shapes before the network takes any memory.
+
+    Raises:
+        ValueError: naming the first differences.
+    """
+    with torch.device("meta"):
+        expected = source.build(options, classes).net.state_dict()
+    missing = [key for key in expected if key not in state]
+    unknown = [key for key in state if key not in expected]
+    wrong = [
+        f"{key} is {tuple(state[key].shape)}, needs {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    problems = [
+        f"{len(keys)} {what}: {shorten(keys, 3)}"
+        for keys, what in (
+            (missing, "keys missing"), (unknown, "keys unknown"), (wrong, "of another shape"),
+        )
+        if keys
+    ]  # fmt: skip
+    if problems:
+        raise ValueError("; ".join(problems))

@@ -1,0 +1,61 @@
+"""LR-ASPP on any timm backbone with feature maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from aicsd.data.protocol import Classes
+from aicsd.models.lraspp import LRASPP
+from aicsd.models.segmenter import InputSpec, Origin, Segmenter
+from aicsd.models.sources.base import only_built, parse_options
+from aicsd.models.sources.deeplabv3plus import names
+
+__all__ = ["PREFIX", "SUFFIXES", "Options", "build", "load", "names"]
+
+PREFIX = "lraspp"
+SUFFIXES: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """An LR-ASPP.
+
+    Args:
+        backbone: timm architecture, for example mobilenetv3_large_100.
+        output_stride: input size over the size of the deepest map: 8, 16 or 32.
+        channels: width of the head.
+        weights: where the backbone starts: none (random), imagenet (timm downloads them), or a
+            safetensors file with timm's names.
+    """
+
+    backbone: str = "mobilenetv3_large_100"
+    output_stride: int = 16
+    channels: int = 128
+    weights: str = "none"
+
+
+def build(options: Mapping[str, Any], classes: Classes) -> Segmenter:
+    """A new network for ``classes``."""
+    parsed = parse_options(PREFIX, Options, options)
+    net = LRASPP(
+        parsed.backbone,
+        len(classes.names),
+        output_stride=parsed.output_stride,
+        channels=parsed.channels,
+        weights=parsed.weights,
+    )
+    backbone = net.backbone
+    model = Segmenter(
+        net, classes, InputSpec(backbone.mean, backbone.std, multiple=backbone.multiple),
+        maps=net.maps, backbone="backbone",
+        origin=Origin(PREFIX, asdict(replace(parsed, weights="none"))),
+    )  # fmt: skip
+    model.notes += backbone.notes()
+    return model
+
+
+def load(reference: str) -> Segmenter:  # noqa: ARG001
+    """Refuse: the family has no trained networks by name."""
+    raise only_built(PREFIX)
