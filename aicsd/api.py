@@ -13,10 +13,11 @@ from aicsd.data.splits import Data, data_settings
 from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.engine.run import Run, run_distillation, run_training
 from aicsd.models import Segmenter
+from aicsd.models.build import OWN_MODULE
 
 
 def train(
-    model: str | Mapping[str, Any] = "resnet18",
+    model: str | Mapping[str, Any] | nn.Module = "resnet18",
     data: Data = "digits",
     run: str | Path = "runs/train",
     **options: Any,
@@ -24,7 +25,8 @@ def train(
     """Train a network on labels alone.
 
     Args:
-        model: timm backbone, or the keys of ``ModelConfig``.
+        model: timm backbone, the keys of ``ModelConfig``, or a module that returns logits: see
+            :func:`aicsd.models.wrap_module`.
         data: name of a dataset, a folder, the keys of ``DataConfig``, or datasets in memory:
             ``Splits(train, val)``, or these two beside other keys.
         run: folder that gets everything.
@@ -36,12 +38,12 @@ def train(
     """
     data_keys, splits = data_settings(data)
     keys = {"model": _model_keys(model), "data": data_keys, "run": str(run), **options}
-    return run_training(build_config(TrainConfig, keys), splits)
+    return run_training(build_config(TrainConfig, keys), splits, _module(model))
 
 
 def distill(
     teacher: str | Path | Segmenter | nn.Module | None,
-    student: str | Mapping[str, Any] = "mobilenetv2_050",
+    student: str | Mapping[str, Any] | nn.Module = "mobilenetv2_050",
     data: Data = "digits",
     method: str = "aicsd",
     run: str | Path = "runs/distill",
@@ -54,7 +56,7 @@ def distill(
         teacher: run folder, model file or checkpoint of the published code; or a network. A plain
             ``nn.Module`` takes images normalised by the ImageNet mean and std, returns logits
             (B, C, h, w), and knows the classes of the data in their order.
-        student: timm backbone, or the keys of ``ModelConfig``.
+        student: as ``model`` of :func:`train`.
         data: as in :func:`train`.
         method: ``none``, ``kd``, ``icsd``, ``aicsd``, ``ad``, ``sp``, ``ickd``, or the path of a
             recipe.
@@ -75,8 +77,15 @@ def distill(
         "run": str(run),
         **options,
     }
-    return run_distillation(build_config(DistillConfig, keys), network, splits, losses)
+    config = build_config(DistillConfig, keys)
+    return run_distillation(config, network, splits, losses, _module(student))
 
 
-def _model_keys(model: str | Mapping[str, Any]) -> dict[str, Any]:
+def _module(model: str | Mapping[str, Any] | nn.Module) -> nn.Module | None:
+    return model if isinstance(model, nn.Module) else None
+
+
+def _model_keys(model: str | Mapping[str, Any] | nn.Module) -> dict[str, Any]:
+    if isinstance(model, nn.Module):
+        return {"family": OWN_MODULE}
     return {"backbone": model} if isinstance(model, str) else dict(model)

@@ -16,7 +16,7 @@ from torch import nn
 from aicsd.data import Splits, check_splits, open_splits
 from aicsd.data.batches import TrainBatches, epoch_indices, plan_batches
 from aicsd.data.memory import CachedDataset
-from aicsd.data.protocol import SegDataset
+from aicsd.data.protocol import Classes, SegDataset
 from aicsd.distiller import Distiller
 from aicsd.engine.config import DistillConfig, FitConfig, TrainConfig
 from aicsd.engine.device import is_first_process, open_fabric
@@ -24,7 +24,7 @@ from aicsd.engine.fingerprints import check_inputs, describe_inputs, save_inputs
 from aicsd.engine.fit import fit
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, load_recipe, make_recipe
-from aicsd.models import ModelConfig, Segmenter, build_model, load_model
+from aicsd.models import ModelConfig, Segmenter, build_model, load_model, wrap_module
 from aicsd.runs import RunFolder
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import TeacherCache
@@ -49,6 +49,19 @@ class Run:
     """In evaluation mode, on the CPU."""
 
 
+class StudentPlan(NamedTuple):
+    """The network to train, as a run asks for it."""
+
+    config: ModelConfig
+    module: nn.Module | None = None
+
+    def build(self, classes: Classes) -> Segmenter:
+        """The network for ``classes``, with the weights that it starts from."""
+        if self.module is not None:
+            return wrap_module(self.module, classes)
+        return build_model(self.config, classes)
+
+
 class TeacherPlan(NamedTuple):
     """A teacher as a run asks for it."""
 
@@ -57,17 +70,21 @@ class TeacherPlan(NamedTuple):
     cache: TeacherCache | None = None
 
 
-def run_training(config: TrainConfig, splits: Splits | None = None) -> Run:
+def run_training(
+    config: TrainConfig, splits: Splits | None = None, module: nn.Module | None = None
+) -> Run:
     """Train a network on labels alone: what ``aicsd train`` does.
 
     Args:
         config: settings of the run.
         splits: data in memory, in place of what ``config.data`` names.
+        module: a network in memory, in place of what ``config.model`` names.
 
     Raises:
         UserError: anything in the input that the user can fix.
     """
-    return _run(config, config.model, of_protocol(load_recipe("none"), config), None, splits)
+    recipe = of_protocol(load_recipe("none"), config)
+    return _run(config, StudentPlan(config.model, module), recipe, None, splits)
 
 
 def run_distillation(
@@ -75,6 +92,7 @@ def run_distillation(
     network: nn.Module | None = None,
     splits: Splits | None = None,
     losses: Losses | None = None,
+    student: nn.Module | None = None,
 ) -> Run:
     """Distil a teacher into a student: what ``aicsd distill`` does.
 
@@ -83,6 +101,7 @@ def run_distillation(
         network: a teacher in memory, in place of what ``config.teacher`` names.
         splits: data in memory, in place of what ``config.data`` names.
         losses: further losses by name, for the recipe.
+        student: a student in memory, in place of what ``config.student`` names.
 
     Raises:
         UserError: anything in the input that the user can fix.
@@ -103,7 +122,7 @@ def run_distillation(
         check_cache(recipe, config.teacher_cache_top_k)
         cache = TeacherCache(Path(config.teacher_cache), config.teacher_cache_top_k)
     teacher = None if network is None else TeacherPlan(network, config.teacher_runtime, cache)
-    return _run(config, config.student, recipe, teacher, splits)
+    return _run(config, StudentPlan(config.student, student), recipe, teacher, splits)
 
 
 def recipe_of(config: DistillConfig, losses: Losses | None = None) -> Recipe:
@@ -156,7 +175,7 @@ def check_cache(recipe: Recipe, top_k: int) -> None:
 
 def _run(
     config: FitConfig,
-    model: ModelConfig,
+    model: StudentPlan,
     recipe: Recipe,
     planned: TeacherPlan | None,
     splits: Splits | None,
@@ -165,14 +184,14 @@ def _run(
     folder = RunFolder(config.run)
     if config.resume:
         folder.check_settings(asdict(config), asdict(type(config)(run=config.run)))
-        finished = _finished(config, folder)
+        finished = _finished(config, folder, model.module)
         if finished is not None:
             return finished
     with folder.claim(resume=config.resume) if is_first_process() else nullcontext():
         return _train(config, model, recipe, planned, splits, folder)
 
 
-def _finished(config: FitConfig, folder: RunFolder) -> Run | None:
+def _finished(config: FitConfig, folder: RunFolder, module: nn.Module | None) -> Run | None:
     """The run as it is, if nothing is left to do."""
     if folder.gets_longer(asdict(config)):
         if not folder.checkpoint.is_file() and not folder.previous.is_file():
@@ -183,14 +202,15 @@ def _finished(config: FitConfig, folder: RunFolder) -> Run | None:
     if not (folder.is_finished and folder.report.is_file()):
         return None
     try:
-        return Run(folder.path, folder.read_result(), load_model(folder.path))
+        net = module.net if isinstance(module, Segmenter) else module
+        return Run(folder.path, folder.read_result(), load_model(folder.path, net))
     except UserError:
         return None  # what is missing or damaged is made again from the checkpoint
 
 
 def _train(
     config: FitConfig,
-    model: ModelConfig,
+    model: StudentPlan,
     recipe: Recipe,
     planned: TeacherPlan | None,
     splits: Splits | None,
@@ -210,7 +230,7 @@ def _train(
         splits = splits._replace(train=CachedDataset(splits.train, config.data.cache_mb, shared))
         _say(fabric, folder, str(splits.train))
     torch.manual_seed(config.seed)
-    student = build_model(model, splits.train.classes)
+    student = model.build(splits.train.classes)
     student.require_batch(config.data.batch_size)
     for note in student.notes:
         _say(fabric, folder, note)

@@ -1,7 +1,7 @@
 """Networks: what they want of an image, what they offer, how they are built and loaded."""
 
 from aicsd.models.backbone import Backbone
-from aicsd.models.build import ModelConfig, build_model
+from aicsd.models.build import ModelConfig, build_model, wrap_module
 from aicsd.models.deeplabv3plus import DeepLabV3Plus
 from aicsd.models.inference import InferenceConfig, image_batch, infer, predict_ids
 from aicsd.models.load import is_there, load_model
@@ -32,4 +32,5 @@ __all__ = [
     "predict_ids",
     "resize",
     "save_model",
+    "wrap_module",
 ]

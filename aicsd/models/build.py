@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError, suggest
 from aicsd.models.load import is_reference, load_model
@@ -58,6 +60,37 @@ class ModelConfig(deeplabv3plus.Options):
         return family, {**own, **self.options}
 
 
+OWN_MODULE = "module"
+"""Family, in the config of a run, of a network that was given as a module."""
+
+
+def wrap_module(net: nn.Module, classes: Classes) -> Segmenter:
+    """A network of one's own as a student of ``classes``.
+
+    Args:
+        net: a segmenter of these classes, or a module that takes images normalised by the ImageNet
+            mean and std and returns logits (B, C, h, w), a dict with ``out`` or an object with
+            ``logits``.
+        classes: of the data.
+
+    Raises:
+        UserError: a segmenter of other classes, or another number of logits.
+    """
+    model = net if isinstance(net, Segmenter) else Segmenter(net, classes)
+    if model.classes.names != classes.names:
+        raise UserError(
+            f"the student predicts the classes {list(model.classes.names)}, and the data has "
+            f"{list(classes.names)}: give a student with these classes in this order"
+        )
+    count = model.maps["logits"].channels
+    if count != len(classes.names):
+        raise UserError(
+            f"the student has {count} logits per pixel, and the data {len(classes.names)} classes: "
+            "give a student with one for each class"
+        )
+    return model
+
+
 def build_model(config: ModelConfig, classes: Classes) -> Segmenter:
     """A new network for ``classes``.
 
@@ -65,6 +98,11 @@ def build_model(config: ModelConfig, classes: Classes) -> Segmenter:
         UserError: an unknown family, an option that it does not have, or weights that do not fit.
     """
     family, options = config.of_family()
+    if family == OWN_MODULE:
+        raise UserError(
+            "the network of this config is a module of your own: give it from Python, as student "
+            "of aicsd.distill or model of aicsd.train"
+        )
     source = find_source(family)
     if source is None:
         known = [source.PREFIX for source in SOURCES if source.names()]
