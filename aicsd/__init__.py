@@ -1,24 +1,91 @@
-"""Knowledge distillation for semantic segmentation."""
+"""Knowledge distillation for semantic segmentation.
+
+Names are imported when they are first used, so that a loss costs no more than PyTorch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from aicsd._version import __version__
 from aicsd.telemetry import switch_off
 
+if TYPE_CHECKING:
+    from aicsd.api import distill, train
+    from aicsd.commands import evaluate, predict, report
+    from aicsd.data import Classes
+    from aicsd.distiller import Distiller
+    from aicsd.engine.run import Run
+    from aicsd.errors import UserError
+    from aicsd.evaluation import Metrics
+    from aicsd.losses import (
+        AttentionLoss,
+        CorrelationLoss,
+        CrossEntropyLoss,
+        ICSDLoss,
+        PairwiseLoss,
+        PixelKDLoss,
+        list_losses,
+    )
+    from aicsd.methods import Recipe, list_methods, load_recipe
+    from aicsd.models import DeepLabV3Plus, Segmenter, load_model
+    from aicsd.teacher import Teacher
+
 switch_off()
 
-from aicsd.api import distill, train  # noqa: E402  (imports what is switched off)
-from aicsd.engine.run import Run  # noqa: E402
-from aicsd.losses import CrossEntropyLoss, ICSDLoss, PixelKDLoss  # noqa: E402
-from aicsd.models import DeepLabV3Plus, Segmenter, load_model  # noqa: E402
+_HOMES = {
+    "aicsd.api": ("distill", "train"),
+    "aicsd.commands": ("evaluate", "predict", "report"),
+    "aicsd.data": ("Classes",),
+    "aicsd.distiller": ("Distiller",),
+    "aicsd.engine.run": ("Run",),
+    "aicsd.errors": ("UserError",),
+    "aicsd.evaluation": ("Metrics",),
+    "aicsd.losses": (
+        "AttentionLoss", "CorrelationLoss", "CrossEntropyLoss", "ICSDLoss", "PairwiseLoss",
+        "PixelKDLoss", "list_losses",
+    ),
+    "aicsd.methods": ("Recipe", "list_methods", "load_recipe"),
+    "aicsd.models": ("DeepLabV3Plus", "Segmenter", "load_model"),
+    "aicsd.teacher": ("Teacher",),
+}  # fmt: skip
+"""Module -> the public names that live in it."""
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AttentionLoss",
+    "Classes",
+    "CorrelationLoss",
     "CrossEntropyLoss",
     "DeepLabV3Plus",
+    "Distiller",
     "ICSDLoss",
+    "Metrics",
+    "PairwiseLoss",
     "PixelKDLoss",
+    "Recipe",
     "Run",
     "Segmenter",
+    "Teacher",
+    "UserError",
     "__version__",
     "distill",
+    "evaluate",
+    "list_losses",
+    "list_methods",
     "load_model",
+    "load_recipe",
+    "predict",
+    "report",
     "train",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = getattr(import_module(_HOME[name]), name)
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -6,9 +6,10 @@ Shapes: ``B`` images in a batch, ``C`` classes, ``H`` and ``W`` rows and columns
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:  # a dataset or a command line needs no PyTorch
+    from torch import Tensor
 
 IGNORE_INDEX = 255
 """Class id of pixels that nobody labelled. Losses on labels and metrics skip them."""

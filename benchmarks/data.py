@@ -12,13 +12,12 @@ import torch
 from PIL import Image as PILImage
 from sklearn.datasets import load_sample_images
 
-from aicsd.data.augment import AugmentConfig
 from aicsd.data.batches import TrainBatches
 from aicsd.data.file_dataset import FileDataset, Pair
 from aicsd.data.loaders import train_loader
 from aicsd.data.memory import CachedDataset
 from aicsd.data.protocol import Classes, SegDataset
-from aicsd.data.settings import DataConfig
+from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.models.segmenter import IMAGENET_MEAN, IMAGENET_STD
 from aicsd.types import Batch
 from benchmarks.baselines import pil_training_sample, torchvision_training_sample

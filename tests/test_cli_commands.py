@@ -34,10 +34,9 @@ from torch import Tensor, nn
 import aicsd as package
 from aicsd.cli import find_command, main
 from aicsd.data import Classes, open_dataset
-from aicsd.data.augment import AugmentConfig
 from aicsd.data.batches import plan_batches
 from aicsd.data.loaders import train_loader
-from aicsd.data.settings import DataConfig
+from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.evaluation import evaluate
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, resize, save_model
 from aicsd.runs import flatten

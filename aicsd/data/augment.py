@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aicsd.data.protocol import Classes, Sample
-from aicsd.errors import UserError
+from aicsd.data.settings import AugmentConfig
 from aicsd.images import UInt8Array
 from aicsd.types import IGNORE_INDEX, Protocol
 
@@ -27,44 +26,6 @@ class Padding(NamedTuple):
 
     color: tuple[int, int, int] = (124, 116, 104)  # the ImageNet mean: 0 after normalisation
     class_id: int = IGNORE_INDEX
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Random changes of a training image. Setting one to 0 (scales: to 1) switches it off.
-
-    Args:
-        crop: side in pixels of the square crop that the network sees.
-        short_side: pixels that the image's shorter side has at scale 1; 0 leaves the image as it
-            is. 513 in the published code.
-        scale_min: smallest random scale of the image, above 0.
-        scale_max: largest random scale of the image.
-        flip: probability of mirroring left and right, 0 to 1.
-        blur: probability of a Gaussian blur with sigma up to 1 pixel, 0 to 1.
-        jitter: strength of random brightness, contrast, saturation and hue, 0 to 1.
-    """
-
-    crop: int = 512
-    short_side: int = 0
-    scale_min: float = 0.5
-    scale_max: float = 2.0
-    flip: float = 0.5
-    blur: float = 0.5
-    jitter: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.crop < 16:
-            raise UserError(f"data.augment.crop is {self.crop}; it must be 16 or more")
-        if self.short_side < 0:
-            raise UserError(f"data.augment.short_side is {self.short_side}; it is 0 or more")
-        if not 0 < self.scale_min <= self.scale_max:
-            raise UserError(
-                f"data.augment.scale_min {self.scale_min} and scale_max {self.scale_max} must "
-                "satisfy 0 < scale_min <= scale_max"
-            )
-        for name in ("flip", "blur", "jitter"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"data.augment.{name} is {getattr(self, name)}; it is 0 to 1")
 
 
 def padding_of(

@@ -22,10 +22,10 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from aicsd.data.augment import AugmentConfig, Crop, Padding, augment, padding_of
+from aicsd.data.augment import Crop, Padding, augment, padding_of
 from aicsd.data.batches import TrainBatches, epoch_indices
 from aicsd.data.protocol import Sample, SegDataset
-from aicsd.data.settings import DataConfig
+from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.errors import UserError
 from aicsd.types import Batch, Protocol
 

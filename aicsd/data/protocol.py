@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from aicsd.images import Color, UInt8Array
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Classes(NamedTuple):

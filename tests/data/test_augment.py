@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aicsd.data.augment import AugmentConfig, Crop, Padding, augment
+from aicsd.data.augment import Crop, Padding, augment
 from aicsd.data.protocol import Sample
+from aicsd.data.settings import AugmentConfig
 from aicsd.errors import UserError
 from aicsd.types import IGNORE_INDEX
 

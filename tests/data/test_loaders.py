@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from aicsd.data.augment import AugmentConfig, augment
+from aicsd.data.augment import augment
 from aicsd.data.batches import TrainBatches, epoch_order, plan_batches
 from aicsd.data.loaders import sample_loader, timed, train_loader
 from aicsd.data.protocol import Classes, Sample, SegDataset
-from aicsd.data.settings import DataConfig
+from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.errors import UserError
 from aicsd.types import Batch
 

@@ -14,11 +14,10 @@ from conftest import TINY_MODEL
 from safetensors.torch import load_file
 
 from aicsd.data import Sample, SegDataset, memory, open_dataset
-from aicsd.data.augment import AugmentConfig
 from aicsd.data.batches import plan_batches
 from aicsd.data.loaders import train_loader
 from aicsd.data.memory import CachedDataset
-from aicsd.data.settings import DataConfig
+from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.errors import UserError
 
 BYTES = 4 * 64 * 48

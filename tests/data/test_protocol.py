@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aicsd.data.augment import AugmentConfig, Padding, augment, padding_of
+from aicsd.data.augment import Padding, augment, padding_of
 from aicsd.data.protocol import Classes, Sample
+from aicsd.data.settings import AugmentConfig
 from aicsd.types import IGNORE_INDEX
 
 PLAIN = {"scale_min": 1.0, "scale_max": 1.0, "flip": 0.0, "blur": 0.0}

@@ -13,11 +13,10 @@ from conftest import write_folder
 from tiny_runs import distill_command, same_weights, train_command, train_lines
 
 from aicsd.data import open_dataset, open_images, survey
-from aicsd.data.augment import AugmentConfig
 from aicsd.data.batches import epoch_indices, plan_batches
 from aicsd.data.loaders import train_loader
 from aicsd.data.memory import CachedDataset
-from aicsd.data.settings import DataConfig
+from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.data.wrappers import PartlyLabelled, Subset
 from aicsd.errors import UserError
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from aicsd.data.augment import AugmentConfig, View, augment, crop_maps, draw_view
+from aicsd.data.augment import View, augment, crop_maps, draw_view
 from aicsd.data.batches import TrainBatches
 from aicsd.data.loaders import train_loader
 from aicsd.data.protocol import Classes, Sample, SegDataset
-from aicsd.data.settings import DataConfig
+from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.data.wrappers import Subset
 from aicsd.errors import UserError
 from aicsd.teacher.cache import WithTeacherMaps

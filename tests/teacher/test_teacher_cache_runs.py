@@ -22,10 +22,9 @@ from PIL import Image
 from tiny_runs import aicsd, distill_command, files_below, same_weights, train_lines
 
 from aicsd.data import Classes, open_dataset
-from aicsd.data.augment import AugmentConfig
 from aicsd.data.batches import TrainBatches
 from aicsd.data.loaders import train_loader
-from aicsd.data.settings import DataConfig
+from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.distiller import Distiller
 from aicsd.engine.reporting import RunLogger
 from aicsd.errors import UserError
