@@ -52,7 +52,8 @@ def find_classes(root: Path, given: str | None) -> Path:
     if not text.is_file():
         raise UserError(
             f"no {text}: write one class name a line, in the order of the ids; for masks in "
-            f"colours write {TABLE} with the lines name,r,g,b"
+            f"colours write {TABLE} with the lines name,r,g,b; aicsd data convert reads what "
+            "annotation tools export"
         )
     return text
 

@@ -20,7 +20,7 @@ from aicsd.data.convert import (
     voc,
     yolo,
 )
-from aicsd.data.convert.colors import ColorTable, parse_table
+from aicsd.data.convert.colors import ClassTable, parse_table
 from aicsd.data.convert.report import LEFT_OUT_FILE, Conversion, left_out_lines, one_line, summary
 from aicsd.data.convert.source import IGNORED_WORDS, Format, Remark, Settings
 from aicsd.data.convert.tree import Tree
@@ -145,7 +145,7 @@ def recognise(tree: Tree) -> Format:
     raise UserError(f"{tree.root} holds no format that is known; looked for {listed}")
 
 
-def read_table(path: Path) -> ColorTable:
+def read_table(path: Path) -> ClassTable:
     """A table of class names and colours that the user gives."""
     try:
         if path.stat().st_size > MAX_TABLE:

@@ -18,7 +18,7 @@ _NAMED_COLORS = 3
 _HEADERS = {("r", "g", "b"), ("red", "green", "blue")}
 
 
-class ColorTable(NamedTuple):
+class ClassTable(NamedTuple):
     """Class names in the order of their ids, and which colours stand for each."""
 
     names: tuple[str, ...]
@@ -35,7 +35,7 @@ class ColorTable(NamedTuple):
 
 def make_table(
     rows: Iterable[tuple[str, Color | None]], where: str, ignored: Iterable[str]
-) -> ColorTable:
+) -> ClassTable:
     """A table of rows; a name may have several colours, and ``ignored`` names are no classes.
 
     Raises:
@@ -58,10 +58,10 @@ def make_table(
             raise UserError(f"{where} gives the colour {color} to two classes, one is {name!r}")
     if bare and colors:
         raise UserError(f"{where} gives some classes a colour and others none")
-    return ColorTable(tuple(names), tuple(colors.items()), tuple(ids))
+    return ClassTable(tuple(names), tuple(colors.items()), tuple(ids))
 
 
-def parse_table(text: str, where: str, ignored: Iterable[str] = ()) -> ColorTable:
+def parse_table(text: str, where: str, ignored: Iterable[str] = ()) -> ClassTable:
     """A table of one class a line: ``name``, ``name,r,g,b``, ``r g b name`` or ``name:r,g,b::``.
 
     Words may be separated by commas, semicolons, tabs or spaces; a heading and lines that begin

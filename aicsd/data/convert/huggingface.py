@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aicsd.data.convert.colors import ColorReader, ColorTable, parse_table
+from aicsd.data.convert.colors import ClassTable, ColorReader, parse_table
 from aicsd.data.convert.picture import draw_colors, ids_in, kind_of, map_ids
 from aicsd.data.convert.source import (
     IGNORED_WORDS,
@@ -185,7 +185,7 @@ def _columns(tree: Tree, file: str) -> tuple[str, str]:
     )
 
 
-def _classes(tree: Tree, table: ColorTable | None) -> tuple[ColorTable, dict[int, int]]:
+def _classes(tree: Tree, table: ClassTable | None) -> tuple[ClassTable, dict[int, int]]:
     """Classes, and their id by the id in the masks."""
     if table is None and ID_NAMES in tree.by_base:
         content = record(tree.json(min(tree.by_base[ID_NAMES])))
@@ -194,7 +194,7 @@ def _classes(tree: Tree, table: ColorTable | None) -> tuple[ColorTable, dict[int
                        if number is not None and name is not None)  # fmt: skip
         kept = [(number, name) for number, name in pairs if name not in IGNORED_WORDS]
         names = tuple(dict.fromkeys(name for _, name in kept))
-        return ColorTable(names, (), ()), {number: names.index(name) for number, name in kept}
+        return ClassTable(names, (), ()), {number: names.index(name) for number, name in kept}
     if table is None and CLASSES in tree.by_base:
         file = min(tree.by_base[CLASSES])
         table = parse_table(tree.text(file), str(tree.root / file), IGNORED_WORDS)

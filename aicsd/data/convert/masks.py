@@ -6,7 +6,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from aicsd.data.convert.colors import ColorReader, ColorTable, parse_table
+from aicsd.data.convert.colors import ClassTable, ColorReader, parse_table
 from aicsd.data.convert.picture import draw_colors, draw_ids, kind_of
 from aicsd.data.convert.source import (
     IGNORED_WORDS,
@@ -65,7 +65,7 @@ def read(tree: Tree, settings: Settings) -> Source:
     return Source(classes, items, [Remark("file", "a mask without image", file) for file in spare])
 
 
-def _table(tree: Tree) -> ColorTable:
+def _table(tree: Tree) -> ClassTable:
     found = [file for name in TABLES for file in tree.by_base.get(name, [])]
     if not found:
         raise UserError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aicsd.data.classes_file import distinct_color
-from aicsd.data.convert.colors import ColorTable
+from aicsd.data.convert.colors import ClassTable
 from aicsd.data.convert.tree import Tree
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
@@ -108,7 +108,7 @@ class Settings(NamedTuple):
 
     background: bool = True
     """Pixels outside all objects are a class of their own; False: they are ignored."""
-    table: ColorTable | None = None
+    table: ClassTable | None = None
     """Names of the classes, and their colours in the masks."""
 
 
