@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from aicsd.data.convert import Empty
+from typing import Literal
 
 
 def convert(
@@ -16,7 +15,7 @@ def convert(
     seed: int = 0,
     classes: str | None = None,
     background: bool = True,
-    empty: Empty = "unlabelled",
+    empty: Literal["unlabelled", "background", "leave_out"] = "unlabelled",
 ) -> int:
     """Write what an annotation tool exported as the layout of the dataset folder.
 
