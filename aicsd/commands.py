@@ -170,9 +170,9 @@ class Exported(NamedTuple):
     calibrated_on: str = ""
     """Number and split of the images that INT8 was calibrated on."""
     evaluated: int = 0
-    """Images that the two mIoU are of."""
+    """Number of images behind the two mIoU."""
     miou: float | None = None
-    """Of the network, where it was rounded to INT8."""
+    """mIoU of the network before it was rounded to INT8."""
     int8_miou: float | None = None
 
 

@@ -40,7 +40,7 @@ def checked(target: Callable[..., Any], keys: Mapping[str, Any]) -> dict[str, An
         if setting.default is MISSING and name not in keys
     ]
     if missing:
-        raise UserError(f"missing: {', '.join(missing)}; --help tells what it is")
+        raise UserError(f"missing: {', '.join(missing)}; see --help")
     return _convert_all(target, keys, "")
 
 
@@ -180,7 +180,7 @@ def parse_text(text: str) -> Any:
 
 
 def in_words(kind: Any) -> str:
-    """What a value of a type must be, for people."""
+    """What a value of a type must be, in words."""
     origin = get_origin(kind)
     if origin is Literal:
         return f"one of {', '.join(map(repr, get_args(kind)))}"

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this", and the nearest right word."""
+"""Errors that the user can fix, with did-you-mean suggestions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 class UserError(ValueError):
     """Something in the input is wrong.
 
-    The message is one line: what was wrong, where, and how to mend it. The command line prints it
+    The message is one line: what was wrong, where, and how to fix it. The command line prints it
     and exits with code 2.
     """
 

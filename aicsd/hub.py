@@ -21,7 +21,7 @@ METRIC_NAMES = {"miou": ("mean_iou", "mIoU"), "pixel_accuracy": ("accuracy", "pi
                 "class_accuracy": ("mean_accuracy", "class accuracy")}  # fmt: skip
 """Key in ``metrics.json`` -> type on the hub, and words."""
 PUBLIC_PREFIXES = (PREFIX, "hf-hub:", "hf_hub:")
-"""Of values with a slash that are no path of this machine."""
+"""Prefixes of values with a slash that are no local path."""
 
 
 def is_hub_name(path: str | Path) -> bool:
@@ -172,7 +172,7 @@ def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_card(run: FinishedRun, name: str) -> str:
-    """The model card: front matter that the hub reads, and text for people."""
+    """The model card: front matter that the hub reads, and text."""
     hub = require_hub()
     data = run.config.get("data", {})
     dataset = str(data.get("name", "unknown"))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # a dataset or a command line needs no PyTorch
     from torch import Tensor
 
 IGNORE_INDEX = 255
-"""Class id of pixels that nobody labelled. Losses on labels and metrics skip them."""
+"""Class id of unlabelled pixels. Losses on labels and metrics skip them."""
 
 Protocol = Literal["standard", "released"]
 """``released`` repeats the published AICSD code where that decides its figures; see docs."""
@@ -24,15 +24,15 @@ class Batch(NamedTuple):
     image: Tensor
     """(B, 3, H, W) uint8, RGB."""
     mask: Tensor
-    """(B, H, W) class ids; ``IGNORE_INDEX`` where there is no label. uint8 from a loader, an eighth
-    of what workers and the bus would have to carry; int64 after :meth:`to`, as losses want it."""
+    """(B, H, W) class ids; ``IGNORE_INDEX`` where there is no label. uint8 from a loader, 8x less
+    data to transfer; int64 after :meth:`to`, as losses want it."""
     valid: Tensor
     """(B, H, W) bool; False where a crop reaches beyond the image (padding).
 
-    An unlabelled pixel of the image is inside: the teacher still has an opinion on it.
+    An unlabelled pixel of the image is valid: the teacher still provides a target there.
     """
     teacher_logits: Tensor | None = None
-    """(B, C, h, w) at stride 4, where they come from a cache; else the teacher has to look."""
+    """(B, C, h, w) at stride 4, from a cache; without it the teacher runs on the batch."""
 
     def to(self, device: object) -> Batch:
         there = Batch(*(t if t is None else t.to(device, non_blocking=True) for t in self))  # type: ignore[call-overload, arg-type]

@@ -214,7 +214,7 @@ def resolutions(smoothness: int) -> dict[str, float]:
 
 
 def float32_error() -> dict[str, float]:
-    """Of value and gradient, relative to float64, on logits in [-50, 50]."""
+    """Errors of value and gradient relative to float64, on logits in [-50, 50]."""
     student, teacher = ((torch.rand(NATIVE) * 100 - 50).requires_grad_() for _ in range(2))
     wide = student.detach().double().requires_grad_()
     value, expected = icsd_loss(student, teacher), icsd_by_autograd(wide, teacher.double())

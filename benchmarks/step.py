@@ -1,4 +1,4 @@
-"""A training step of AICSD against what it cannot do without: the student, one look of the teacher.
+"""A training step of AICSD against its unavoidable parts: student and one teacher forward pass.
 
     python -m benchmarks.step
 

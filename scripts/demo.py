@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for the results")
     parser.add_argument("--epochs", type=int, help="instead of the configured, to try it")
-    parser.add_argument("--scenes", type=int, help="images per split, likewise")
+    parser.add_argument("--scenes", type=int, help="images per split, to try it")
     options = parser.parse_args()
     out: Path = options.out
     console = Console()

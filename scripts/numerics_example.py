@@ -91,7 +91,7 @@ def released_parts(logits: Tensor) -> tuple[Tensor, Tensor, float]:
 
 
 def radial_part(numerics: Numerics) -> float:
-    """Of the squared gradient of ``pairwise`` on 2 x 2 nodes: the part along the nodes."""
+    """Part of the squared gradient of ``pairwise`` on 2 x 2 nodes that lies along the nodes."""
     generator = torch.Generator().manual_seed(0)
     student, teacher = (
         F.max_pool2d(smooth_maps(channels, DEEP_SIDE, generator), DEEP_SIDE // 2).double()

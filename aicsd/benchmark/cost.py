@@ -1,4 +1,4 @@
-"""What a training costs on this machine: a few of its steps with a clock, and the rest reckoned."""
+"""What a training costs on this machine: a few timed steps, extrapolated to the whole run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from aicsd.benchmark.counts import kept_bytes_and_flops
 from aicsd.benchmark.inputs import CostConfig, Data, build_untrained, find_teacher, open_data
 from aicsd.benchmark.steps import PARTS, ClockedSteps, peak_memory, repeated
-from aicsd.benchmark.switches import RunTime, Switch, of_step, reckoned_switches, step_variants
+from aicsd.benchmark.switches import RunTime, Switch, estimated_switches, of_step, step_variants
 from aicsd.benchmark.timing import machine, machine_line
 from aicsd.data.batches import TrainBatches, epoch_indices, plan_batches
 from aicsd.data.loaders import timed, train_loader
@@ -33,7 +33,7 @@ WARM_UP = 2
 KEPT_BATCHES = 2
 """Loaded once, for the switches to be compared on."""
 VALIDATED = 3
-"""Images that tell what validating one takes."""
+"""Images on which the validation time of one image is measured."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class NetworkCost:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes."""
+    """Memory in bytes."""
 
     peak: int | None
     before: int | None
-    """Of the same measure, before the networks were built."""
+    """The same measure before the networks were built."""
     measure: str
     kept_calculated: int
     """What the student keeps for the backward pass, in float32, without what the losses keep."""
@@ -60,7 +60,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Cost:
-    """What ``aicsd benchmark cost`` tells."""
+    """The report of ``aicsd benchmark cost``."""
 
     machine: dict[str, str]
     machine_line: str
@@ -99,10 +99,10 @@ def measure_cost(
         config: of the run. It is measured on one device; with several, a step is taken to last as
             long with as many times the images.
         steps: to measure, after a few to warm up.
-        teacher_config: config that tells the network of a teacher that is not there.
+        teacher_config: config with the network of a teacher that is not there.
         classes: of a dataset that is not there: see :func:`aicsd.benchmark.inputs.open_data`.
-        images: likewise.
-        size: likewise.
+        images: of such a dataset.
+        size: width and height of its images.
 
     Raises:
         UserError: what ``aicsd distill`` refuses, or a missing teacher of unknown kind.
@@ -129,10 +129,10 @@ def measure_cost(
     parts = bench.steps(steps)
     memory = bench.memory(before)
     run = bench.run_time(sum(parts.values()))
-    switches = reckoned_switches(config, parts, load, run)
+    switches = estimated_switches(config, parts, load, run)
     for setting, ratio in bench.compare(batches, steps).items():
         with_it = parts["data"] + ratio * (sum(parts.values()) - parts["data"])
-        switches.append(of_step(setting, with_it, parts, run, "measured, in turns"))
+        switches.append(of_step(setting, with_it, parts, run, "measured, interleaved"))
     return Cost(
         machine=machine(),
         machine_line=machine_line(fabric.device),
@@ -261,7 +261,7 @@ class _Bench:
 
     def compare(self, batches: list[Batch], count: int) -> dict[str, float]:
         """Time of a step with each of the settings that change its computation, over the time
-        without: in turns, on the same batches in memory.
+        without: interleaved, on the same batches in memory.
         """
         variants = step_variants(self.config, self.fabric.device.type)
         if not variants:

@@ -18,7 +18,7 @@ def kept_bytes_and_flops(
 
     Args:
         config: the network; its starting weights are not read.
-        classes: that it tells apart.
+        classes: predicted classes.
         batch: images a step.
         side: of an image in pixels.
         trains: forward and backward of a student; False: forward of a teacher.

@@ -21,7 +21,7 @@ from aicsd.models import ModelConfig, Segmenter, build_model, is_there, load_mod
 from aicsd.runs import RunFolder
 
 SEVERAL = 64
-"""Images of a stand-in split whose true number nobody knows."""
+"""Images of a stand-in split of unknown size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class CostConfig(DistillConfig):
 
     @property
     def recipe(self) -> Recipe:
-        """Of ``aicsd distill``, or labels alone as in ``aicsd train``."""
+        """Recipe of the distillation; labels alone for a config of ``aicsd train``."""
         if self.model is not None:
             return of_protocol(load_recipe("none"), self)
         return recipe_of(self)
@@ -63,7 +63,7 @@ class Data:
     size: tuple[int, int]
     """Width and height of the first validation image."""
     counts: tuple[int, int] | None
-    """Images to train and to validate on; None if nobody knows."""
+    """Images to train and to validate on; None if unknown."""
     missing: str | None
     """Why the images are stand-ins; None for real ones."""
 
@@ -97,10 +97,10 @@ def open_data(
 
     Args:
         config: of the run.
-        teacher: tells the classes of a folder that is not there.
-        classes: how many, where no one else tells.
-        images: to train on, likewise.
-        size: width and height of an image, likewise.
+        teacher: gives the classes of a folder that is not there.
+        classes: number of classes, where neither data nor teacher gives it.
+        images: number of training images, where the data does not give it.
+        size: width and height of an image, where the data does not give it.
 
     Raises:
         UserError: data that is there and cannot be used; or not there, of unknown classes.
@@ -158,7 +158,7 @@ def find_teacher(config: CostConfig, teacher_config: str | None) -> TeacherSourc
     in the run folder of a teacher that has not finished, or of ``teacher_config``.
 
     Raises:
-        UserError: no teacher, and nothing that tells which network it is.
+        UserError: no teacher, and no config of its network.
     """
     if not config.recipe.needs_teacher:
         return None

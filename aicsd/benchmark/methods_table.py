@@ -49,7 +49,7 @@ class Line:
         row: name in the benchmark.
         seeds: that are finished.
         miou: fraction, one a seed.
-        class_accuracy: likewise.
+        class_accuracy: fraction, one a seed.
         epochs: of one training.
         parameters: of the network.
         gain: over the row that it is compared to.

@@ -74,7 +74,7 @@ def paired_interval(differences: Sequence[float], over_images: Sequence[Floats])
             without counts of the images, and then seeds alone make the interval.
 
     Returns:
-        None for one seed, of which nobody knows how far seeds differ.
+        None for one seed, since the spread over seeds is unknown.
     """
     count = len(differences)
     if count < 2:

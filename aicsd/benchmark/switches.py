@@ -1,4 +1,4 @@
-"""What other settings of a config would save: those that exist, reckoned or measured."""
+"""What other settings of a config would save: estimated or measured."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from aicsd.teacher.runtime import Runtime
 
 @dataclass(frozen=True)
 class RunTime:
-    """Of the whole run, in seconds."""
+    """Seconds of the whole run, by part."""
 
     steps: int
     training: float
     validations: int
     validation: float
-    """Of the student, all of them."""
+    """All validations of the student."""
     teacher: float
     """One validation of the teacher, before the first step."""
 
@@ -49,7 +49,7 @@ def of_step(
     return Switch(setting, seconds, share * (1 - seconds / sum(parts.values())), how)
 
 
-def reckoned_switches(
+def estimated_switches(
     config: CostConfig, parts: Mapping[str, float], load: float, run: RunTime | None
 ) -> list[Switch]:
     """What follows from the split of a step without measuring again.

@@ -152,7 +152,8 @@ def group_runs(
     Args:
         runs: finished, all measured on the same images in the same way.
         by: keys of the config that name a row, or the short words of ``NAMES``. They never join
-            runs that differ in another key: what tells such groups apart is told beside the names.
+            runs that differ in another key: the keys in which such groups differ stand
+            beside the names.
         baseline: method that differences are taken to; without it ``none``, where there is one.
 
     Raises:

@@ -20,7 +20,7 @@ class Scale(NamedTuple):
     """Means over some batches."""
 
     value: float
-    """Of the term, unweighted."""
+    """Value of the term, unweighted."""
     norm: float
     """L2 norm of its gradient on the map that it reads."""
     ratio: float

@@ -96,7 +96,7 @@ def latency(
     )  # fmt: skip
     used = torch.get_num_threads()
     print(
-        f"{pixels[0]}x{pixels[1]}, batches of {batch}, {repeats} repeats in turns, "
+        f"{pixels[0]}x{pixels[1]}, batches of {batch}, {repeats} interleaved repeats, "
         f"{used} thread{'s' if used > 1 else ''}; MB: weights in memory, or the exported file"
     )
     print(machine_line(torch.device(pick_device(device))))
@@ -182,7 +182,7 @@ def methods(
         print(write_tables(statistics, place), end="")
         return 0
     if config is None:
-        raise UserError("missing: config; --help tells what it is")
+        raise UserError("missing: config; see --help")
     if jobs < 1 or minutes < 0:
         raise UserError(f"jobs is {jobs} and minutes is {minutes}; they are at least 1 and 0")
     settings: dict[str, Any] = {} if teacher is None else {"teacher": teacher}

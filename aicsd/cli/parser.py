@@ -121,7 +121,7 @@ def _next_value(key: str, setting: Setting | None, rest: deque[str], by_place: b
         if ends or (by_place and rest[0] not in ("true", "false")):
             return True
     elif ends:
-        raise UserError(f"--{key}: expected one argument; --help tells what it is")
+        raise UserError(f"--{key}: expected one argument; see --help")
     return rest.popleft()
 
 

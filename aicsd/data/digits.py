@@ -46,7 +46,7 @@ INK_LEVEL = 0.45
 """Interpolated grey level where the outline of a digit runs."""
 OPACITY = (0.85, 1.0)
 DIMMING = 0.5
-"""Of the photos: light digits on a darker ground are what a short training learns."""
+"""Brightness of the photos: a short training learns light digits on a darker ground."""
 MIN_CONTRAST = 90.0
 """Wanted difference in lightness (0 to 255) between a digit and what is around and below it."""
 MIN_VISIBLE = 0.95

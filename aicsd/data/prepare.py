@@ -44,7 +44,7 @@ def prepare(
         downloads: where datasets come from.
 
     Returns:
-        The next step for a person: how to use the data, or what to fetch by hand.
+        The next step: how to use the data, or what to fetch by hand.
 
     Raises:
         UserError: a failed or damaged download, an archive that cannot be used, or a tree in which

@@ -90,7 +90,7 @@ class RunLogger:
         self._bar.update(self._task, completed=step, note=note)
 
     def say(self, text: str) -> None:
-        """One line for a person, above the bar."""
+        """Print one line above the progress bar."""
         if not self._active:
             return
         if self._bar.disable:

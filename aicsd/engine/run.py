@@ -44,7 +44,7 @@ class Run:
 
     path: Path
     metrics: dict[str, Any]
-    """Of the final student on the validation split: what ``metrics.json`` holds."""
+    """Metrics of the final student on the validation split: what ``metrics.json`` holds."""
     student: Segmenter
     """In evaluation mode, on the CPU."""
 

@@ -24,7 +24,7 @@ def stop_signal() -> Iterator[list[int]]:
 
     try:
         before = {number: signal.signal(number, receive) for number in numbers}
-    except ValueError:  # not in the main thread: signals are somebody else's business
+    except ValueError:  # not in the main thread: signals belong to the caller
         yield received
         return
     try:

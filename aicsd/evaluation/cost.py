@@ -89,7 +89,7 @@ def time_passes(
         models: each on any device.
         images: (B, 3, H, W) uint8 on the CPU; bringing them to the device is timed too.
         repeats: see :func:`take_turns`.
-        enough: likewise.
+        enough: see :func:`take_turns`.
     """
     with ExitStack() as stack:
         for model in models.values():

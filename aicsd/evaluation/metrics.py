@@ -27,7 +27,7 @@ class Metrics:
         images: how many were evaluated.
         confusion: (C, C) pixel counts, rows = label, columns = prediction.
         boundary_iou: mean of the classes' boundary IoU, where it was asked for.
-        per_class_boundary_iou: by class name, likewise.
+        per_class_boundary_iou: by class name, where it was asked for.
     """
 
     miou: float

@@ -27,7 +27,7 @@ class Parity(NamedTuple):
     """Largest difference of a logit, relative to the range of the logits; 0 for labels. None where
     the file cannot be run on this machine, and only its structure was checked."""
     agreement: float | None
-    """Part of the pixels with the same label; None likewise."""
+    """Part of the pixels with the same label; None where the file cannot be run here."""
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ class Port(NamedTuple):
 
     name: str
     dtype: str
-    """Of NumPy, such as ``uint8`` or ``float32``."""
+    """NumPy type, such as ``uint8`` or ``float32``."""
     shape: tuple[int | None, ...]
     """None where the file takes any size."""
 

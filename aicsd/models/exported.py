@@ -27,7 +27,7 @@ class Layout(NamedTuple):
     """How the tensors of a graph are laid out."""
 
     dtype: str
-    """Of the input: ``uint8`` or ``float32``."""
+    """NumPy type of the input: ``uint8`` or ``float32``."""
     channels_last: bool
     """Whether the input is (B, H, W, 3) instead of (B, 3, H, W)."""
     labels: bool
@@ -58,8 +58,9 @@ def load_exported(
     Args:
         path: file in a format of :data:`aicsd.formats.FORMATS`.
         classes: for a file without a description; the file's own otherwise.
-        input: likewise; without it ImageNet's normalisation for float32 and none for uint8.
-        align_corners: likewise: how its logits are resized.
+        input: for a file without a description; without it ImageNet's normalisation for float32
+            and none for uint8.
+        align_corners: how the logits of such a file are resized.
         threads: of the runtime; as many as PyTorch has without it.
 
     Raises:

@@ -109,7 +109,7 @@ class Segmenter(nn.Module):
 
     @property
     def name(self) -> str:
-        """The backbone or the architecture, for people; ``custom`` of a network of one's own."""
+        """The backbone or the architecture, for tables; ``custom`` for any other module."""
         options = self.origin.options if self.origin is not None else {}
         return str(options.get("backbone") or options.get("name") or "custom")
 

@@ -27,7 +27,7 @@ class Input(NamedTuple):
 
     path: Path
     name: Path
-    """Of its results, below the output folder and without an end: ``park/007``."""
+    """Name of its results below the output folder, without a suffix: ``park/007``."""
 
     @property
     def is_video(self) -> bool:

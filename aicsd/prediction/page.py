@@ -23,9 +23,9 @@ from aicsd.visualization import overlay
 ADDRESS = "127.0.0.1"
 FIRST_PORT, PORTS = 7860, 100
 BUTTONS = ["download", "fullscreen"]
-"""Of a picture; the third that Gradio knows would share it on the internet."""
+"""Buttons of a picture. Gradio's third one would share it on the internet."""
 FONTS = ("system-ui", "sans-serif")
-"""Of the machine; a page must not fetch any."""
+"""Fonts of the machine; a page must not fetch any."""
 
 
 class View(NamedTuple):

@@ -97,7 +97,7 @@ def predict_video(
 
 
 def count_frames(path: Path) -> int:
-    """As the header of the video tells; 0 if it does not, or cannot be read."""
+    """Number of frames in the header of a video; 0 if it has none or cannot be read."""
     av = require_pyav()
     try:
         with av.open(str(path)) as container:

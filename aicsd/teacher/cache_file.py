@@ -79,7 +79,7 @@ class Index(NamedTuple):
 
     key: CacheKey
     checks: list[Checksums]
-    """Of the maps that are done, the first ones."""
+    """Checksums of the maps that are done, the first ones."""
     complete: bool
 
 

@@ -16,7 +16,7 @@ from aicsd.visualization.views import FloatArray
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 24
-"""Of a chart, in units of its SVG: size, and margins that hold the scales."""
+"""Size of a chart in units of its SVG, and margins that hold the scales."""
 MOST_POINTS = 240
 UNKNOWN_COLOR = 128
 """Grey level of a cell that has no value."""

@@ -146,7 +146,7 @@ def matrix_sheet(matrices: Sequence[FloatArray]) -> UInt8Array:
 
 
 def _color_bar(figure: Figure, axes: Sequence[Axes], label: str) -> None:
-    """Of the last picture in a row of axes, all of which have one scale."""
+    """Draw the colour bar of a row of axes that share one scale."""
     bar = figure.colorbar(axes[-1].images[0], ax=list(axes), shrink=0.8, pad=0.01)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=8)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from aicsd.benchmark.inputs import CostConfig, read_network
 from aicsd.benchmark.steps import PARTS, ClockedSteps, repeated
-from aicsd.benchmark.switches import RunTime, of_step, reckoned_switches, step_variants
+from aicsd.benchmark.switches import RunTime, estimated_switches, of_step, step_variants
 from aicsd.config import build_config
 from aicsd.data import Classes, open_dataset
 from aicsd.data.batches import plan_batches
@@ -321,7 +321,7 @@ def config_with(**keys: Any) -> CostConfig:
 def test_what_switches_save_follows_from_the_split() -> None:
     run = RunTime(steps=100, training=100.0, validations=5, validation=50.0, teacher=10.0)
     config = config_with(data={"workers": 0}, method="aicsd")
-    found = {s.setting: s for s in reckoned_switches(config, PARTS_OF_RUN, 1.35, run)}
+    found = {s.setting: s for s in estimated_switches(config, PARTS_OF_RUN, 1.35, run)}
     # the step is 1 s, 0.9 s without waiting: two processes load 1.35 s of work in that time
     assert list(found) == ["teacher_cache FOLDER", "data.workers 2", "val_every 0"]
     assert found["data.workers 2"].step == pytest.approx(0.9)
@@ -330,21 +330,21 @@ def test_what_switches_save_follows_from_the_split() -> None:
     assert found["val_every 0"].saved == pytest.approx(40 / 160)
     enough = replace(config, data=replace(config.data, workers=2), teacher_cache="cache")
     once = replace(run, validations=1)
-    assert not reckoned_switches(enough, PARTS_OF_RUN, 1.35, once)
+    assert not estimated_switches(enough, PARTS_OF_RUN, 1.35, once)
     # without the number of images: parts of a step
-    _, workers = reckoned_switches(config, PARTS_OF_RUN, 1.35, None)
+    _, workers = estimated_switches(config, PARTS_OF_RUN, 1.35, None)
     assert workers.saved == pytest.approx(0.1)
     assert of_step("slower", 1.25, PARTS_OF_RUN, None, "").saved == pytest.approx(-0.25)
 
 
 def test_a_teacher_cache_saves_the_share_of_the_teacher() -> None:
     config = CostConfig(data=DataConfig(workers=2))
-    (cache,) = reckoned_switches(config, PARTS_OF_RUN, 0.1, None)
+    (cache,) = estimated_switches(config, PARTS_OF_RUN, 0.1, None)
     assert cache.setting == "teacher_cache FOLDER"
     assert cache.step == pytest.approx(0.7)
     assert cache.saved == pytest.approx(0.3)
     for other in (replace(config, teacher_cache="cache"), replace(config, method="none")):
-        assert not reckoned_switches(other, PARTS_OF_RUN, 0.1, None)
+        assert not estimated_switches(other, PARTS_OF_RUN, 0.1, None)
 
 
 def test_variants_are_settings_that_change_something() -> None:

@@ -90,7 +90,7 @@ def test_the_command(tmp_path: Path, run_cli: RunCli) -> None:
         assert found["gmacs"] == pytest.approx(gmacs(model, 64, 48))
         assert 0 < found["minimum"] <= found["median"]
         assert f"\n{name}" in text
-    assert "64x48, batches of 2, 2 repeats in turns" in text
+    assert "64x48, batches of 2, 2 interleaved repeats" in text
     assert f"torch {torch.__version__}" in text
 
 
@@ -116,7 +116,7 @@ def test_exported_models_beside_a_network(tmp_path: Path, run_cli: RunCli) -> No
     held = sum(tensor.numel() * tensor.element_size() for tensor in weights)
     assert theirs["megabytes"] == pytest.approx(held / 1e6)
     assert mine["images_per_second"] == pytest.approx(1 / mine["median"])
-    assert "1 repeats in turns, 1 thread; MB" in text
+    assert "1 interleaved repeats, 1 thread; MB" in text
 
 
 def test_a_file_of_one_size_is_timed_at_that_size() -> None:
