@@ -80,6 +80,16 @@ def left_out(result: Conversion, kind: str = "image") -> list[tuple[str, str]]:
 # recognition
 
 
+def test_the_help_and_the_page_name_every_format(run_cli: RunCli) -> None:
+    code, output, _ = run_cli("data", "convert", "--help")
+    assert code == 0
+    page = (Path(__file__).parents[2] / "docs" / "convert.md").read_text(encoding="utf-8")
+    words = output.replace(",", " ").replace(";", " ").split()
+    for known in FORMATS:
+        assert known.name in words
+        assert f"| `{known.name}` |" in page
+
+
 def test_nothing_known_lists_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "notes.json").write_text("{}")

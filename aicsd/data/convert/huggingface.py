@@ -70,7 +70,7 @@ class Group(NamedTuple):
 
 
 class Reader:
-    """Reads groups of rows; keeps the last ones, since rows are asked for in order."""
+    """Reads groups of rows; keeps the last two, since rows are read in order."""
 
     def __init__(self, tree: Tree, columns: list[str]) -> None:
         self._tree, self._columns = tree, columns
@@ -180,8 +180,8 @@ def _columns(tree: Tree, file: str) -> tuple[str, str]:
     if len(images) == len(masks) == 1:
         return images[0], masks[0]
     raise UserError(
-        f"{tree.root / file}: which columns hold images and masks? columns with pictures: "
-        f"{', '.join(found) or 'none'}; name them image and mask (Dataset.rename_column)"
+        f"{tree.root / file}: the columns of images and masks are not clear (columns "
+        f"with pictures: {', '.join(found) or 'none'}); name them image and mask (Dataset.rename_column)"
     )
 
 

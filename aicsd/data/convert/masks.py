@@ -93,7 +93,7 @@ def _masks(tree: Tree) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _decisive(file: str) -> tuple[int, re.Match[str], bool] | None:
-    """The deepest folder whose name says what it holds: its place, and whether that is masks."""
+    """The deepest folder named after images or masks: its place, and whether it holds masks."""
     parts = file.split("/")[:-1]
     for index in reversed(range(len(parts))):
         for pattern, is_mask in ((_MASK_FOLDER, True), (_IMAGE_FOLDER, False)):
@@ -109,7 +109,7 @@ def _is_mask(file: str) -> bool:
 
 
 def _key(file: str) -> str:
-    """What an image and its mask have in common: the path, without the folder that tells them."""
+    """What an image and its mask have in common: the path without the folder of either kind."""
     parts = stem_of(file).split("/")
     found = _decisive(file)
     if found is not None:

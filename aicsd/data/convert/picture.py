@@ -80,8 +80,8 @@ def make_upright(
 ) -> tuple[UInt8Array, list[Remark]]:
     """Turn a mask as its image is turned when it is shown, if it was drawn on the stored pixels.
 
-    A mask of the seen size is taken as drawn on what is seen; where both sizes are equal, nothing
-    tells the two apart, and the remark says so.
+    A mask of the seen size is taken as drawn on what is seen. Equal sizes leave that open, which
+    the remark reports.
 
     Raises:
         LeftOutError: the mask has neither size.

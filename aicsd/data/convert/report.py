@@ -1,4 +1,4 @@
-"""What a conversion says at its end: a table, what was left out and why, and the next commands."""
+"""The report of a conversion: a table, what was left out and why, and the next commands."""
 
 from __future__ import annotations
 

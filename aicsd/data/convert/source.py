@@ -33,7 +33,7 @@ class LeftOutError(Exception):
 
 
 class Remark(NamedTuple):
-    """Something that the report says about the source."""
+    """A line of the report about the source."""
 
     kind: str
     """``image``, ``object``, ``file`` or ``pixel``: what is left out; ``note``: nothing is."""
@@ -65,7 +65,7 @@ class Frame(NamedTuple):
         """The size that annotations are drawn at: the declared one, if the image has it.
 
         Raises:
-            LeftOutError: the image has another size than its annotation says.
+            LeftOutError: the image has another size than its annotation declares.
         """
         if declared is None or declared == self.seen:
             return self.seen

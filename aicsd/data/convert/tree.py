@@ -219,7 +219,7 @@ class Tree:
 
 
 def split_of(path: str) -> str | None:
-    """train, val, test or unlabelled, if a word of the path says so; its last part counts first."""
+    """train, val, test or unlabelled by a word of the path, its last part first; else None."""
     for part in reversed(PurePosixPath(path).parts):
         for word in re.findall(r"[a-z]+", part.lower()):
             if word in _SPLITS:

@@ -1,4 +1,4 @@
-"""Values of JSON and YAML files, whose types nobody has checked."""
+"""Typed values from JSON and YAML files of unknown origin."""
 
 from __future__ import annotations
 
