@@ -13,7 +13,7 @@ from aicsd.cli import find_command
 from aicsd.cli.parser import parse
 
 REPOSITORY = Path(__file__).parent.parent
-OTHER_PROGRAMS = {"pip", "make", "tensorboard", "cat", "display", "ffmpeg", "hf"}
+OTHER_PROGRAMS = {"pip", "make", "tensorboard", "cat", "display", "ffmpeg", "g++", "hf"}
 PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,6 +81,20 @@ def test_a_network_of_another_tool(tmp_path: Path, last: bool) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-3)
     assert model.num_parameters() == 9
     assert (model.predict(image) == wanted.argmax(0)).all()
+
+
+def test_the_lines_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    sides: Sides = ["b", 3, "h", "w"]
+    nodes = [node("Conv", "x weight")]
+    write(Path("theirs.onnx"), nodes, ("FLOAT", sides), ("FLOAT", ["b", 2, "h", "w"]),
+          weights={"weight": WEIGHT[:2]})  # fmt: skip
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"## A network of another tool.*?```python\n(.*?)```", page, re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(lines, found)
+    logits = found["teacher"](torch.full((1, 3, 4, 5), 255, dtype=torch.uint8)).logits[0, :, 0, 0]
+    np.testing.assert_allclose(logits, WEIGHT[:2, :, 0, 0].sum(axis=1), rtol=1e-4)
 
 
 def test_a_network_of_one_size_with_labels(tmp_path: Path) -> None:
