@@ -180,8 +180,8 @@ def _columns(tree: Tree, file: str) -> tuple[str, str]:
     if len(images) == len(masks) == 1:
         return images[0], masks[0]
     raise UserError(
-        f"{tree.root / file}: the columns of images and masks are not clear (columns "
-        f"with pictures: {', '.join(found) or 'none'}); name them image and mask (Dataset.rename_column)"
+        f"{tree.root / file}: the columns of images and masks are not clear (columns with "
+        f"pictures: {', '.join(found) or 'none'}); name them image and mask (Dataset.rename_column)"
     )
 
 
