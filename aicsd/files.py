@@ -193,9 +193,10 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         text = path.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]
         lines = [json.loads(line) for line in whole.split("\n") if line]
+        return [_mapping(path, line) for line in lines]
     except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(path, error) from error
-    return [_mapping(path, line) for line in lines]
+        told = error if isinstance(error, UserError) else _unreadable(path, error)
+        raise UserError(f"{told}; delete it to go on without") from error
 
 
 def _mapping(path: Path, content: object) -> dict[str, Any]:

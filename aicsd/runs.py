@@ -103,6 +103,18 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"run: cannot write to {self.path}: {error.strerror}") from error
 
+    def require_place(self) -> None:
+        """Refuse to write where the folder of a training in progress is no more.
+
+        Raises:
+            UserError: it was moved or deleted.
+        """
+        if not self.config.is_file():
+            raise UserError(
+                f"run: {self.path} was moved or deleted during the training; a moved one goes on "
+                "with --resume, and --run with its new name"
+            )
+
     def check_place(self, resume: bool) -> None:
         """Refuse to resume what is no run, and to write over what is there.
 

@@ -45,7 +45,7 @@ class RunRecord:
         """Progress bar, ``metrics.jsonl`` and trackers of this process."""
         config, start, path = self.config, self.state.step, self.folder.path
         names = check_loggers(config.logger)
-        trackers = partial(open_trackers, names, path, start, asdict(config))
+        trackers = partial(open_trackers, names, path, asdict(config))
         return RunLogger(path, start, total, trackers, self.fabric.is_global_zero)
 
     def evaluate(self, model: Segmenter, per_image: ImageCounts | None = None) -> Metrics:
@@ -58,6 +58,8 @@ class RunRecord:
 
     def validate(self, logger: RunLogger) -> Metrics:
         """Metrics of the student, logged; the best student so far is kept."""
+        if self.fabric.is_global_zero:
+            self.folder.require_place()
         logger.advance(self.state.step, "validating")
         self._share_statistics()
         metrics = self.evaluate(self.training.final, self._images)
@@ -79,6 +81,7 @@ class RunRecord:
     def save(self) -> None:
         """Write the checkpoint from which the run continues exactly."""
         if self.fabric.is_global_zero:
+            self.folder.require_place()
             save_checkpoint(self.folder, self.state, self.training.state_dict())
 
     def finish(self, metrics: Metrics) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,10 +28,14 @@ class RunLogger:
 
     Args:
         run: the run folder.
-        start: step that the run starts from; lines of later steps, left by a cut run, are dropped.
+        start: step that the run starts from; what a cut run has logged beyond it is dropped.
         total: steps of the whole run.
-        open_trackers: gives the further places that figures go to.
+        open_trackers: gives the further places that figures go to, from the first step that is
+            logged anew.
         active: False on other ranks.
+
+    Raises:
+        UserError: a log that cannot be read or written.
     """
 
     def __init__(
@@ -38,7 +43,7 @@ class RunLogger:
         run: Path,
         start: int,
         total: int,
-        open_trackers: Callable[[], list[Tracker]],
+        open_trackers: Callable[[int], list[Tracker]],
         active: bool = True,
     ) -> None:
         self._active = active
@@ -47,11 +52,16 @@ class RunLogger:
         self._task = self._bar.add_task(run.name, total=total, completed=start, note="")
         if not active:
             return
-        self._path = RunFolder(run).metrics
-        kept = [line for line in read_json_lines(self._path) if line["step"] <= start]
-        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self._path.open("a", encoding="utf-8")
-        self._trackers = open_trackers()
+        self._folder = RunFolder(run)
+        path = self._folder.metrics
+        first, kept = _kept_lines(path, start, total)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        with self._writing():
+            self._file = path.open("a", encoding="utf-8")
+            self._trackers = open_trackers(first)
+            for line in kept:
+                if line["step"] >= first:  # the trackers have dropped it
+                    self._track(line["step"], line)
 
     def __enter__(self) -> RunLogger:
         self._bar.start()
@@ -64,18 +74,39 @@ class RunLogger:
         trace: TracebackType | None,
     ) -> None:
         self._bar.stop()
-        if self._active:
+        if not self._active:
+            return
+        with suppress(UserError) if error is not None else nullcontext(), self._writing():
             self._file.close()
-            for tracker in self._trackers:
+        for tracker in self._trackers:
+            with suppress(UserError) if error is not None else nullcontext(), self._writing():
                 tracker.close(finished=error is None)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn the errors of a full disk, or of a folder that is gone, into one line."""
+        try:
+            yield
+        except OSError as error:
+            self._folder.require_place()
+            reason = error.strerror or error
+            raise UserError(f"cannot write the logs in {self._folder.path}: {reason}") from error
 
     def scalars(self, step: int, values: dict[str, Any]) -> None:
         """One line of metrics.jsonl, and every number of it to the loggers."""
         if not self._active:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        with self._writing():
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+            self._track(step, values)
+
+    def _track(self, step: int, values: Mapping[str, Any]) -> None:
+        numbers = {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, int | float) and name != "step"
+        }
         for tracker in self._trackers:
             tracker.scalars(step, numbers)
 
@@ -83,20 +114,37 @@ class RunLogger:
         """An (H, W, 3) RGB picture to the loggers; not drawn if there are none."""
         if self._active and self._trackers:
             image = draw()
-            for tracker in self._trackers:
-                tracker.picture(step, name, image)
+            with self._writing():
+                for tracker in self._trackers:
+                    tracker.picture(step, name, image)
 
     def advance(self, step: int, note: str) -> None:
         self._bar.update(self._task, completed=step, note=note)
 
     def say(self, text: str) -> None:
-        """Print one line above the progress bar."""
+        """Print one line above the bar; without anything to print to, training goes on."""
         if not self._active:
             return
-        if self._bar.disable:
-            print(f"{self._name}: {text}", file=sys.stderr, flush=True)
-        else:
-            self._bar.console.print(f"{self._name}: {text}", highlight=False)
+        with suppress(OSError):
+            if self._bar.disable:
+                print(f"{self._name}: {text}", file=sys.stderr, flush=True)
+            else:
+                line = f"{self._name}: {text}"
+                self._bar.console.print(line, highlight=False, markup=False)
+
+
+def _kept_lines(path: Path, start: int, total: int) -> tuple[int, list[dict[str, Any]]]:
+    """The first step that is logged anew, and the lines that stay as they are."""
+    lines = read_json_lines(path)
+    if not all(isinstance(line.get("step"), int) for line in lines):
+        raise UserError(f"{path} is damaged: a line has no step; delete it to go on without")
+    if start == 0:
+        return 0, []
+    kept = [line for line in lines if line["step"] <= start]
+    if start < total:
+        return start + 1, kept
+    # only the last validation is repeated, not the step before it
+    return start, [line for line in kept if line["step"] < start or "loss" in line]
 
 
 class Meter:

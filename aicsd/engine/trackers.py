@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,26 +52,33 @@ def check_loggers(text: str) -> list[str]:
 
 
 def open_trackers(
-    names: list[str], run: Path, start: int, settings: Mapping[str, Any]
+    names: list[str], run: Path, settings: Mapping[str, Any], first: int
 ) -> list[Tracker]:
     """The places to log to.
 
     Args:
         names: of :func:`check_loggers`.
         run: the run folder.
-        start: step that the run starts from; later ones are of a run that was cut.
         settings: of the run, for those that show them beside the curves.
+        first: first step that is logged anew; what stands from there on is of a run that was cut.
     """
     builders: dict[str, Callable[[Path, int, Mapping[str, Any]], Tracker]]
     builders = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
-    return [builders[name](run, start, settings) for name in names]
+    return [builders[name](run, first, settings) for name in names]
 
 
 class _TensorBoard:
-    def __init__(self, run: Path, start: int, settings: Mapping[str, Any]) -> None:  # noqa: ARG002
+    def __init__(self, run: Path, first: int, settings: Mapping[str, Any]) -> None:  # noqa: ARG002
         from torch.utils.tensorboard import SummaryWriter
 
-        self._board = SummaryWriter(str(run), purge_step=start + 1 if start else None)
+        self._hook = threading.excepthook
+        threading.excepthook = self._leave_out_own
+        self._board = SummaryWriter(str(run), purge_step=first)
+
+    def _leave_out_own(self, failure: threading.ExceptHookArgs) -> None:
+        # a failure of its writing thread is raised again by the next call
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            self._hook(failure)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -80,11 +88,14 @@ class _TensorBoard:
         self._board.add_image(name, image, step, dataformats="HWC")
 
     def close(self, *, finished: bool) -> None:  # noqa: ARG002
-        self._board.close()
+        try:
+            self._board.close()
+        finally:
+            threading.excepthook = self._hook
 
 
 class _WandB:
-    def __init__(self, run: Path, start: int, settings: Mapping[str, Any]) -> None:  # noqa: ARG002
+    def __init__(self, run: Path, first: int, settings: Mapping[str, Any]) -> None:  # noqa: ARG002
         import wandb
 
         self._wandb: Any = wandb
@@ -108,7 +119,7 @@ class _WandB:
 
 
 class _MLflow:
-    def __init__(self, run: Path, start: int, settings: Mapping[str, Any]) -> None:  # noqa: ARG002
+    def __init__(self, run: Path, first: int, settings: Mapping[str, Any]) -> None:  # noqa: ARG002
         import mlflow
 
         self._client: Any = mlflow.tracking.MlflowClient()
