@@ -18,7 +18,7 @@ from aicsd.engine.run import of_protocol, recipe_of
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, is_there, load_model
-from aicsd.runs import RunFolder
+from aicsd.runs import RunFolder, renamed
 
 SEVERAL = 64
 """Images of a stand-in split of unknown size."""
@@ -190,7 +190,7 @@ def read_network(path: Path) -> ModelConfig:
         raise UserError(f"config {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(keys, dict):
         raise UserError(f"config {path} must be a mapping of keys, as --print_config shows it")
-    keys = {"run": "-", **keys}
+    keys = {"run": "-", **renamed(keys)}
     if "model" in keys:
         return build_config(TrainConfig, keys).model
     return build_config(DistillConfig, keys).student

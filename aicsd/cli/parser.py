@@ -20,6 +20,7 @@ from aicsd.config import (
     unknown_key,
 )
 from aicsd.errors import UserError
+from aicsd.runs import renamed
 from aicsd.settings import Setting, settings_of
 from aicsd.yaml_file import read_yaml
 
@@ -176,6 +177,7 @@ def read_config(name: str, target: Callable[..., Any]) -> Values:
     content = read_yaml(path)
     if not isinstance(content, Mapping):
         raise UserError(f"config {path} must be a mapping of keys, as {PRINT_CONFIG} shows it")
+    content = renamed(content)
     try:
         refuse_unknown(target, content)
     except UserError as error:

@@ -18,27 +18,13 @@ from aicsd.models.sources import SOURCES, deeplabv3plus, find_source
 
 @dataclass(frozen=True)
 class ModelConfig(deeplabv3plus.Options):
-    """A network. The keys before family are those of a DeepLabV3+; others take what they have.
-
-    Args:
-        backbone: timm architecture, for example resnet101, resnet18 or mobilenetv2_100.
-        output_stride: input size over the size of the deepest map: 8, 16 or 32.
-        aspp_channels: width of the pyramid pooling; 256 in the paper, 64 for a small student.
-        decoder_channels: width of the decoder; 256 in the paper, 64 for a small student.
-        low_level_channels: width of the reduced stride-4 map of the decoder.
-        dropout: in the head; 0.5 as published, 0 lets narrow networks learn faster in short runs.
-        weights: where the backbone starts: none (random), imagenet (timm downloads them), a
-            safetensors file with timm's names, or a run or model file of aicsd with the same
-            architecture to start the whole network from.
-        released_layout: for a MobileNetV2, dilate and pad as the released code does; checkpoints
-            of that code need it, ImageNet weights of timm are made for timm's own layout.
-        family: deeplabv3plus, lraspp, or torchvision:NAME with a name of
-            torchvision.models.segmentation.
-        options: options that only another family has, for example {channels: 64} of lraspp.
-    """
+    """A network. Keys of a DeepLabV3+ that another family has too mean the same there."""
 
     family: str = deeplabv3plus.PREFIX
+    """kind of network: deeplabv3plus, lraspp, or torchvision:NAME with a name of
+    torchvision.models.segmentation; keys that it does not have must stay at their defaults"""
     options: dict[str, int | float | str | bool] = field(default_factory=dict)
+    """keys that only another family has, for example {channels: 64} of lraspp"""
 
     def of_family(self) -> tuple[str, dict[str, Any]]:
         """The family, and every option that is not at its default.

@@ -20,29 +20,27 @@ SUFFIXES: tuple[str, ...] = ()
 
 @dataclass(frozen=True)
 class Options:
-    """A DeepLabV3+.
-
-    Args:
-        backbone: timm architecture, for example resnet101, resnet18 or mobilenetv2_100.
-        output_stride: input size over the size of the deepest map: 8, 16 or 32.
-        aspp_channels: width of the pyramid pooling; 256 in the paper, 64 for a small student.
-        decoder_channels: width of the decoder; 256 in the paper, 64 for a small student.
-        low_level_channels: width of the reduced stride-4 map of the decoder.
-        dropout: in the head; 0.5 as published, 0 lets narrow networks learn faster in short runs.
-        weights: where the backbone starts: none (random), imagenet (timm downloads them), or a
-            safetensors file with timm's names.
-        released_layout: for a MobileNetV2, dilate and pad as the released code does; checkpoints
-            of that code need it, ImageNet weights of timm are made for timm's own layout.
-    """
+    """A DeepLabV3+."""
 
     backbone: str = "mobilenetv2_050"
+    """timm architecture, for example resnet101, resnet18 or mobilenetv2_100"""
     output_stride: int = 16
+    """input size over the size of the deepest map: 8, 16 or 32"""
     aspp_channels: int = 256
+    """width of the pyramid pooling; 256 in the paper, 64 for a small student"""
     decoder_channels: int = 256
+    """width of the decoder; 256 in the paper, 64 for a small student"""
     low_level_channels: int = 48
+    """width of the reduced stride-4 map of the decoder"""
     dropout: float = 0.5
+    """in the head; 0.5 as published, 0 lets narrow networks learn faster in short runs"""
     weights: str = "none"
+    """where the backbone starts: none (random), imagenet (timm downloads them), a safetensors file
+    with timm's names, or a trained network of aicsd with the same architecture to start the whole
+    network from"""
     released_layout: bool = False
+    """for a MobileNetV2, dilate and pad as the released code does; checkpoints of that code need
+    it, ImageNet weights of timm are made for timm's own layout"""
 
     def __post_init__(self) -> None:
         for name in ("aspp_channels", "decoder_channels", "low_level_channels"):

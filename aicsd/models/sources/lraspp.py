@@ -20,20 +20,16 @@ SUFFIXES: tuple[str, ...] = ()
 
 @dataclass(frozen=True)
 class Options:
-    """An LR-ASPP.
-
-    Args:
-        backbone: timm architecture, for example mobilenetv3_large_100.
-        output_stride: input size over the size of the deepest map: 8, 16 or 32.
-        channels: width of the head.
-        weights: where the backbone starts: none (random), imagenet (timm downloads them), or a
-            safetensors file with timm's names.
-    """
+    """An LR-ASPP."""
 
     backbone: str = "mobilenetv3_large_100"
+    """timm architecture with maps at strides 4 and 8"""
     output_stride: int = 16
+    """input size over the size of the deepest map: 8, 16 or 32"""
     channels: int = 128
+    """width of the head"""
     weights: str = "none"
+    """where the backbone starts: none, imagenet, or a safetensors file with timm's names"""
 
 
 def build(options: Mapping[str, Any], classes: Classes) -> Segmenter:

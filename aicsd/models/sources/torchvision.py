@@ -29,16 +29,13 @@ WEIGHTS = ("none", "imagenet", "trained")
 
 @dataclass(frozen=True)
 class Options:
-    """A segmentation network of torchvision.
-
-    Args:
-        name: its name there, for example lraspp_mobilenet_v3_large.
-        weights: none (random), imagenet (the backbone) or trained (the whole network; a classifier
-            for other classes than those of VOC starts anew); torchvision downloads them.
-    """
+    """A segmentation network of torchvision."""
 
     name: str
+    """its name there, for example lraspp_mobilenet_v3_large"""
     weights: str = "none"
+    """none (random), imagenet (the backbone) or trained (the whole network; a classifier for other
+    classes than those of VOC starts anew); torchvision downloads them"""
 
     def __post_init__(self) -> None:
         if self.name not in names():
