@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,9 @@ GREY_LEVELS = {"L;2": 85, "L;4": 17}
 IGNORED_COLOR = (224, 224, 224)
 ROWS_AT_ONCE = 256
 """Rows of an overlay; as floats, a large image would take many times its memory."""
+
+# what is wrong with a file is one line of ours
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class UnreadableImageError(UserError):
@@ -189,12 +193,17 @@ def _to_rgb(picture: PILImage.Image, load: Callable[[], UInt8Array]) -> UInt8Arr
     if picture.format == "TIFF" and picture.mode == "RGBA":
         # OpenCV multiplies the colours by alpha in this format alone
         return np.ascontiguousarray(picture.convert("RGB"), np.uint8)
-    pixels: npt.NDArray[Any] | None = cv2.imdecode(load(), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    if picture.format != "TIFF":
+        # turned here: of EXIF that makes no sense, OpenCV and Pillow would make two sizes
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    pixels: npt.NDArray[Any] | None = cv2.imdecode(load(), flags)
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
         raise ValueError("its pixels cannot be decoded")
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels).astype(np.uint8, copy=False)
+    upright = np.ascontiguousarray(_upright(pixels, _orientation(picture)))
+    return cv2.cvtColor(upright, cv2.COLOR_BGR2RGB, dst=upright).astype(np.uint8, copy=False)
 
 
 def _orientation(picture: PILImage.Image) -> int:

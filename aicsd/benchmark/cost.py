@@ -187,7 +187,7 @@ class _Bench:
         count = "" if self.data.counts is None else f", {self.data.counts[0]} images"
         kind = "real images" if self.data.missing is None else "RANDOM IMAGES"
         classes = len(self.data.train.classes.names)
-        return f"{data.name} {data.train_split}{count}, {classes} classes ({kind})"
+        return f"{data.named().name} {data.train_split}{count}, {classes} classes ({kind})"
 
     def network_cost(self, model: Segmenter) -> NetworkCost:
         crop = self.config.data.augment.crop

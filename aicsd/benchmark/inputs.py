@@ -105,7 +105,7 @@ def open_data(
     Raises:
         UserError: data that is there and cannot be used; or not there, of unknown classes.
     """
-    data = config.data
+    data = config.data.named()
     where = None if data.root is None else Path(data.root)
     entry = DATASETS[data.name]
     if not entry.layout or (where is not None and where.is_dir()):

@@ -37,8 +37,10 @@ def check(*, data: DataSplit | None = None, sheet: str | None = None) -> int:
             print(f"aicsd: error: {line}", file=sys.stderr)
         if len(found.problems) > SHOWN:
             print(f"aicsd: error: and {len(found.problems) - SHOWN} more", file=sys.stderr)
+        for line in found.refusals:
+            print(f"aicsd: error: {split}: {line}", file=sys.stderr)
         print("\n".join(summary(split, found)))
-        unusable += len(found.problems)
+        unusable += len(found.problems) + len(found.refusals)
     if sheet is not None:
         dataset = open_dataset(name, data.root, splits[0], data.options)
         save_image(label_sheet(dataset), Path(sheet))

@@ -34,17 +34,19 @@ def submit(
         device: auto, cpu, cuda or mps.
     """
     from aicsd.data import open_images
+    from aicsd.data.open import AUTO, find_name
     from aicsd.evaluation import InferenceConfig
     from aicsd.evaluation.submission import check_submission, write_submission
     from aicsd.models.inference import predict_ids
     from aicsd.terminal import progress_bar
 
-    if data is None or data.name is None:
+    if data is None or (data.name is None and data.root is None):
         raise UserError("no dataset: give --data.name voc or cityscapes, and --data.root")
+    name = find_name(data.name or AUTO, data.root)
     network, archive, split = open_model(model, device), Path(out), data.split or "test"
     inference = InferenceConfig(scales, flip, window, overlap)
-    server = check_submission(data.name, network.classes, archive)
-    images = open_images(data.name, data.root, split, data.options)
+    server = check_submission(name, network.classes, archive)
+    images = open_images(name, data.root, split, data.options)
     with progress_bar() as bar:
         task = bar.add_task("predicting", total=len(images), note="")
         write_submission(

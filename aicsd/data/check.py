@@ -28,7 +28,7 @@ class Survey(NamedTuple):
 
     images: int
     problems: list[str]
-    """One line for every sample that cannot be used, and for labels that cannot be meant."""
+    """One line for every sample that cannot be used."""
     notes: list[str]
     """What is odd, but no obstacle; one line each."""
     sizes: Counter[tuple[int, int]]
@@ -40,6 +40,8 @@ class Survey(NamedTuple):
     """Pixels without label."""
     present: tuple[int, ...]
     """Images that every class is in."""
+    refusals: tuple[str, ...] = ()
+    """Labels that are valid and cannot be meant; one line each."""
 
 
 def survey(
@@ -95,7 +97,7 @@ def survey_dataset(dataset: SegDataset, decode_images: bool = False) -> Survey:
         tuple(pixels[:count].tolist()), int(pixels[IGNORE_INDEX]), tuple(present[:count].tolist()),
     )  # fmt: skip
     refused, notes = _meaning(result, dataset)
-    return result._replace(problems=[*problems, *refused], notes=[*result.notes, *notes])
+    return result._replace(refusals=tuple(refused), notes=[*result.notes, *notes])
 
 
 def check_dataset(dataset: SegDataset, decode_images: bool = False) -> Iterator[str]:
@@ -126,6 +128,8 @@ def check_splits(splits: Splits) -> list[str]:
             raise UserError(
                 f"{result.problems[0]}{counted} (aicsd data check lists every such file)"
             )
+        for refusal in result.refusals:
+            raise UserError(f"{name}: {refusal}")
         notes += [f"{name}: {note}" for note in result.notes]
     return notes
 

@@ -9,7 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from aicsd.data.entry import Archive, DatasetEntry, Download, Server
-from aicsd.data.file_dataset import FileDataset, MasksWithheldError, Pair, require_folder
+from aicsd.data.file_dataset import (
+    FileDataset,
+    LayoutError,
+    MasksWithheldError,
+    Pair,
+    require_folder,
+)
 from aicsd.data.masks import IdMasks
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
@@ -69,7 +75,7 @@ def cityscapes_images(root: Path, split: str) -> list[Path]:
     folder = require_folder(_image_folder(root) / split)
     found = sorted(folder.rglob(f"*{IMAGE_END}"))
     if not found:
-        raise UserError(f"no images *{IMAGE_END} in the folders of {folder}")
+        raise LayoutError(f"no images *{IMAGE_END} in the folders of {folder}")
     by_name: dict[str, Path] = {}
     for path in found:
         if by_name.setdefault(path.name, path) != path:
@@ -84,7 +90,7 @@ def _image_folder(root: Path) -> Path:
     for place in (root / "leftImg8bit", root / "images"):
         if place.is_dir():
             return place
-    raise UserError(f"no folder {root / 'leftImg8bit'} (or images there)")
+    raise LayoutError(f"no folder {root / 'leftImg8bit'} (or images there)")
 
 
 def _renamed(path: Path, end: str, new_end: str) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from aicsd.data.file_dataset import LayoutError
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.images import Color
@@ -50,7 +51,7 @@ def find_classes(root: Path, given: str | None) -> Path:
     if table.is_file():
         return table
     if not text.is_file():
-        raise UserError(
+        raise LayoutError(
             f"no {text}: write one class name a line, in the order of the ids; for masks in "
             f"colours write {TABLE} with the lines name,r,g,b; aicsd data convert reads what "
             "annotation tools export"

@@ -28,6 +28,10 @@ class MasksWithheldError(UserError):
     """The owners of a benchmark keep the masks of this split; only its images can be used."""
 
 
+class LayoutError(UserError):
+    """Files are not where the layout of the dataset has them; the layout is added to the text."""
+
+
 class FileDataset:
     """Images and masks in files of equal size.
 
@@ -132,7 +136,7 @@ def count_note(count: int, official: int) -> list[str]:
 def require_folder(folder: Path) -> Path:
     """``folder``, if it is one."""
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}")
+        raise LayoutError(f"no folder {folder}")
     return folder
 
 
@@ -140,7 +144,7 @@ def require_images(folder: Path) -> list[Path]:
     """Image files directly in ``folder``, sorted by name; none is an error."""
     found = list_images(require_folder(folder))
     if not found:
-        raise UserError(f"no images in {folder} (looked for {' '.join(IMAGE_SUFFIXES)})")
+        raise LayoutError(f"no images in {folder} (looked for {' '.join(IMAGE_SUFFIXES)})")
     return found
 
 
@@ -162,7 +166,7 @@ def match_masks(images: Sequence[Path], masks: Path) -> tuple[list[Pair], list[s
         by_stem.setdefault(path.stem, []).append(path)
     missing = [path for path in images if path.stem not in by_stem]
     if missing:
-        raise UserError(
+        raise LayoutError(
             f"no mask for {missing[0]}{and_more(len(missing) - 1, 'images')} in {masks}; a mask "
             "has its image's name"
         )
@@ -183,8 +187,10 @@ def spare_note(masks: Sequence[Path]) -> list[str]:
     """A line for masks without an image; nothing if there are none."""
     if not masks:
         return []
-    verb = "masks have" if len(masks) > 1 else "mask has"
-    return [f"{len(masks)} {verb} no image and are left out, such as {readable(str(masks[0]))}"]
+    first = readable(str(masks[0]))
+    if len(masks) == 1:
+        return [f"1 mask has no image and is left out: {first}"]
+    return [f"{len(masks)} masks have no image and are left out, such as {first}"]
 
 
 def and_more(count: int, what: str) -> str:

@@ -25,6 +25,7 @@ from aicsd.data.classes_file import (
 from aicsd.data.entry import DatasetEntry
 from aicsd.data.file_dataset import (
     FileDataset,
+    LayoutError,
     Pair,
     and_more,
     only_mask,
@@ -192,7 +193,9 @@ class _Layout:
         found = self._without_masks(found, split)
         if not found:
             below = "" if self.nested else _below(folder)
-            raise UserError(f"no images in {folder} (looked for {' '.join(IMAGE_SUFFIXES)}){below}")
+            raise LayoutError(
+                f"no images in {folder} (looked for {' '.join(IMAGE_SUFFIXES)}){below}"
+            )
         return found
 
     def pairs(self, split: str) -> tuple[list[Pair], list[str]]:
@@ -204,7 +207,7 @@ class _Layout:
             notes.append(f"images in folders of {folder} are left out{below}")
         if split == UNLABELLED:
             return [Pair(image, None) for image in images], notes
-        pattern = PurePosixPath(self.mask_path).name
+        pattern = PurePosixPath(self.mask_path.replace("{split}", split)).name
         files = _Files(pattern)
         found: dict[Path, list[Path]] = {}
         for image in images:
@@ -213,7 +216,7 @@ class _Layout:
         missing = [image for image, masks in found.items() if not masks]
         if missing:
             wanted = self._mask(missing[0], split)
-            raise UserError(
+            raise LayoutError(
                 f"no mask for {missing[0]}{and_more(len(missing) - 1, 'images')} in "
                 f"{wanted.parent}; a mask has "
                 + ("its image's name" if pattern == "{stem}" else f"the name {wanted.name}")
@@ -270,8 +273,7 @@ class _Files:
     def matching(self) -> Iterator[Path]:
         """Every file of the folders listed so far that has the name of a mask."""
         # only the stem varies; other characters stand for themselves
-        before, after = self.pattern.split("{stem}", 1)
-        pattern = f"{_literal(before)}*{_literal(after.replace('{stem}', '*'))}"
+        pattern = "*".join(map(_literal, self.pattern.split("{stem}")))
         for by_name in self._folders.values():
             for name, files in by_name.items():
                 if fnmatch.fnmatchcase(name, pattern):

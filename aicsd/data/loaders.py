@@ -6,7 +6,6 @@ the same for any number of workers and after any resume.
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import threading
@@ -30,6 +29,8 @@ from aicsd.errors import UserError
 from aicsd.types import Batch, Protocol
 
 T = TypeVar("T")
+FILES, FILES_PER_WORKER = 16, 12
+"""Files that a loader may have open at once: pipes, and memory shared with its workers."""
 
 
 class _Fallible(TorchDataset[Any]):
@@ -84,7 +85,9 @@ def _stack(crops: list[Crop]) -> Batch:
 
 def _run(dataset: _Fallible, workers: int, **arguments: Any) -> Iterator[Any]:
     """The batches of ``dataset``; an error among them is raised."""
-    with lost_workers():
+    if workers:
+        _require_open_files(workers)
+    with lost_workers(), _signals_kept():
         # a generator of its own: the loader would otherwise draw from the generator of the dropout
         generator = torch.Generator().manual_seed(0)
         items = iter(
@@ -118,28 +121,49 @@ def _raise_errors(items: Iterator[T | UserError]) -> Iterator[T]:
 
 @contextmanager
 def lost_workers() -> Iterator[None]:
-    """Turn the end of a process that loads images, and too few open files, into a UserError.
-
-    PyTorch raises the first from a signal handler, so that it can arise anywhere in a loop over a
-    loader, not only where the next batch is taken.
-    """
+    """Turn the end of a process that loads images into a UserError."""
     try:
         yield
-    except UserError:
-        raise
-    except (RuntimeError, OSError) as error:
-        text = str(error)
-        if text.startswith("DataLoader worker (pid"):
-            raise UserError(
-                "a process that loads images was ended from outside, most likely because memory "
-                "ran out: lower data.workers, data.batch_size or data.cache_mb"
-            ) from error
-        if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in text:
-            raise UserError(
-                "too many open files for the processes that load images: lower data.workers, or "
-                "raise the limit (ulimit -n 4096)"
-            ) from error
-        raise
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise UserError(
+            "a process that loads images was ended from outside, most likely because memory ran "
+            "out: lower data.workers, data.batch_size or data.cache_mb"
+        ) from error
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Take back the handler by which PyTorch raises the end of a worker at any place in a program.
+
+    Without it the end is seen where the next batch is taken, at most 5 seconds later.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def _require_open_files(workers: int) -> None:
+    """Refuse more workers than the limit of open files allows, before any is started."""
+    rehearsed: list[int] = []
+    try:
+        for _ in range(FILES + FILES_PER_WORKER * workers):
+            rehearsed.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        raise UserError(
+            f"too many open files for {workers} processes that load images: lower data.workers, or "
+            "raise the limit (ulimit -n 4096)"
+        ) from error
+    finally:
+        for file in rehearsed:
+            os.close(file)
 
 
 def _init_worker(_: int) -> None:

@@ -10,7 +10,7 @@ from aicsd.data.camvid import CAMVID
 from aicsd.data.cityscapes import CITYSCAPES
 from aicsd.data.digits import DIGITS
 from aicsd.data.entry import DatasetEntry
-from aicsd.data.file_dataset import FileDataset, MasksWithheldError
+from aicsd.data.file_dataset import FileDataset, LayoutError
 from aicsd.data.folder import FOLDER
 from aicsd.data.protocol import Classes, SegDataset
 from aicsd.data.voc import VOC
@@ -146,7 +146,5 @@ def _call(
         raise UserError(f"data.root: no folder {folder}; expected layout: {layout}")
     try:
         return function(root=folder, split=split, **options)
-    except MasksWithheldError:
-        raise
-    except UserError as error:
+    except LayoutError as error:
         raise UserError(f"{error} (layout of {name}: {layout})") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aicsd.data.open import AUTO, DATASETS, GENERATED, find_name
@@ -87,7 +87,7 @@ class DataConfig:  # noqa: D101
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", find_name(self.name, self.root))
+        find_name(self.name, self.root)
         if self.batch_size < 1:
             raise UserError(f"data.batch_size is {self.batch_size}; it must be 1 or more")
         if self.train_images < 0:
@@ -102,3 +102,7 @@ class DataConfig:  # noqa: D101
             raise UserError(f"data.workers is {self.workers}; it must be 0 or more")
         if self.cache_mb < 0:
             raise UserError(f"data.cache_mb is {self.cache_mb}; it must be 0 or more")
+
+    def named(self) -> DataConfig:
+        """The same settings with the name of the dataset that they lead to."""
+        return replace(self, name=find_name(self.name, self.root))

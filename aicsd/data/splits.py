@@ -36,7 +36,7 @@ def open_splits(config: DataConfig, check: bool = True) -> tuple[Splits, list[st
         for split in (config.train_split, config.val_split)
     )
     notes: list[str] = []
-    if check and config.check and DATASETS[config.name].layout:  # generated data is sound
+    if check and config.check and DATASETS[config.named().name].layout:  # generated data is sound
         notes = check_splits(Splits(train, val))
     return Splits(training_images(train, config), val), notes
 

@@ -12,7 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from aicsd.data.entry import Archive, DatasetEntry, Download, Server
-from aicsd.data.file_dataset import FileDataset, MasksWithheldError, Pair, require_folder
+from aicsd.data.file_dataset import (
+    FileDataset,
+    LayoutError,
+    MasksWithheldError,
+    Pair,
+    require_folder,
+)
 from aicsd.data.masks import IdMasks
 from aicsd.data.protocol import Classes
 from aicsd.data.sbd_file import read_sbd_mask
@@ -129,7 +135,7 @@ def find_devkit(root: Path) -> Devkit:
     for place in _places(root):
         if (place / "JPEGImages").is_dir():
             return Devkit(place)
-    raise UserError(f"no folder JPEGImages in {root}, VOC2012 or VOCdevkit/VOC2012 there")
+    raise LayoutError(f"no folder JPEGImages in {root}, VOC2012 or VOCdevkit/VOC2012 there")
 
 
 def _places(root: Path) -> tuple[Path, ...]:
@@ -154,7 +160,7 @@ def read_ids(path: Path) -> list[str]:
     """
     if not path.is_file():
         there = ", ".join(sorted(other.stem for other in path.parent.glob("*.txt")))
-        raise UserError(f"no list {path} (lists there: {there or 'none'})")
+        raise LayoutError(f"no list {path} (lists there: {there or 'none'})")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

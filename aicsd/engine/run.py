@@ -181,6 +181,7 @@ def _run(
     splits: Splits | None,
 ) -> Run:
     """Hold the run folder while :func:`_train` works in it."""
+    config = replace(config, data=config.data.named())
     folder = RunFolder(config.run)
     if config.resume:
         folder.check_settings(asdict(config), asdict(type(config)(run=config.run)))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from aicsd.errors import UserError
-from aicsd.images import IMAGE_SUFFIXES, list_images
+from aicsd.images import IMAGE_SUFFIXES, is_image, list_images
 from aicsd.prediction.settings import PredictConfig
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -55,15 +56,15 @@ def find_inputs(
     Raises:
         UserError: a place that is not there, a folder without images, a pattern without matches.
     """
-    found: dict[Path, Input] = {}
+    found: dict[str, Input] = {}
     for place in places:
         results = out.resolve() if out is not None else None
         if results is not None and Path(place).resolve() not in results.parents:
             results = None
         for item in _at(place, recursive):
-            resolved = item.path.resolve()
-            if results not in resolved.parents:
-                found.setdefault(resolved, item)
+            if results not in item.path.resolve().parents:
+                # not resolved: links to one file are several images
+                found.setdefault(os.path.abspath(item.path), item)  # noqa: PTH100
     return list(found.values())
 
 
@@ -84,8 +85,7 @@ def _at(place: str, recursive: bool) -> Iterator[Input]:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted(path for path in found if path.is_file())
+    return sorted(path for path in folder.rglob("*") if is_image(path))
 
 
 def _matches(pattern: str) -> Iterator[Input]:
@@ -111,10 +111,12 @@ def plan_results(inputs: Sequence[Input], out: Path, config: PredictConfig) -> N
     """Refuse what would mix results up, before anything is predicted.
 
     Raises:
-        UserError: two inputs with one result, a result in the place of an input, probabilities of
-            a video, or frames that would be mixed with those of an earlier prediction.
+        UserError: two inputs with one result, a result in the place of an input or in its folder,
+            probabilities of a video, or frames that would be mixed with those of an earlier
+            prediction.
     """
     originals = {item.path.resolve() for item in inputs}
+    folders = {item.path.resolve().parent for item in inputs if not item.is_video}
     taken: dict[Path, Path] = {}
     for item in inputs:
         outputs = config.outputs_of(item.is_video)
@@ -133,3 +135,9 @@ def plan_results(inputs: Sequence[Input], out: Path, config: PredictConfig) -> N
                 raise UserError(f"{result} is an image; choose another folder for the results")
             if item.is_video and output == "ids" and result.exists():
                 raise UserError(f"{result} exists; remove it, or choose another folder")
+    for result in taken:
+        if result.suffix in IMAGE_SUFFIXES and result.resolve().parent in folders:
+            raise UserError(
+                f"{result} would lie among the images, and be taken for one of them later; choose "
+                "another folder for the results"
+            )

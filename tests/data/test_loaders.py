@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -322,3 +325,36 @@ def test_closing_the_stream_ends_the_workers() -> None:
     assert len(set(multiprocessing.active_children()) - before) == 2
     batches.close()
     assert set(multiprocessing.active_children()) <= before
+
+
+# the troubles of a machine
+
+
+class Deadly(Numbers):
+    """A process that reads sample 5 is killed, as the kernel does for want of memory."""
+
+    def read(self, index: int) -> Sample:
+        if index == 5 and multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(index)
+
+
+def test_a_killed_worker_is_one_line() -> None:
+    handler = signal.getsignal(signal.SIGCHLD)
+    with pytest.raises(UserError, match="was ended from outside, most likely because memory ran"):
+        for _ in sample_loader(Deadly(), workers=2):
+            pass
+    assert signal.getsignal(signal.SIGCHLD) is handler
+
+
+def test_too_few_open_files_are_one_line() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before + 30, limits[1]))
+    try:
+        with pytest.raises(UserError, match="too many open files for 4 processes"):
+            sample_loader(Numbers(), workers=4)
+        assert len(list(sample_loader(Numbers()))) == len(Numbers())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

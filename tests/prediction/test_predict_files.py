@@ -257,3 +257,31 @@ def test_a_folder_is_whole_or_absent(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "y") as folder:
         (folder / "whole.png").touch()
     assert names(tmp_path) == {"y/whole.png"}
+
+
+def test_links_to_one_file_are_several_images(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    Image.fromarray(noise(20, 30)).save(store / "aa.png")
+    links = tmp_path / "links"
+    links.mkdir()
+    for number in range(3):
+        (links / f"{number}.png").symlink_to(store / "aa.png")
+    (links / "._0.png").write_bytes(b"x")
+    (links / "deep").mkdir()
+    (links / "deep" / "._1.png").write_bytes(b"x")
+    for recursive in (False, True):
+        found = [str(item.name) for item in find_inputs([str(links)], recursive)]
+        assert found == ["0", "1", "2"]
+    assert len(find_inputs([str(links / f"{number}.png") for number in (0, 1, 0)])) == 2
+
+
+def test_results_do_not_become_images(model_file: Path, photos: Path, run_cli: RunCli) -> None:
+    (photos / "c").mkdir()
+    (photos / "a/y.jpg").rename(photos / "c/y.jpg")
+    for place in ("c", "c/y.jpg"):
+        code, _, error = run_cli("predict", model_file, photos / place, "--out", photos / "c")
+        assert (code, error.count("\n")) == (2, 1)
+        assert "would lie among the images, and be taken for one of them later" in error
+    assert names(photos / "c") == {"y.jpg"}
+    assert run_cli("predict", model_file, photos / "c", "--out", photos / "c" / "results")[0] == 0

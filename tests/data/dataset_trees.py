@@ -1,0 +1,85 @@
+"""A tiny root of every dataset: two training and one validation image, masks of known ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from conftest import write_folder
+from PIL import Image
+
+HEIGHT, WIDTH = 24, 32
+SPLITS = {"train": ("a", "b"), "val": ("c",)}
+
+
+class Tree(NamedTuple):
+    """How a dataset is opened that lies in a root."""
+
+    root: str | None
+    options: dict[str, object]
+    unlabelled: tuple[str, ...] = ()
+    """Splits without masks of which the images can be listed."""
+
+
+def picture(seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def mask_of(stored: tuple[int, ...]) -> Image.Image:
+    """Stripes of the stored ids."""
+    return Image.fromarray(np.resize(np.array(stored, np.uint8), (HEIGHT, WIDTH)))
+
+
+def save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def digits(root: Path) -> Tree:
+    return Tree(None, {"size": 32, "scenes": 3})
+
+
+def voc(root: Path) -> Tree:
+    place = root / "VOC2012"
+    lists = place / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for split, names in {**SPLITS, "test": ("t",)}.items():
+        (lists / f"{split}.txt").write_text("\n".join(names) + "\n")
+        for name in names:
+            save(picture(ord(name)), place / "JPEGImages" / f"{name}.jpg")
+            if split != "test":
+                save(mask_of((0, 15, 255)), place / "SegmentationClass" / f"{name}.png")
+    return Tree(str(root), {}, ("test",))
+
+
+def camvid(root: Path) -> Tree:
+    for split, names in SPLITS.items():
+        for name in names:
+            save(picture(ord(name)), root / split / f"{name}.png")
+            save(mask_of((3, 8, 11)), root / f"{split}annot" / f"{name}.png")
+    return Tree(str(root), {})
+
+
+def cityscapes(root: Path) -> Tree:
+    for split, names in {**SPLITS, "test": ("t",)}.items():
+        for name in names:
+            image = root / "leftImg8bit" / split / "ulm" / f"{name}_leftImg8bit.png"
+            save(picture(ord(name)), image)
+            if split != "test":
+                mask = root / "gtFine" / split / "ulm" / f"{name}_gtFine_labelIds.png"
+                save(mask_of((7, 26, 0)), mask)
+    return Tree(str(root), {}, ("test",))
+
+
+def folder(root: Path) -> Tree:
+    write_folder(root, {"train": 2, "val": 1})
+    save(picture(0), root / "images" / "unlabelled" / "u.png")
+    return Tree(str(root), {}, ("unlabelled",))
+
+
+TREES: dict[str, Callable[[Path], Tree]] = {
+    "digits": digits, "voc": voc, "camvid": camvid, "cityscapes": cityscapes, "folder": folder,
+}  # fmt: skip
