@@ -1,9 +1,8 @@
 """The command of the published AICSD code: see aicsd/published.py and docs/reproduce.md."""
 
 import sys
-from pathlib import Path
 
 from aicsd.published import main
 
 if __name__ == "__main__":
-    main("train.py", sys.argv[1:], Path(__file__).parent)
+    main("train.py", sys.argv[1:])

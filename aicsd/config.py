@@ -9,13 +9,34 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, suggest
 from aicsd.settings import Setting, leaves, settings_of
 from aicsd.yaml_file import parse_yaml
 
 T = TypeVar("T")
+SHIPPED = Path(__file__).parent / "configs"
+"""Configs that come with the package."""
+
+
+def find_config(name: str) -> Path:
+    """The path of a config file; ``folder/aicsd`` is one that comes with the package.
+
+    Raises:
+        UserError: neither.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    known = sorted(file.relative_to(SHIPPED).with_suffix("").as_posix()
+                   for file in SHIPPED.rglob("*.yaml"))  # fmt: skip
+    # configs/folder/aicsd.yaml is where it lay in the repository of an older version
+    shipped = path.with_suffix("").as_posix().removeprefix("configs/")
+    if shipped not in known:
+        raise UserError(f"config {name} does not exist{suggest(name, known)}")
+    return SHIPPED / f"{shipped}.yaml"
 
 
 def build_config(config_class: type[T], keys: Mapping[str, Any]) -> T:

@@ -62,18 +62,17 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message} ({self.prog} --help lists every flag)")
 
 
-def main(script: str, arguments: list[str], checkout: Path) -> None:
+def main(script: str, arguments: list[str]) -> None:
     """Run what ``python SCRIPT ARGUMENTS`` of the published code asks for.
 
     Args:
         script: ``train_kd.py`` or ``train.py``.
         arguments: its flags.
-        checkout: folder that holds ``configs``.
     """
     from aicsd import cli
 
     try:
-        command, notes = translate(script, arguments, checkout)
+        command, notes = translate(script, arguments)
     except UserError as error:
         print(f"{script}: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -83,7 +82,7 @@ def main(script: str, arguments: list[str], checkout: Path) -> None:
     cli.main(command)
 
 
-def translate(script: str, arguments: list[str], checkout: Path) -> tuple[list[str], list[str]]:
+def translate(script: str, arguments: list[str]) -> tuple[list[str], list[str]]:
     """The arguments of the equivalent ``aicsd`` command, and notes on flags without effect.
 
     Raises:
@@ -97,7 +96,7 @@ def translate(script: str, arguments: list[str], checkout: Path) -> tuple[list[s
     _check_choices(flags)
     notes = [note for name, note in WITHOUT_EFFECT.items() if getattr(flags, name)]
     command = ["distill" if distils else "train"]
-    command += ["--config", str(_config(flags, checkout, distils))]
+    command += ["--config", _config(flags, distils)]
     command += list(_common(flags, "student" if distils else "model"))
     if distils:
         method = _method(flags)
@@ -189,9 +188,8 @@ def _check_choices(flags: argparse.Namespace) -> None:
         raise UserError(f"--gpu-ids is {flags.gpu_ids!r}; it must be numbers such as 0,1")
 
 
-def _config(flags: argparse.Namespace, checkout: Path, distils: bool) -> Path:
-    name = "student.yaml" if distils else "teacher.yaml"
-    return checkout / "configs" / DATASETS[flags.dataset] / name
+def _config(flags: argparse.Namespace, distils: bool) -> str:
+    return f"{DATASETS[flags.dataset]}/{'aicsd' if distils else 'teacher'}"
 
 
 def _common(flags: argparse.Namespace, model: str) -> Iterator[str]:

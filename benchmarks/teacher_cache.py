@@ -4,8 +4,8 @@
 
 Everything runs in one process and thread, so that a step holds its whole price: reading and
 augmenting the images, the crops of the stored logits, the networks, the losses and the optimizer.
-Networks, crops and batches are those of ``configs/camvid``; the images are noise of CamVid's size
-and the weights random, which changes no time.
+Networks, crops and batches are those of ``aicsd/configs/camvid``; the images are noise of CamVid's
+size and the weights random, which changes no time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from benchmarks.common import REPOSITORY, fastest, report
 IMAGES = 32
 SIZE = (360, 480)
 TOP_K = 4
-CONFIGS = REPOSITORY / "configs" / "camvid"
+CONFIGS = REPOSITORY / "aicsd" / "configs" / "camvid"
 
 
 def write_data(root: Path) -> SegDataset:

@@ -12,24 +12,27 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 import aicsd
+from aicsd.config import find_config
 from aicsd.data import open_dataset
 from aicsd.errors import UserError
+from aicsd.files import read_yaml
 from aicsd.runs import RunFolder
 from aicsd.visualization import save_panels
 
-CONFIGS = Path(__file__).parent.parent / "configs" / "digits"
 TITLES = {"teacher": "teacher", "alone": "student alone", "aicsd": "student AICSD"}
 
 
 def settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    config = find_config(f"digits/{'teacher' if name == 'teacher' else 'aicsd'}")
+    values = read_yaml(config)
     run = RunFolder(options.out / name)
     values |= {"run": run.path, "resume": run.config.is_file()}
+    if name == "alone":
+        values["method"] = "none"
     if options.epochs:
         values["epochs"] = options.epochs
     if options.scenes:

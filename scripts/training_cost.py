@@ -1,6 +1,6 @@
 """What a training costs, by calculation: no data, no GPU, nothing is computed on real tensors.
 
-    python scripts/training_cost.py --config configs/voc/student.yaml --images 1464
+    python scripts/training_cost.py --config aicsd/configs/voc/aicsd.yaml --images 1464
 
 Counts the floating-point operations of a step and the bytes that it keeps for the backward pass,
 on tensors without storage. Memory: weights, gradients and momentum of the student, weights of the

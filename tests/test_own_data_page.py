@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +39,6 @@ def test_the_commands_of_the_page(
 ) -> None:
     write_facade(tmp_path / "facade")
     (tmp_path / "colors.csv").write_text(table_of_the_page())
-    shutil.copytree(REPOSITORY / "configs", tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     commands = [command[1:] for command in shell_commands(PAGE)]
     assert [command[0] for command in commands] == [

@@ -13,7 +13,7 @@ import pytest
 from aicsd.cli import COMMANDS, find_command
 from aicsd.cli.help import command_help
 from aicsd.cli.parser import Command, parse
-from aicsd.config import build_config, checked
+from aicsd.config import SHIPPED, build_config, checked
 from aicsd.errors import UserError
 from aicsd.settings import leaves, settings_of
 from aicsd.yaml_file import parse_yaml, read_yaml
@@ -209,6 +209,33 @@ def test_flags_override_files_wherever_they_stand(tmp_path: Path) -> None:
     config = build_config(Outer, parse(OUTER, words))
     assert (config.name, config.inner.rate, config.inner.kind) == ("two", 3.0, "green")
     assert config.terms == {"a": {"x": 2, "y": 1}}
+
+
+@pytest.mark.parametrize("name", ["digits/teacher", "configs/digits/teacher.yaml"])
+def test_configs_come_with_the_package(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, command, words = find_command(["train", "--config", name, "--run", "x"])
+    assert build_config(command.target, parse(command, words)).model.backbone == "resnet10t"
+    message = error_of(lambda: parse(command, ["--config", "digits/teecher"]))
+    assert "config digits/teecher does not exist; did you mean 'digits/teacher'?" in message
+
+
+def test_a_file_goes_before_one_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "teacher").write_text("name: mine\n")
+    assert parse(OUTER, ["--config", "digits/teacher"])["name"] == "mine"
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_configs_of_the_package_are_right(path: Path) -> None:
+    if path.stem != "methods":  # see benchmark/test_methods.py
+        _, command, _ = find_command(["train" if path.stem == "teacher" else "distill"])
+        build_config(command.target, {"run": "x", **read_yaml(path)})
 
 
 WRONG_FILES = {

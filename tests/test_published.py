@@ -43,13 +43,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def options(arguments: str, script: str = "train_kd.py") -> dict[str, str]:
     """Flag -> value of the translated command."""
-    command, _ = translate(script, shlex.split(arguments), CHECKOUT)
+    command, _ = translate(script, shlex.split(arguments))
     return dict(zip(command[1::2], command[2::2], strict=True))
 
 
 def parsed(arguments: str, script: str = "train_kd.py") -> object:
     """The config that aicsd makes of the translated command."""
-    command, _ = translate(script, shlex.split(arguments), CHECKOUT)
+    command, _ = translate(script, shlex.split(arguments))
     _, found, rest = find_command(command)
     return build_config(found.target, parse(found, rest))
 
@@ -136,7 +136,7 @@ def test_resume_names_a_run_folder(place: Path) -> None:
 
 
 def test_what_never_had_an_effect_is_said(place: Path) -> None:
-    _, notes = translate("train_kd.py", [*ICSD.split(), "--sync-bn"], CHECKOUT)
+    _, notes = translate("train_kd.py", [*ICSD.split(), "--sync-bn"])
     assert len(notes) == 1
     assert "--sync-bn" in notes[0]
 

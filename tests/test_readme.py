@@ -46,7 +46,6 @@ def aicsd_commands(page: str) -> list[list[str]]:
 def prepare(place: Path) -> Path:
     write_folder(place / "my_data")
     write_annotations(place / "my_data", place / "annotations")
-    shutil.copytree(REPOSITORY / "configs", place / "configs")
     return place
 
 
@@ -172,7 +171,7 @@ def test_the_published_commands(workplace: Path, monkeypatch: pytest.MonkeyPatch
     published = [shlex.split(line) for line in lines if line.startswith("python train_kd.py")]
     methods = []
     for _, script, *arguments in published:
-        command, _ = translate(script, arguments, REPOSITORY)
+        command, _ = translate(script, arguments)
         _, found, rest = find_command(command)
         methods.append(parse(found, rest)["method"])
     assert methods == ["icsd", "aicsd"]

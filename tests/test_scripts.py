@@ -112,7 +112,7 @@ def test_the_table_of_costs(
 ) -> None:
     import training_cost
 
-    config = REPOSITORY / "configs" / "voc" / "student.yaml"
+    config = REPOSITORY / "aicsd" / "configs" / "voc" / "aicsd.yaml"
     monkeypatch.setattr(
         sys, "argv", ["training_cost.py", "--config", str(config), "--images", "1464"]
     )

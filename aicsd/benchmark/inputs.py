@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import yaml
 
-from aicsd.config import build_config
+from aicsd.config import build_config, find_config
 from aicsd.data import DATASETS, Classes, Sample, SegDataset, open_dataset
 from aicsd.data.batches import training_images
 from aicsd.engine.config import DistillConfig, TrainConfig
@@ -174,7 +174,7 @@ def find_teacher(config: CostConfig, teacher_config: str | None) -> TeacherSourc
             f"method {config.recipe.name!r} needs a teacher and {where}: give --teacher RUN, or "
             "--teacher_config FILE with the config of aicsd train that it is (to be) trained with"
         )
-    network = read_network(Path(teacher_config))
+    network = read_network(find_config(teacher_config))
     return TeacherSource(None, network, f"teacher: UNTRAINED, the network of {teacher_config}")
 
 

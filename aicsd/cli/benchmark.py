@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aicsd.benchmark.inputs import CostConfig
 from aicsd.cli.parser import Command
+from aicsd.config import find_config
 from aicsd.errors import UserError
 from aicsd.inputs import open_model, parse_size, pick_device
 
@@ -187,7 +188,7 @@ def methods(
         raise UserError(f"jobs is {jobs} and minutes is {minutes}; they are at least 1 and 0")
     settings: dict[str, Any] = {} if teacher is None else {"teacher": teacher}
     settings |= {} if root is None else {"data": {"root": root}}
-    benchmark = read_benchmark(Path(config), merge(settings, common or {}), weights)
+    benchmark = read_benchmark(find_config(config), merge(settings, common or {}), weights)
     campaign = Campaign(benchmark, Path(runs), results, lambda: write_tables(statistics, place))
     outcome = campaign.run(jobs, 60 * minutes or float("inf"))
     print(write_tables(statistics, place), end="")
@@ -293,12 +294,12 @@ ACTIONS = {
         CostOptions, cost,
         ("data.name", "data.root", "teacher", "method", "steps", "teacher_config", "classes",
          "images", "size", "json", "accelerator", "precision"),
-        "aicsd benchmark cost --data.name cityscapes --method none",
+        "aicsd benchmark cost --config cityscapes/aicsd --teacher_config cityscapes/teacher",
     ),
     "latency": Command(latency, latency, example="aicsd benchmark latency runs/teacher runs/aicsd"),
     "table": Command(table, table, example="aicsd benchmark table runs/*"),
     "methods": Command(
         methods, methods,
-        example="aicsd benchmark methods --config benchmark.yaml --out results/benchmark",
+        example="aicsd benchmark methods --config camvid/methods --root CAMVID --teacher TEACHER",
     ),
 }  # fmt: skip

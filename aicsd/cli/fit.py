@@ -56,12 +56,12 @@ def _saved_config(flags: Mapping[str, Any]) -> Path | None:
 
 TRAIN = Command(
     TrainConfig, train, (*COMMON, *(f"model.{key}" for key in NETWORK)),
-    "aicsd train --data.name folder --data.root my_data --run runs/teacher",
+    "aicsd train --config folder/teacher --data.root my_data --run runs/teacher",
     base=_saved_config,
 )  # fmt: skip
 DISTILL = Command(
     DistillConfig, distill,
     ("teacher", "method", "terms", *COMMON, *(f"student.{key}" for key in NETWORK)),
-    "aicsd distill --data.name folder --data.root my_data --teacher runs/teacher --run runs/kd",
+    "aicsd distill --config folder/aicsd --data.root my_data --teacher runs/teacher --run runs/kd",
     base=_saved_config,
 )  # fmt: skip

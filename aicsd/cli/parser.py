@@ -14,6 +14,7 @@ import yaml
 from aicsd.config import (
     build_config,
     checked,
+    find_config,
     merge,
     parse_text,
     refuse_unknown,
@@ -168,12 +169,12 @@ def _by_place(target: Callable[..., Any], words: Sequence[str]) -> Values:
 
 
 def read_config(name: str, target: Callable[..., Any]) -> Values:
-    """The keys of a config file.
+    """The keys of a config file, or of one that comes with the package: ``folder/aicsd``.
 
     Raises:
         UserError: no such file, no mapping, or a key that ``target`` does not have.
     """
-    path = Path(name)
+    path = find_config(name)
     content = read_yaml(path)
     if not isinstance(content, Mapping):
         raise UserError(f"config {path} must be a mapping of keys, as {PRINT_CONFIG} shows it")

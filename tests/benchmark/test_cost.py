@@ -33,7 +33,7 @@ from aicsd.types import Batch
 
 RunCli = Callable[..., tuple[int, str, str]]
 CLASSES = Classes(CLASS_NAMES, ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[2] / "aicsd" / "configs"
 PARTS_OF_RUN = {"data": 0.1, "teacher": 0.3, "student": 0.2, "losses": 0.1, "backward": 0.25,
                 "optimizer": 0.05}  # fmt: skip
 
@@ -216,8 +216,8 @@ def test_both_kinds_of_network_are_refused(place: Path, run_cli: RunCli) -> None
 
 
 def test_camvid_that_is_not_there(run_cli: RunCli, place: Path, tmp_path: Path) -> None:
-    config, file = CONFIGS / "camvid" / "student.yaml", tmp_path / "cost.json"
-    command = ["--data.root", "nowhere", "--data.batch_size", 2, *FIT_FLAGS,
+    config, file = CONFIGS / "camvid" / "aicsd.yaml", tmp_path / "cost.json"
+    command = ["--method", "none", "--data.root", "nowhere", "--data.batch_size", 2, *FIT_FLAGS,
                *model_flags("student"), "--steps", 1, "--json", file]  # fmt: skip
     code, text, error = run_cli("benchmark", "cost", "--config", config, *command)
     assert code == 0, error

@@ -37,7 +37,7 @@ from aicsd.engine.run import recipe_of
 from aicsd.evaluation import ImageCounts
 from aicsd.runs import RunFolder
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[2] / "aicsd" / "configs"
 RunCli = Callable[..., tuple[int, str, str]]
 DATA = {"name": "folder", "batch_size": 4, "workers": 0, "augment": {"crop": 32}}
 GAINS = {"none": 0.0, "kd": 0.02, "aicsd": 0.03, "icsd": -0.01}

@@ -73,7 +73,7 @@ class Conversion(NamedTuple):
         split = "" if splits == "train,val" else f" --data.split {splits}"
         return (
             f"next:\n  aicsd data check {data}{split}\n"
-            f"  aicsd train --config configs/folder/teacher.yaml --data.root {_quoted(self.out)} "
+            f"  aicsd train --config folder/teacher --data.root {_quoted(self.out)} "
             "--run runs/teacher"
         )
 
