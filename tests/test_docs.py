@@ -13,7 +13,9 @@ from aicsd.cli import find_command
 from aicsd.cli.parser import parse
 
 REPOSITORY = Path(__file__).parent.parent
-OTHER_PROGRAMS = {"pip", "make", "tensorboard", "cat", "display", "ffmpeg", "g++", "hf"}
+OTHER_PROGRAMS = {
+    "pip", "make", "mkdir", "cp", "tensorboard", "cat", "display", "ffmpeg", "g++", "hf",
+}  # fmt: skip
 PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))
 
 

@@ -199,6 +199,8 @@ def methods(
         return 130
     if outcome.failed:
         raise UserError(f"{len(outcome.failed)} trainings failed; their output is in {runs}")
+    if outcome.waiting:
+        print(f"{len(outcome.waiting)} cells are left; the same command goes on", file=sys.stderr)
     return 0
 
 

@@ -184,7 +184,7 @@ def test_results_without_the_runs_are_enough(
     trainings.started.clear()
     assert run(tmp_path, path, run_cli)[1] == table
     (tmp_path / "out" / "table.md").unlink()
-    code, again, _ = run_cli("benchmark", "methods", "--table", "true", "--out", tmp_path / "out")
+    code, again, _ = run_cli("benchmark", "methods", "--table", "--out", tmp_path / "out")
     assert (code, again) == (0, table)
     assert (tmp_path / "out" / "table.md").read_text() == table
     assert trainings.started == []
@@ -354,7 +354,7 @@ def test_noise_is_marked(tmp_path: Path, run_cli: RunCli, trainings: type[FakeTr
     assert not line.gain.over_images
     assert len(line.gain.values) == 3
     results.save()
-    text = run_cli("benchmark", "methods", "--table", "true", "--out", tmp_path / "out")[1]
+    text = run_cli("benchmark", "methods", "--table", "--out", tmp_path / "out")[1]
     shown = next(row for row in text.splitlines() if "| kd |" in row)
     assert "]° |" in shown
     tex = (tmp_path / "out" / "table.tex").read_text()
@@ -406,7 +406,7 @@ def test_options_out_of_range(tmp_path: Path, run_cli: RunCli) -> None:
         code, _, error = run(tmp_path, path, run_cli, *more)
         assert code == 2
         assert word in error
-    code, _, error = run_cli("benchmark", "methods", "--table", "true", "--out", tmp_path / "no")
+    code, _, error = run_cli("benchmark", "methods", "--table", "--out", tmp_path / "no")
     assert code == 2
     assert "there are no results" in error
     assert "missing: config" in run_cli("benchmark", "methods")[2]
