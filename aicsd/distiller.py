@@ -5,7 +5,7 @@ Everything that differs between methods is in the recipe. Without a teacher this
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +26,20 @@ class Distiller(nn.Module):
         recipe: terms, weights and schedules.
         teacher: needed if a term of the recipe compares with it. It is no submodule: it enters
             neither the optimizer nor a checkpoint.
+        class_pixels: labelled pixels of each class in the training data, if the recipe needs them.
 
     Raises:
         UserError: the recipe needs a teacher and there is none, or a term cannot compare the two
             networks.
     """
 
-    def __init__(self, student: Segmenter, recipe: Recipe, teacher: Teacher | None = None) -> None:
+    def __init__(
+        self,
+        student: Segmenter,
+        recipe: Recipe,
+        teacher: Teacher | None = None,
+        class_pixels: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         if recipe.needs_teacher and teacher is None:
             raise UserError(f"method {recipe.name!r} needs a teacher: give --teacher RUN")
@@ -46,6 +53,7 @@ class Distiller(nn.Module):
                     term,
                     student.maps,
                     teacher.maps if term.needs_teacher and teacher is not None else None,
+                    class_pixels,
                 )
                 for name, term in recipe.active.items()
             }

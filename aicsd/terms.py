@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,12 +24,20 @@ class Term(nn.Module):
         recipe: the loss, the maps it reads, its options.
         student: declared maps of the student.
         teacher: declared maps of the teacher; None for a term on labels.
+        class_pixels: labelled pixels of each class in the training data, where the loss needs them.
 
     Raises:
         UserError: a map that a network does not have, or widths that nothing bridges.
     """
 
-    def __init__(self, name: str, recipe: TermRecipe, student: Maps, teacher: Maps | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        recipe: TermRecipe,
+        student: Maps,
+        teacher: Maps | None,
+        class_pixels: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.name, self.recipe = name, recipe
         contract = recipe.contract
@@ -46,7 +54,7 @@ class Term(nn.Module):
                 _check_channels(name, recipe, widths)
             adapters = [ADAPTERS[recipe.adapter](*pair) for pair in widths]
         self.adapters = nn.ModuleList(adapters)
-        self.loss = recipe.build_loss(f"term {name!r}", *widths[0])
+        self.loss = recipe.build_loss(f"term {name!r}", *widths[0], class_pixels)
 
     def forward(
         self, student: SegOutput, teacher: SegOutput | None, batch: Batch, progress: float

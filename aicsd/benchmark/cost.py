@@ -282,5 +282,6 @@ class _Bench:
         if self._loaded is not None and config.teacher_runtime != self.config.teacher_runtime:
             teacher = Teacher(self._loaded, self._loaded.classes)
             teacher.speed_up(config.teacher_runtime, config.data.augment.crop)
-        distiller = Distiller(student, config.recipe, teacher)
+        alike = [1] * len(self.data.train.classes.names)  # weights of classes cost the same
+        distiller = Distiller(student, config.recipe, teacher, alike)
         return ClockedSteps(config, distiller, batches, self.total, fabric)

@@ -118,6 +118,9 @@ class TrainConfig(FitConfig):
 
     model: ModelConfig = field(default_factory=ModelConfig)
     """the network to train."""
+    terms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """changes to the cross entropy, and further terms on labels, for example
+    --terms.cross_entropy.class_weights balanced."""
 
 
 @dataclass(frozen=True, kw_only=True)

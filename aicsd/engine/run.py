@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from aicsd.data import Splits, check_splits, open_splits
+from aicsd.data import Splits, check_splits, open_splits, survey_dataset
 from aicsd.data.batches import TrainBatches, epoch_indices, plan_batches
 from aicsd.data.memory import CachedDataset
 from aicsd.data.protocol import Classes, SegDataset
@@ -83,7 +83,11 @@ def run_training(
     Raises:
         UserError: anything in the input that the user can fix.
     """
-    recipe = of_protocol(load_recipe("none"), config)
+    recipe = of_protocol(load_recipe("none", config.terms), config)
+    if recipe.needs_teacher:
+        raise UserError("terms: one of them needs a teacher; aicsd distill has one")
+    if config.terms:
+        config = replace(config, terms=recipe.to_dict())
     return _run(config, StudentPlan(config.model, module), recipe, None, splits)
 
 
@@ -184,7 +188,8 @@ def _run(
     config = replace(config, data=config.data.named())
     folder = RunFolder(config.run)
     if config.resume:
-        folder.check_settings(asdict(config), asdict(type(config)(run=config.run)))
+        defaults = asdict(type(config)(run=config.run))
+        folder.check_settings(asdict(config), {**defaults, "terms": recipe.option_defaults})
         finished = _finished(config, folder, model.module)
         if finished is not None:
             return finished
@@ -235,8 +240,8 @@ def _train(
     student.require_batch(config.data.batch_size)
     for note in student.notes:
         _say(fabric, folder, note)
-    distiller = Distiller(student, recipe, None if planned is None else
-                          connect_teacher(planned.network, splits.train))  # fmt: skip
+    teacher = None if planned is None else connect_teacher(planned.network, splits.train)
+    distiller = Distiller(student, recipe, teacher, class_pixels(recipe, splits.train))
     longer = config.resume and folder.gets_longer(asdict(config))
     inputs = describe_inputs(splits, plan.per_epoch, distiller.teacher)
     if config.resume:
@@ -272,6 +277,11 @@ def plan_run(config: FitConfig, train: SegDataset, fabric: Fabric) -> TrainBatch
         len(epoch_indices(train, config.data)), config.data, config.seed, config.epochs,
         config.optimizer.accumulate, fabric.global_rank, fabric.world_size,
     )  # fmt: skip
+
+
+def class_pixels(recipe: Recipe, train: SegDataset) -> tuple[int, ...] | None:
+    """Labelled pixels of each class in the training data, if a term of the recipe needs them."""
+    return survey_dataset(train).pixels if recipe.needs_class_pixels else None
 
 
 def connect_teacher(network: nn.Module, data: SegDataset) -> Teacher:

@@ -34,20 +34,21 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return mean
 
 
-def shared_count(count: Tensor) -> Tensor:
+def shared_count(count: Tensor, least: float = 1) -> Tensor:
     """What a sum over this process's pixels is divided by: their mean number, above 0.
 
     The mean of the quotients over the processes is the sum over all pixels divided by their number.
 
     Args:
-        count: pixels of this process, an integer.
+        count: pixels of this process, or the sum of their weights.
+        least: what stands for 0 pixels.
     """
     number = ranks()
     if number == 1:
-        return count.clamp_min(1)
+        return count.clamp_min(least)
     total = count.double()
     dist.all_reduce(total)
-    return total.clamp_min(1) / number
+    return total.clamp_min(least) / number
 
 
 class _Mean(torch.autograd.Function):

@@ -1,16 +1,18 @@
-"""Cross entropy on the labelled pixels."""
+"""Cross entropy on the labelled pixels, with class weights and label smoothing."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import safe_precision
-from aicsd.losses._module import LossModule
+from aicsd.losses._checks import safe_precision, to_safe_precision
+from aicsd.losses._class_weights import ClassWeightedLoss, weights_like
 from aicsd.losses._numerics import Numerics, check_numerics
 from aicsd.losses._pixel_terms import PixelTerms
 from aicsd.losses._ranks import ranks, shared_count
@@ -22,15 +24,20 @@ def cross_entropy_loss(
     mask: Tensor,
     *,
     ignore_index: int = IGNORE_INDEX,
+    class_weights: Sequence[float] | Tensor | None = None,
+    label_smoothing: float = 0.0,
     numerics: Numerics = "described",
 ) -> Tensor:
-    """-log softmax(z)[label], mean over the pixels whose label is not ``ignore_index``.
+    """-w_y log softmax(z)[y], y the label, divided by the w_y of all labelled pixels.
 
     Args:
         logits: (B, C, H, W).
         mask: (B, H', W') integer class ids in [0, C) or ``ignore_index``. At another size it is
             taken to (H, W) by nearest pixel: that is the term at native resolution.
         ignore_index: id of unlabelled pixels; padding carries it too.
+        class_weights: w, one number for each class; None: all 1.
+        label_smoothing: e in [0, 1): a label is 1 - e of its own class and e / C of every class
+            (Szegedy et al., arXiv 1512.00567).
         numerics: ``released`` divides the mean once more by B, as the published code does: every
             published weight of another term is relative to that.
 
@@ -38,15 +45,51 @@ def cross_entropy_loss(
         Unweighted scalar >= 0; 0 (with zero gradient) if no pixel is labelled.
 
     Raises:
-        UserError: shapes that do not belong together, or unknown numerics.
+        UserError: shapes that do not belong together, another number of weights than of classes,
+            or a bad option.
     """
     check_numerics(numerics)
+    check_smoothing(label_smoothing)
     mask = match_mask(mask, logits)
-    entropy, _ = PixelTerms.apply(
-        logits, mask, ignore_index, None, None, 1.0, safe_precision(logits)
-    )
-    mean = mean_over_labelled(entropy, mask, ignore_index)
+    if class_weights is None and label_smoothing == 0:
+        entropy, _ = PixelTerms.apply(
+            logits, mask, ignore_index, None, None, 1.0, safe_precision(logits)
+        )
+        mean = mean_over_labelled(entropy, mask, ignore_index)
+    else:
+        mean = _smoothed(logits, mask, ignore_index, class_weights, label_smoothing)
     return mean / (logits.shape[0] * ranks()) if numerics == "released" else mean
+
+
+def _smoothed(
+    logits: Tensor,
+    mask: Tensor,
+    ignore_index: int,
+    class_weights: Sequence[float] | Tensor | None,
+    label_smoothing: float,
+) -> Tensor:
+    scores = to_safe_precision(logits)
+    weights = weights_like(class_weights, scores)
+    entropy = F.cross_entropy(
+        scores,
+        mask.long(),
+        weights,
+        ignore_index=ignore_index,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+    return entropy / total_weight(weights, mask, ignore_index, scores.dtype)
+
+
+def total_weight(
+    weights: Tensor | None, mask: Tensor, ignore_index: int, dtype: torch.dtype
+) -> Tensor:
+    """The weights of all labelled pixels, of all processes, in a number above 0."""
+    labelled = mask != ignore_index
+    if weights is None:
+        return shared_count(labelled.sum())
+    found = weights[mask.long().masked_fill(~labelled, 0)].masked_fill(~labelled, 0)
+    return shared_count(found.sum(), torch.finfo(dtype).tiny)
 
 
 def match_mask(mask: Tensor, logits: Tensor) -> Tensor:
@@ -66,17 +109,33 @@ def mean_over_labelled(entropy: Tensor, mask: Tensor, ignore_index: int) -> Tens
     return entropy / shared_count((mask != ignore_index).sum())
 
 
+def check_smoothing(label_smoothing: float) -> None:
+    """Refuse what leaves nothing of a label.
+
+    Raises:
+        UserError: a number outside [0, 1).
+    """
+    if not 0 <= label_smoothing < 1:
+        raise UserError(f"label_smoothing is {label_smoothing}; it is 0 or more and below 1")
+
+
 @dataclass(eq=False, repr=False)
-class CrossEntropyLoss(LossModule):
-    """:func:`cross_entropy_loss` with its settings kept."""
+class CrossEntropyLoss(ClassWeightedLoss):
+    """:func:`cross_entropy_loss` with its settings kept.
+
+    ``class_weights`` may also be ``balanced``, ``sqrt_balanced`` or ``log_balanced``, with
+    ``class_pixels``.
+    """
 
     ignore_index: int = IGNORE_INDEX
+    label_smoothing: float = 0.0
     numerics: Numerics = "described"
 
     needs: ClassVar = "labels"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_smoothing(self.label_smoothing)
         check_numerics(self.numerics)
 
     def forward(self, student: Tensor, mask: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -18,6 +18,10 @@ INPUTS = ("student", "teacher", "mask", "valid", "image", "progress")
 
 CHANNELS = ("student_channels", "teacher_channels")
 """Arguments of a constructor that come from the maps of the networks, not from a recipe."""
+
+CLASS_PIXELS = "class_pixels"
+"""Argument of a constructor that comes from the training data: labelled pixels of each class. It
+has a default; the data is counted only if the loss says ``needs_class_pixels``."""
 
 Needs = Literal["labels", "probabilities", "logits", "features"]
 Losses = Mapping[str, type[nn.Module]]
@@ -106,7 +110,7 @@ def contract_of(name: str, losses: Losses | None = None) -> LossContract:
         options={
             key: (hints.get(key, Any), parameter.default)
             for key, parameter in parameters.items()
-            if key not in CHANNELS
+            if key not in (*CHANNELS, CLASS_PIXELS)
         },
         channels=tuple(key for key in CHANNELS if key in parameters),
     )
@@ -114,7 +118,8 @@ def contract_of(name: str, losses: Losses | None = None) -> LossContract:
 
 def _hints(loss: type[nn.Module]) -> dict[str, Any]:
     try:
-        return get_type_hints(loss.__init__)
+        # fields of a dataclass may come from a class of another module, with its names
+        return get_type_hints(loss if is_dataclass(loss) else loss.__init__)
     except NameError:  # annotations that only exist where the class was defined
         return {}
 

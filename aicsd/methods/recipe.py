@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import nn
 
 from aicsd.errors import UserError, check_options, suggest
 from aicsd.losses.adapters import ADAPTERS
-from aicsd.methods.contract import LossContract, Losses, contract_of
+from aicsd.methods.contract import CLASS_PIXELS, LossContract, Losses, contract_of
 from aicsd.schedules import SCHEDULES
 
 Resolution = Literal["native", "input"]
@@ -74,8 +74,28 @@ class TermRecipe:
     def needs_teacher(self) -> bool:
         return self.contract.needs_teacher and self.weight > 0
 
-    def build_loss(self, where: str, student_channels: int, teacher_channels: int) -> nn.Module:
-        """The loss of this term for maps of these widths."""
+    @property
+    def needs_class_pixels(self) -> bool:
+        """Whether the loss needs the labelled pixels of each class in the training data."""
+        return bool(getattr(self.loss, "needs_class_pixels", False))
+
+    def build_loss(
+        self,
+        where: str,
+        student_channels: int,
+        teacher_channels: int,
+        class_pixels: Sequence[int] | None = None,
+    ) -> nn.Module:
+        """The loss of this term for maps of these widths and data of these classes."""
+        if self.needs_class_pixels:
+            if class_pixels is None:
+                raise UserError(
+                    f"{where}: class_weights is {self.options.get('class_weights')!r}, which needs "
+                    "the labelled pixels of each class in the training data"
+                )
+            return _construct(
+                where, self.contract, {**self.options, CLASS_PIXELS: list(class_pixels)}
+            )
         if self.loss is not None:
             return deepcopy(self.loss)  # a recipe may serve several networks
         widths = {"student_channels": student_channels, "teacher_channels": teacher_channels}
@@ -118,6 +138,11 @@ class Recipe:
         return any(term.needs_teacher for term in self.terms.values())
 
     @property
+    def needs_class_pixels(self) -> bool:
+        """Whether a term needs the labelled pixels of each class in the training data."""
+        return any(term.needs_class_pixels for term in self.active.values())
+
+    @property
     def losses(self) -> dict[str, nn.Module]:
         """The losses by term, without those that depend on the channels of the maps."""
         return {name: term.loss for name, term in self.terms.items() if term.loss is not None}
@@ -126,6 +151,14 @@ class Recipe:
         """Weight of every term at ``progress`` in [0, 1]."""
         return {
             name: term.weight * SCHEDULES[term.schedule](progress)
+            for name, term in self.terms.items()
+        }
+
+    @property
+    def option_defaults(self) -> dict[str, dict[str, Any]]:
+        """Defaults of the options of every loss, by term: what an older config may lack."""
+        return {
+            name: {key: default for key, (_, default) in term.contract.options.items()}
             for name, term in self.terms.items()
         }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from torch import Tensor
@@ -31,15 +31,127 @@ def norm(values: Iterable[float]) -> float:
     return math.sqrt(math.fsum(float(v) ** 2 for v in values))
 
 
-def cross_entropy(
-    student: Tensor, mask: Tensor, ignore_index: int = 255, numerics: str = "described"
-) -> float:
-    terms = []
+def labelled(
+    student: Tensor, mask: Tensor, ignore_index: int = 255
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Label and probabilities of every labelled pixel."""
     for (b, y, x), label in np.ndenumerate(mask.numpy()):
         if label != ignore_index:
-            terms.append(-math.log(softmax(student[b, :, y, x].numpy())[label]))
-    mean = math.fsum(terms) / max(1, len(terms))
+            yield int(label), softmax(student[b, :, y, x].numpy())
+
+
+def cross_entropy(
+    student: Tensor,
+    mask: Tensor,
+    ignore_index: int = 255,
+    class_weights: list[float] | None = None,
+    label_smoothing: float = 0.0,
+    numerics: str = "described",
+) -> float:
+    classes = student.shape[1]
+    weights = (class_weights or [1.0] * classes)[:classes]
+    terms, total = [], []
+    for label, p in labelled(student, mask, ignore_index):
+        for c in range(classes):
+            share = label_smoothing / classes + (1 - label_smoothing) * (c == label)
+            terms.append(-weights[c] * share * math.log(p[c]))
+        total.append(weights[label])
+    mean = math.fsum(terms) / (math.fsum(total) or 1.0)
     return mean / len(student) if numerics == "released" else mean
+
+
+def ohem_cross_entropy(
+    student: Tensor,
+    mask: Tensor,
+    threshold: float = 0.7,
+    keep: float = 0.25,
+    class_weights: list[float] | None = None,
+) -> float:
+    found = sorted((p[label], label) for label, p in labelled(student, mask))
+    count = max(math.ceil(keep * len(found)), sum(p < threshold for p, _ in found))
+    hardest = [(p, 1.0 if class_weights is None else class_weights[c]) for p, c in found[:count]]
+    total = math.fsum(w for _, w in hardest)
+    return math.fsum(-w * math.log(p) for p, w in hardest) / (total or 1.0)
+
+
+def focal(
+    student: Tensor,
+    mask: Tensor,
+    gamma: float = 2.0,
+    class_weights: list[float] | None = None,
+    numerics: str = "described",
+) -> float:
+    if numerics == "released":
+        mean = cross_entropy(student, mask, class_weights=class_weights)
+        return 0.5 * (1 - math.exp(-mean)) ** gamma * mean / len(student)
+    found = [
+        (p[c], 1.0 if class_weights is None else class_weights[c])
+        for c, p in labelled(student, mask)
+    ]
+    terms = (-w * (1 - p) ** gamma * math.log(p) for p, w in found)
+    return math.fsum(terms) / math.fsum(w for _, w in found)
+
+
+def dice(student: Tensor, mask: Tensor) -> float:
+    found = list(labelled(student, mask))
+    scores = []
+    for c in {label for label, _ in found}:
+        both = math.fsum(p[c] for label, p in found if label == c)
+        sizes = math.fsum(p[c] for _, p in found) + sum(label == c for label, _ in found)
+        scores.append(2 * both / sizes)
+    return 1 - math.fsum(scores) / len(scores)
+
+
+def lovasz(student: Tensor, mask: Tensor, per_image: bool = False) -> float:
+    """The Lovász extension as its definition has it: a Jaccard loss for every set of errors."""
+
+    def jaccard_loss(wrong: set[int], truth: set[int]) -> float:
+        predicted = truth ^ wrong
+        return 1 - len(predicted & truth) / len(predicted | truth)
+
+    def of_pixels(found: list[tuple[int, np.ndarray]]) -> float:
+        losses = []
+        for c in {label for label, _ in found}:
+            truth = {m for m, (label, _) in enumerate(found) if label == c}
+            errors = [abs((label == c) - p[c]) for label, p in found]
+            order = sorted(range(len(found)), key=lambda m: -errors[m])
+            total, before = 0.0, 0.0
+            for place, m in enumerate(order):
+                after = jaccard_loss(set(order[: place + 1]), truth)
+                total += errors[m] * (after - before)
+                before = after
+            losses.append(total)
+        return math.fsum(losses) / max(1, len(losses))
+
+    if not per_image:
+        return of_pixels(list(labelled(student, mask)))
+    images = [list(labelled(student[b : b + 1], mask[b : b + 1])) for b in range(len(mask))]
+    return math.fsum(of_pixels(image) for image in images) / len(images)
+
+
+def label_soft(
+    student: Tensor,
+    mask: Tensor,
+    sigma: float = 1.0,
+    label_smoothing: float = 0.1,
+    temperature: float = 1.0,
+) -> float:
+    batch, classes, height, width = student.shape
+    places = [(y, x) for y in range(height) for x in range(width)]
+    terms = []
+    for b in range(batch):
+        known = [(y, x) for y, x in places if mask[b, y, x] != 255]
+        for y, x in known:
+            q = np.zeros(classes)
+            for v, u in known:
+                near = ((v - y) ** 2 + (u - x) ** 2) / 2
+                share = math.exp(-near / sigma**2) if sigma else float(near == 0)
+                # the window ends at four standard deviations
+                if max(abs(v - y), abs(u - x)) <= math.ceil(4 * sigma):
+                    q[mask[b, v, u]] += share
+            q = (1 - label_smoothing) * q / q.sum() + label_smoothing / classes
+            terms.append(divergence(q, softmax(student[b, :, y, x].numpy() / temperature)))
+    return temperature**2 * math.fsum(terms) / len(terms)
 
 
 def pixel_kd(

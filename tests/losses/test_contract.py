@@ -7,8 +7,54 @@ from typing import ClassVar
 import oracles
 from contract_suite import ContractSuite, Row
 
+WEIGHTS = [1.0, 0.25, 3.0, 0.0, 2.0, 1.5]
+"""Of up to six classes."""
+BAD_WEIGHTS = ("nonsense", [], [-1.0], [0.0, 0.0], [float("nan")], [True], 3.0)
+
 ROWS = {
-    "cross_entropy": Row(oracles.cross_entropy, ({}, {"numerics": "released"})),
+    "cross_entropy": Row(
+        oracles.cross_entropy,
+        (
+            {},
+            {"class_weights": WEIGHTS[:4]},
+            {"label_smoothing": 0.2},
+            {"class_weights": WEIGHTS[:4], "label_smoothing": 0.3, "numerics": "released"},
+            {"numerics": "released"},
+        ),
+        refuses={"label_smoothing": (-0.1, 1.0, float("nan")), "class_weights": BAD_WEIGHTS},
+    ),
+    "ohem_cross_entropy": Row(
+        oracles.ohem_cross_entropy,
+        (
+            {},
+            {"keep": 0.9, "threshold": 0.0},
+            {"keep": 0.0, "threshold": 0.5},
+            {"keep": 0.6, "threshold": 0.2, "class_weights": WEIGHTS[:4]},
+        ),
+        refuses={"keep": (-0.1, 1.1), "threshold": (-1.0, 2.0), "class_weights": BAD_WEIGHTS},
+        differs={"ranks": "each process keeps its own hardest pixels"},
+    ),
+    "focal": Row(
+        oracles.focal,
+        (
+            {},
+            {"gamma": 0.5, "class_weights": WEIGHTS[:4]},
+            {"gamma": 0.0},
+            {"numerics": "released"},
+        ),
+        refuses={"gamma": (-1.0, float("nan")), "class_weights": BAD_WEIGHTS},
+    ),
+    "dice": Row(oracles.dice),
+    "lovasz": Row(
+        oracles.lovasz,
+        ({}, {"per_image": True}),
+        differs={"ranks": "each process sorts its own pixels", "ranks per_image=True": ""},
+    ),
+    "label_soft": Row(
+        oracles.label_soft,
+        ({}, {"sigma": 0.0}, {"sigma": 0.6, "label_smoothing": 0.0, "temperature": 2.0}),
+        refuses={"sigma": (-1.0, float("inf")), "label_smoothing": (-0.1, 1.0)},
+    ),
     "pixel_kd": Row(
         oracles.pixel_kd,
         (
