@@ -41,9 +41,6 @@ REFUSED = {
         "--freeze-bn had no effect in the published code, whose next call of train() undid it; "
         "leave it out"
     ),
-    "use_balanced_weights": (
-        "--use-balanced-weights is not offered: no published figure used it; leave it out"
-    ),
     "ft": "--ft is not offered; continue from trained weights with --student.weights FILE of aicsd",
     "gcam_lambda": "--gcam_lambda weighted a term that the published code does not contain",
     "start_epoch": (
@@ -127,12 +124,13 @@ def _parser(script: str, distils: bool) -> _Parser:
     add("--crop-size", type=int, default=513, help="side of the crop; shorter side in evaluation")
     add("--sync-bn", action="store_true", help="no effect")
     add("--freeze-bn", action="store_true", help="refused")
-    add("--loss-type", default="ce", help="ce (focal is refused)")
+    add("--loss-type", default="ce", help="ce or focal")
     add("--epochs", type=int, help="default: 50 on pascal, 200 on cityscapes")
     add("--start_epoch", type=int, default=0, help="refused")
     add("--batch-size", type=int, help="default: 6 per device")
     add("--test-batch-size", type=int, help="no effect")
-    add("--use-balanced-weights", action="store_true", help="refused")
+    add("--use-balanced-weights", action="store_true",
+        help="classes weigh 1 / ln(1.02 + their share of the labelled pixels)")  # fmt: skip
     add("--lr", type=float, help="default: 0.007 on pascal, 0.01 on cityscapes, times batch / 6")
     add("--lr-scheduler", default="poly", help="poly or cos (step is refused)")
     add("--momentum", type=float, default=0.9)
@@ -169,13 +167,8 @@ def _check_choices(flags: argparse.Namespace) -> None:
         )
     if flags.backbone not in BACKBONES:
         raise UserError(f"--backbone is {flags.backbone!r}; allowed are {', '.join(BACKBONES)}")
-    if flags.loss_type == "focal":
-        raise UserError(
-            "--loss-type focal is not offered: the published one weights the mean of a batch "
-            "instead of its pixels; use ce"
-        )
-    if flags.loss_type != "ce":
-        raise UserError(f"--loss-type is {flags.loss_type!r}; it must be ce")
+    if flags.loss_type not in ("ce", "focal"):
+        raise UserError(f"--loss-type is {flags.loss_type!r}; it must be ce or focal")
     if flags.lr_scheduler == "step":
         raise UserError("--lr-scheduler step always failed in the published code; use poly or cos")
     if flags.lr_scheduler not in ("poly", "cos"):
@@ -222,6 +215,10 @@ def _common(flags: argparse.Namespace, model: str) -> Iterator[str]:
     }
     if flags.use_sbd:
         settings["data.train_split"] = "trainaug"
+    if flags.use_balanced_weights:
+        settings["terms.cross_entropy.class_weights"] = "log_balanced"
+    if flags.loss_type == "focal":
+        settings["terms.cross_entropy.loss"] = "focal"
     if flags.no_cuda:
         settings["accelerator"] = "cpu"
     elif devices > 1:

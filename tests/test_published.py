@@ -21,6 +21,8 @@ from aicsd.cli import find_command
 from aicsd.cli.parser import parse
 from aicsd.config import build_config
 from aicsd.errors import UserError
+from aicsd.losses import FocalLoss
+from aicsd.methods import load_recipe
 from aicsd.published import translate
 
 RunCli = Callable[..., tuple[int, str, str]]
@@ -121,6 +123,16 @@ def test_train_py_trains_the_network_alone(place: Path) -> None:
     assert (found.data.train_split, found.accelerator, found.val_every) == ("trainaug", "cpu", 3)
 
 
+@pytest.mark.parametrize("script", ["train.py", "train_kd.py"])
+def test_the_loss_on_labels_is_the_one_asked_for(place: Path, script: str) -> None:
+    found = parsed("--use-balanced-weights --loss-type focal", script)
+    assert found.terms == {"cross_entropy": {"class_weights": "log_balanced", "loss": "focal"}}
+    recipe = load_recipe("none", found.terms).with_numerics("released")
+    assert isinstance(recipe.terms["cross_entropy"].loss, FocalLoss)
+    assert recipe.terms["cross_entropy"].loss.numerics == "released"
+    assert recipe.needs_class_pixels
+
+
 def test_a_second_experiment_gets_the_next_number(place: Path) -> None:
     (place / "run/pascal/deeplab-resnet18/experiment_0").mkdir(parents=True)
     assert options(ICSD)["--run"] == "run/pascal/deeplab-resnet18/experiment_1"
@@ -145,9 +157,7 @@ def test_what_never_had_an_effect_is_said(place: Path) -> None:
     ("flags", "reason"),
     [
         ("--freeze-bn", "undid it"),
-        ("--use-balanced-weights", "not offered"),
-        ("--loss-type focal", "mean of a batch"),
-        ("--loss-type dice", "must be ce"),
+        ("--loss-type dice", "must be ce or focal"),
         ("--lr-scheduler step", "always failed"),
         ("--lr-scheduler warm", "poly and cos"),
         ("--ft", "--student.weights"),

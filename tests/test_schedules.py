@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from aicsd.schedules import SCHEDULES, constant, falling, poly, rising
+from aicsd.schedules import SCHEDULES, constant, falling, poly, rising, warm_up
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,47 @@ def test_poly_has_the_published_power_and_only_falls() -> None:
     values = [poly(step / 100) for step in range(101)]
     assert values[50] == pytest.approx(0.5**0.9)
     assert all(a > b for a, b in itertools.pairwise(values))
+
+
+@pytest.mark.parametrize(
+    ("progress", "step", "length", "expected"),
+    [
+        (0.0, 0, 0, 1.0),
+        (0.0, 0, 0.1, 0.0),
+        (0.05, 50, 0.1, 0.5),
+        (0.1, 100, 0.1, 1.0),
+        (0.7, 700, 0.1, 1.0),
+        (0.0, 0, 1, 1.0),
+        (0.0, 0, 4, 0.25),
+        (0.3, 2, 4, 0.75),
+        (0.9, 9, 4, 1.0),
+    ],
+)
+def test_warm_up(progress: float, step: int, length: float, expected: float) -> None:
+    assert warm_up(progress, step, length) == pytest.approx(expected)
+
+
+def test_the_learning_rates_of_a_training_warm_up() -> None:
+    import torch
+
+    from aicsd.engine.config import OptimizerConfig
+    from aicsd.engine.optimizer import set_learning_rate
+
+    slow, fast = torch.zeros(1), torch.zeros(1)
+    groups = [{"params": [slow], "base_lr": 0.1}, {"params": [fast], "base_lr": 1.0}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    config = OptimizerConfig(lr=0.1, power=1.0, warmup=2)
+    rates = []
+    for step in range(4):
+        rates.append(set_learning_rate(optimizer, config, step / 4, step))
+        assert optimizer.param_groups[1]["lr"] == pytest.approx(10 * rates[-1])
+    assert rates == pytest.approx([0.05, 0.075, 0.05, 0.025])
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 1.5, float("nan"), float("inf")])
+def test_a_bad_warm_up_is_refused(warmup: float) -> None:
+    from aicsd.engine.config import OptimizerConfig
+    from aicsd.errors import UserError
+
+    with pytest.raises(UserError, match=r"optimizer\.warmup is"):
+        OptimizerConfig(warmup=warmup)

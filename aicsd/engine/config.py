@@ -38,6 +38,9 @@ class OptimizerConfig:
     """poly, lr (1 - progress)^power, or cosine, half a cosine from lr to 0."""
     power: float = 0.9
     """power of the poly schedule; 0 keeps the learning rate constant."""
+    warmup: float = 0.0
+    """the learning rate rises to its schedule in a straight line: over this part of training, or
+    from 1 on, over this many steps; 0: from the start."""
     clip: float = 0.0
     """largest norm of the gradient; 0 does not clip."""
     accumulate: int = 1
@@ -54,6 +57,11 @@ class OptimizerConfig:
         for name in ("head_lr_factor", "weight_decay", "momentum", "power", "clip"):
             if getattr(self, name) < 0:
                 raise UserError(f"optimizer.{name} is {getattr(self, name)}; it must be 0 or more")
+        if not 0 <= self.warmup < float("inf") or (self.warmup > 1 and self.warmup % 1):
+            raise UserError(
+                f"optimizer.warmup is {self.warmup}; it is a part of training below 1, or a whole "
+                "number of steps"
+            )
         if self.terms_lr_factor is not None and self.terms_lr_factor < 0:
             raise UserError(
                 f"optimizer.terms_lr_factor is {self.terms_lr_factor}; it must be 0 or more"

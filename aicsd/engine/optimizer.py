@@ -6,7 +6,7 @@ import torch
 
 from aicsd.distiller import Distiller
 from aicsd.engine.config import OptimizerConfig
-from aicsd.schedules import cosine, poly
+from aicsd.schedules import cosine, poly, warm_up
 
 
 def build_optimizer(config: OptimizerConfig, distiller: Distiller) -> torch.optim.Optimizer:
@@ -38,10 +38,11 @@ def build_optimizer(config: OptimizerConfig, distiller: Distiller) -> torch.opti
 
 
 def set_learning_rate(
-    optimizer: torch.optim.Optimizer, config: OptimizerConfig, progress: float
+    optimizer: torch.optim.Optimizer, config: OptimizerConfig, progress: float, step: int
 ) -> float:
-    """Rate of every group at ``progress`` in [0, 1]; returns that of the first."""
+    """Rate of every group at ``progress`` in [0, 1] in step ``step``; returns that of the first."""
     factor = cosine(progress) if config.schedule == "cosine" else poly(progress, config.power)
+    factor *= warm_up(progress, step, config.warmup)
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     return float(optimizer.param_groups[0]["lr"])

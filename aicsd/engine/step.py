@@ -105,7 +105,7 @@ def train_step(
     """
     settings, fabric = training.settings, training.fabric
     training.model.train()
-    lr = set_learning_rate(training.optimizer, settings, progress)
+    lr = set_learning_rate(training.optimizer, settings, progress, step)
     torch.manual_seed(_step_seed(training.seed, step, fabric.global_rank))
     images = 0
     for part in range(settings.accumulate):

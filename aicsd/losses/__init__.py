@@ -2,10 +2,14 @@
 
 One file a loss. The name of the file is the name of the loss in recipes; ``LOSS`` in it is the
 module. A file that starts with an underscore, or is in ``HELPERS``, holds no loss of a recipe.
+
+Function and module of every loss can be imported from here: of ``dice.py``, ``dice_loss`` and
+``DiceLoss``.
 """
 
 from importlib import import_module
 from pkgutil import iter_modules
+from typing import Any
 
 from torch import nn
 
@@ -38,6 +42,21 @@ __all__ = [
     "pairwise_loss",
     "pixel_kd_loss",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    function = name.removesuffix("_loss")
+    if name.endswith("_loss") and function in list_losses():
+        return getattr(import_module(f"{__name__}.{function}"), name)
+    for loss in list_losses() if name.endswith("Loss") else ():
+        if loss_class(loss).__name__ == name:
+            return loss_class(loss)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *(f"{name}_loss" for name in list_losses()),
+                   *(loss_class(name).__name__ for name in list_losses())})  # fmt: skip
 
 
 def list_losses() -> list[str]:

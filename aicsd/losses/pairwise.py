@@ -113,6 +113,7 @@ class PairwiseLoss(LossModule):
 
     needs: ClassVar = "features"
     same_channels: ClassVar = False
+    follows_numerics: ClassVar = ("patch",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

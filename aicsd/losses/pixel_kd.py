@@ -93,6 +93,7 @@ class PixelKDLoss(LossModule):
     numerics: Numerics = "described"
 
     needs: ClassVar = "probabilities"
+    follows_numerics: ClassVar = ("reduction",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -41,6 +41,8 @@ class LossContract:
         resolution: ``native`` or ``input``: where a term compares unless its recipe says otherwise.
         options: type and default of every option.
         channels: those of :data:`CHANNELS` that its constructor takes.
+        follows_numerics: options whose default depends on ``numerics``; a protocol that changes
+            these leaves such options to the loss.
     """
 
     name: str
@@ -51,6 +53,7 @@ class LossContract:
     resolution: str
     options: dict[str, tuple[Any, Any]]
     channels: tuple[str, ...]
+    follows_numerics: tuple[str, ...] = ()
 
     @property
     def needs_teacher(self) -> bool:
@@ -113,6 +116,7 @@ def contract_of(name: str, losses: Losses | None = None) -> LossContract:
             if key not in (*CHANNELS, CLASS_PIXELS)
         },
         channels=tuple(key for key in CHANNELS if key in parameters),
+        follows_numerics=tuple(getattr(loss, "follows_numerics", ())),
     )
 
 

@@ -363,8 +363,8 @@ def _names(at: str | list[str]) -> tuple[str, ...]:
 def _change_numerics(name: str, term: TermRecipe, numerics: str) -> TermRecipe:
     if "numerics" not in term.contract.options:
         return term
-    defaults = {key: default for key, (_, default) in term.contract.options.items()}
-    kept = {key: value for key, value in term.options.items() if defaults[key] is not None}
+    follows = term.contract.follows_numerics
+    kept = {key: value for key, value in term.options.items() if key not in follows}
     at_input = numerics == "released" and not term.reads_features
     return _with_loss(
         f"term {name!r}",
