@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from aicsd.errors import UserError, suggest
-from aicsd.losses.adapters import ADAPTERS
+from aicsd.losses.adapters import make_adapters
 from aicsd.methods import TermRecipe
 from aicsd.models import MapInfo, map_named, resize
 from aicsd.types import Batch, SegOutput
@@ -40,21 +40,18 @@ class Term(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.recipe = name, recipe
-        contract = recipe.contract
+        where = f"term {name!r}"
         widths = [
             (
-                _channels(student, first, f"term {name!r}: the student"),
-                0 if teacher is None else _channels(teacher, second, f"term {name!r}: the teacher"),
+                _channels(student, first, f"{where}: the student"),
+                0 if teacher is None else _channels(teacher, second, f"{where}: the teacher"),
             )
             for first, second in zip(recipe.at_student, recipe.at_teacher, strict=True)
         ]
-        adapters: list[nn.Module] = []
-        if teacher is not None:
-            if contract.same_channels and recipe.adapter == "identity":
-                _check_channels(name, recipe, widths)
-            adapters = [ADAPTERS[recipe.adapter](*pair) for pair in widths]
-        self.adapters = nn.ModuleList(adapters)
-        self.loss = recipe.build_loss(f"term {name!r}", *widths[0], class_pixels)
+        pairs = {} if teacher is None else dict(zip(recipe.at_student, widths, strict=True))
+        same = recipe.contract.same_channels
+        self.adapters = make_adapters(where, recipe.adapter, pairs, same_channels=same)
+        self.loss = recipe.build_loss(where, *widths[0], class_pixels)
 
     def forward(
         self, student: SegOutput, teacher: SegOutput | None, batch: Batch, progress: float
@@ -102,22 +99,6 @@ class Term(nn.Module):
 def _resize_like(maps: Tensor, other: Tensor, align_corners: bool) -> Tensor:
     height, width = other.shape[-2:]
     return resize(maps, (height, width), align_corners)
-
-
-def _check_channels(name: str, recipe: TermRecipe, widths: list[tuple[int, int]]) -> None:
-    """Refuse maps of different widths, naming both and the adapters that bridge them."""
-    for at, (own, other) in zip(recipe.at_student, widths, strict=True):
-        if own != other and not recipe.reads_features:
-            raise UserError(
-                f"term {name!r}: the student has {own} logits per pixel and the teacher {other}; "
-                "both need one for each class of the data"
-            )
-        if own != other:
-            bridges = ", ".join(adapter for adapter in ADAPTERS if adapter != "identity")
-            raise UserError(
-                f"term {name!r}: the map {at!r} has {own} channels in the student and {other} in "
-                f"the teacher, and the loss compares equal numbers: set adapter to {bridges}"
-            )
 
 
 def _channels(maps: Maps, name: str, owner: str) -> int:

@@ -265,6 +265,9 @@ def test_a_method_without_teacher_terms_never_runs_it() -> None:
 
 @pytest.mark.parametrize("method", sorted(set(list_methods()) - {"none"}))
 def test_a_method_with_a_teacher_refuses_to_go_without(method: str) -> None:
+    if not load_recipe(method).needs_teacher:
+        Distiller(aligned(Net(), CLASSES), load_recipe(method))
+        return
     with pytest.raises(UserError, match=f"'{method}' needs a teacher"):
         Distiller(aligned(Net(), CLASSES), load_recipe(method))
 

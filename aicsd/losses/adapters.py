@@ -6,9 +6,13 @@ the student and never enter its file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import nn
+
+from aicsd.errors import UserError
+
+LOGITS = "logits"
 
 
 def identity(student_channels: int, teacher_channels: int) -> nn.Module:  # noqa: ARG001
@@ -54,3 +58,39 @@ ADAPTERS: dict[str, Callable[[int, int], nn.Module]] = {
     "mlp": mlp,
     "generator": generator,
 }
+
+
+def make_adapters(
+    where: str, kind: str, widths: Mapping[str, tuple[int, int]], *, same_channels: bool
+) -> nn.ModuleList:
+    """One adapter for each pair of maps; beside features, logits are compared as they are.
+
+    Args:
+        where: the term, for messages.
+        kind: one of :data:`ADAPTERS`.
+        widths: channels of the student's map and of the teacher's, by the name of the former.
+        same_channels: whether the loss needs equal numbers.
+
+    Raises:
+        UserError: numbers of channels that differ and that nothing bridges.
+    """
+    found = []
+    for name, (own, other) in widths.items():
+        bridge = "identity" if name == LOGITS and len(widths) > 1 else kind
+        if own != other and same_channels and bridge == "identity":
+            raise UserError(f"{where}: {_difference(name, own, other)}")
+        found.append(ADAPTERS[bridge](own, other))
+    return nn.ModuleList(found)
+
+
+def _difference(name: str, own: int, other: int) -> str:
+    if name == LOGITS:
+        return (
+            f"the student has {own} logits per pixel and the teacher {other}; both need one for "
+            "each class of the data"
+        )
+    bridges = ", ".join(adapter for adapter in ADAPTERS if adapter != "identity")
+    return (
+        f"the map {name!r} has {own} channels in the student and {other} in the teacher, and the "
+        f"loss compares equal numbers: set adapter to {bridges}"
+    )

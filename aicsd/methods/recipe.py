@@ -336,6 +336,8 @@ def _check_maps(where: str, term: TermRecipe) -> None:
             f"{where}: at has {len(term.at_student)} maps of the student and "
             f"{len(term.at_teacher)} of the teacher; they are compared one by one"
         )
+    if len(set(term.at_student)) < len(term.at_student):
+        raise UserError(f"{where}: at is {term.at!r}; it names a map of the student twice")
     if term.resolution not in get_args(Resolution):
         raise UserError(
             f"{where}: resolution is {term.resolution!r}; allowed are "

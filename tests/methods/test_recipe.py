@@ -287,6 +287,7 @@ def test_to_dict_is_complete_and_round_trips(tmp_path: Path, method: str) -> Non
         ({"cross_entropy": {"at": "decoder"}}, ["'cross_entropy'", "'decoder'", "logits only"]),
         ({"attention": {"at": {"student": "a"}}}, ["mapping with student and teacher"]),
         ({"attention": {"at": {"student": ["a", "b"], "teacher": "c"}}}, ["2 maps", "1 of the"]),
+        ({"attention": {"at": ["decoder", "decoder"]}}, ["names a map of the student twice"]),
         ({"attention": {"at": []}}, ["at is []", "a list of them"]),
         ({"attention": {"adapter": "conv"}}, ["unknown adapter 'conv'", "did you mean 'conv1x1'"]),
         ({"cross_entropy": {"adapter": "mlp"}}, ["'mlp'", "no teacher's map"]),
