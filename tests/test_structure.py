@@ -53,7 +53,7 @@ def modules() -> list[Path]:
 
 
 def name_of(path: Path) -> str:
-    """``data/base.py`` -> ``data.base``; a package is its ``__init__``'s folder."""
+    """``data/open.py`` -> ``data.open``; a package is its ``__init__``'s folder."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 

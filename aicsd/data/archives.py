@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import posixpath
 import re
 import shutil
@@ -17,6 +18,9 @@ from typing import IO, NamedTuple
 
 from aicsd.data.download import Progress
 from aicsd.errors import UserError
+
+LONGEST_LINK = 4096
+"""Bytes of a link's target that are read."""
 
 
 class Member(NamedTuple):
@@ -55,8 +59,8 @@ def unpack(archive: Path, inside: str, place: Path, progress: Progress | None = 
             raise UserError(f"{archive} holds no folder {inside}; remove it and run again")
         temporary.replace(place)
     except (
-        tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError,
-        ValueError,
+        tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError,
+        EOFError, RuntimeError, ValueError, NotImplementedError, MemoryError,
     ) as error:  # fmt: skip
         if isinstance(error, UserError):
             raise
@@ -85,7 +89,8 @@ def _zip_members(file: IO[bytes]) -> Iterator[Member]:
                 continue
             link = None
             if stat.S_ISLNK(entry.external_attr >> 16):
-                target = opened.read(entry).decode("utf-8", "replace")
+                with opened.open(entry) as content:  # what is longer than a path is none
+                    target = content.read(LONGEST_LINK).decode("utf-8", "replace")
                 link = posixpath.join(posixpath.dirname(entry.filename), target)
             yield Member(entry.filename, partial(opened.open, entry), link)
 
