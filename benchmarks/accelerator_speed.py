@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aicsd.data.augment import AugmentConfig
 from aicsd.data.batches import TrainBatches
 from aicsd.data.camvid import open_camvid
 from aicsd.data.classes_file import distinct_color
@@ -25,7 +24,7 @@ from aicsd.data.file_dataset import FileDataset, Pair
 from aicsd.data.loaders import train_loader
 from aicsd.data.memory import CachedDataset
 from aicsd.data.protocol import Classes, SegDataset
-from aicsd.data.settings import DataConfig
+from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.distiller import Distiller
 from aicsd.engine.config import DistillConfig, OptimizerConfig, Precision
 from aicsd.engine.device import open_fabric
@@ -258,7 +257,7 @@ def autograd_step(
         large = F.interpolate(own, size=data.mask.shape[-2:], mode="bilinear", align_corners=True)
         loss = F.cross_entropy(large, data.mask, ignore_index=255)
         loss = loss + pixel_kd_by_autograd(own, target) + 20 * icsd_by_autograd(own, target)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -101,7 +101,7 @@ def is_random(case: Any, exact: dict[str, Any], value: Tensor) -> bool:
     """Whether a loss draws numbers: no two devices draw the same."""
     module = case.build(exact)
     torch.manual_seed(8)
-    return abs(module(**exact).item() - value.item()) > 1e-9 * max(abs(value.item()), 1e-9)
+    return bool(abs(module(**exact).item() - value.item()) > 1e-9 * max(abs(value.item()), 1e-9))
 
 
 def on_device(

@@ -20,8 +20,8 @@ def pil_training_sample(
     image_file: Path, mask_file: Path, rng: np.random.Generator, base: int = 513, crop: int = 513
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Decode, mirror, scale the whole image, pad, crop, blur, normalise: the published order."""
-    image = PILImage.open(image_file).convert("RGB")
-    mask = PILImage.open(mask_file)
+    image: PILImage.Image = PILImage.open(image_file).convert("RGB")
+    mask: PILImage.Image = PILImage.open(mask_file)
     if rng.random() < 0.5:
         image = image.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT)
         mask = mask.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT)
@@ -154,5 +154,5 @@ def released_step(
     icsd = difference.square().mean() / batch
     kd = F.kl_div(ours.log_softmax(dim=1), theirs.softmax(dim=1), reduction="mean")
     ce = F.cross_entropy(ours, mask, ignore_index=255) / batch
-    (ce + 9500 * icsd + 10 * kd).backward()
+    torch.autograd.backward(ce + 9500 * icsd + 10 * kd)
     optimizer.step()

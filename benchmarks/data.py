@@ -48,10 +48,10 @@ def write_dataset(folder: Path, width: int, height: int, quality: int = 95) -> l
         mask = PILImage.fromarray(levels.astype(np.uint8))
         if number % 4 < 2:
             mask.putpalette([level for level in range(256) for _ in range(3)])
-        pair = Pair(folder / f"{number}.jpg", folder / f"{number}.png")
-        PILImage.fromarray(cut).save(pair.image, quality=quality)
-        mask.save(pair.mask)
-        pairs.append(pair)
+        image_file, mask_file = folder / f"{number}.jpg", folder / f"{number}.png"
+        PILImage.fromarray(cut).save(image_file, quality=quality)
+        mask.save(mask_file)
+        pairs.append(Pair(image_file, mask_file))
     return pairs
 
 

@@ -5,8 +5,10 @@ The network is the CamVid student; its weights are random, on which the time doe
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,8 +63,8 @@ def main() -> None:
         for name, file in FILES.items():
             path = Path(folder) / file
             export_model(model, path, calibration=Noise() if "int8" in file else None)
-            run = load_exported(path).run
-            candidates[name] = lambda run=run: run(image)
+            run: Any = load_exported(path).run
+            candidates[name] = partial(run, image)
             held = path if path.suffix == ".onnx" else path.with_suffix(".bin")
             sizes[name] = held.stat().st_size
         seconds = fastest(candidates, repeats=30)

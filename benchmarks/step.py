@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ def published() -> Callable[[], None]:
 
 
 def looks() -> dict[str, Callable[[], Any]]:
-    """One look of the teacher, in every way that is installed."""
+    """One teacher forward pass, by every installed runtime."""
     image = batch().image
     plain = network("resnet101").eval()
     found: dict[str, Callable[[], Any]] = {
@@ -98,7 +99,7 @@ def looks() -> dict[str, Callable[[], Any]]:
     for runtime in RUNTIMES:
         if runtime != "openvino" or importlib.util.find_spec("openvino"):
             teacher = fast_teacher(runtime)
-            found[f"teacher, {runtime}"] = lambda teacher=teacher: teacher(image)
+            found[f"teacher, {runtime}"] = partial(teacher, image)
     return found
 
 

@@ -54,14 +54,26 @@ def make_terms(padded: bool) -> dict[str, tuple[Tensor, Term]]:
         mask[~valid] = 255
         for maps in (student, teacher, *decoder, *aspp):  # networks are nearly constant there
             maps[:, :, 3 * maps.shape[2] // 4 :] = 0.5
-    where = {"valid": valid}
+    on_logits: dict[str, Callable[..., Tensor]] = {
+        "pixel_kd": pixel_kd_loss,
+        "icsd": icsd_loss,
+        "correlation": correlation_loss,
+    }
+    on_features: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
+        "attention": (attention_loss, decoder),
+        "pairwise": (pairwise_loss, aspp),
+    }
+
+    def with_teacher(loss: Callable[..., Tensor], target: Tensor) -> Term:
+        return lambda z, n: loss(z, target, numerics=n, valid=valid)
+
     return {
         "cross_entropy": (student, lambda z, n: cross_entropy_loss(z, mask, numerics=n)),
-        "pixel_kd": (student, lambda z, n: pixel_kd_loss(z, teacher, numerics=n, **where)),
-        "icsd": (student, lambda z, n: icsd_loss(z, teacher, numerics=n, **where)),
-        "correlation": (student, lambda z, n: correlation_loss(z, teacher, numerics=n, **where)),
-        "attention": (decoder[0], lambda f, n: attention_loss(f, decoder[1], numerics=n, **where)),
-        "pairwise": (aspp[0], lambda f, n: pairwise_loss(f, aspp[1], numerics=n, **where)),
+        **{name: (student, with_teacher(loss, teacher)) for name, loss in on_logits.items()},
+        **{
+            name: (maps[0], with_teacher(loss, maps[1]))
+            for name, (loss, maps) in on_features.items()
+        },
     }
 
 
@@ -74,7 +86,8 @@ def compare(maps: Tensor, term: Term) -> tuple[float, float, float, float]:
         values.append(value.item())
         gradients.append(torch.autograd.grad(value, leaf)[0].flatten())
     ratio = (gradients[1].norm() / gradients[0].norm()).item()
-    return *values, ratio, F.cosine_similarity(*gradients, dim=0).item()
+    first, second = gradients
+    return values[0], values[1], ratio, F.cosine_similarity(first, second, dim=0).item()
 
 
 def released_parts(logits: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -120,8 +133,8 @@ def main() -> None:
     print(f"\nreleased ICS matrix: entropy part {entropy.min():.1f} to {entropy.max():.1f}, "
           f"product part {products.min():.2f} to {products.max():.2f}; entropies alone leave "
           f"{rest:.1e} of its squared size")  # fmt: skip
-    described = ics_matrix(logits.double()).mean(dim=0)
-    low, high = described[described > 0].min(), described.max()
+    matrix = ics_matrix(logits.double()).mean(dim=0)
+    low, high = matrix[matrix > 0].min(), matrix.max()
     print(f"described ICS matrix: {low:.2f} to {high:.2f} nats")
     parts = [f"{numerics} {100 * radial_part(numerics):.1f} %" for numerics in NUMERICS]
     print(f"pairwise gradient that only changes the length of a node: {', '.join(parts)}")

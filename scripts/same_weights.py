@@ -25,20 +25,20 @@ import torch
 import aicsd
 
 METHODS = ("none", "kd", "icsd", "aicsd", "ad", "sp", "ickd")
-NETWORK = {
+NETWORK: dict[str, Any] = {
     "backbone": "mobilenetv2_035",
     "aspp_channels": 8,
     "decoder_channels": 8,
     "low_level_channels": 4,
 }
-DATA = {
+DATA: dict[str, Any] = {
     "name": "digits",
     "options": {"size": 64, "scenes": 16},
     "batch_size": 4,
     "workers": 0,
     "augment": {"crop": 64},
 }
-COMMON = {"epochs": 1, "accelerator": "cpu", "logger": "none", "val_every": 0}
+COMMON: dict[str, Any] = {"epochs": 1, "accelerator": "cpu", "logger": "none", "val_every": 0}
 
 
 def variants() -> Iterator[tuple[str, dict[str, Any]]]:

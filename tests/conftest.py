@@ -16,6 +16,27 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 pytest.register_assert_rewrite("contract_suite")
 
+ALLOWED_SKIPS = Path(__file__).parent / "allowed_skips.txt"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run in which a test was skipped for a reason that is not on the list."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:  # a worker of xdist: its controller sees all reports
+        return
+    lines = ALLOWED_SKIPS.read_text(encoding="utf-8").splitlines()
+    allowed = [line for line in lines if line and not line.startswith("#")]
+    reasons = {
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in reporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple)
+    }
+    for reason in sorted(reasons):
+        if not any(reason.startswith(known) for known in allowed):
+            reporter.write_line(f"skip that tests/allowed_skips.txt does not list: {reason}")
+            session.exitstatus = 1
+
+
 CLASS_NAMES = ("ground", "disc", "bar")
 
 
