@@ -40,7 +40,7 @@ def _markdown(groups: Sequence[Group], per_class: bool) -> str:
         row += [
             str(len(group.runs)),
             ", ".join(map(str, group.seeds)),
-            ", ".join(percent([value]) for value in group.values("miou")),
+            ", ".join(percent([value]) for value in group.values("miou")) or "-",
             percent(group.values("miou")),
             percent(group.values("class_accuracy")),
             f"{group.runs[0].metrics['parameters'] / 1e6:.2f} M",

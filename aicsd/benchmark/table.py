@@ -84,7 +84,14 @@ class Group:
 
     def values(self, key: str) -> list[float]:
         """A metric of every run."""
-        return [run.metrics[key] for run in self.runs]
+        found = (run.metrics[key] for run in self.runs)
+        return [value for value in found if value is not None]
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """The mIoU by seed, where a pixel with a label was there to measure it."""
+        found = {run.seed: run.metrics["miou"] for run in self.runs}
+        return {seed: miou for seed, miou in found.items() if miou is not None}
 
     def class_iou(self, name: str) -> list[float]:
         """IoU of a class in every run in which it occurs."""
@@ -235,11 +242,11 @@ def _compare_to_baseline(groups: Sequence[Group], baseline: str | None) -> None:
                 f"baseline: {found[0].runs[0].path} and {found[1].runs[0].path} are both of method "
                 f"{method!r} with different settings ({', '.join(found[0].apart)}); leave one out"
             )
-        by_seed = dict(zip(found[0].seeds, found[0].values("miou"), strict=True))
-        pairs = [(run.seed, run.metrics["miou"]) for run in group.runs if run.seed in by_seed]
-        if pairs:
-            values = [value - by_seed[seed] for seed, value in pairs]
-            group.difference = Difference(method, [seed for seed, _ in pairs], values)
+        before, after = found[0].scores, group.scores
+        seeds = [seed for seed in group.seeds if seed in before.keys() & after.keys()]
+        if seeds:
+            values = [after[seed] - before[seed] for seed in seeds]
+            group.difference = Difference(method, seeds, values)
 
 
 def _without_method(group: Group) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def distill(config: DistillConfig) -> int:
 
 
 def _run(training: Callable[[], Any]) -> int:
+    from aicsd.engine.reporting import score_text
     from aicsd.engine.stop import Interrupted
 
     try:
@@ -39,7 +40,7 @@ def _run(training: Callable[[], Any]) -> int:
     except Interrupted as stop:
         print(f"aicsd: {stop}; go on with --resume", file=sys.stderr)
         return 130
-    print(f"{run.path}: val mIoU {run.metrics['miou']:.4f}, "
+    print(f"{run.path}: val mIoU {score_text(run.metrics['miou'])}, "
           f"{run.metrics['parameters'] / 1e6:.2f} M parameters, "
           f"{run.metrics['seconds']:.0f} s of training")  # fmt: skip
     return 0

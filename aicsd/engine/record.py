@@ -13,7 +13,7 @@ import torch.distributed as dist
 from aicsd.data.protocol import SegDataset
 from aicsd.engine.checkpoint import RunState, load_checkpoint, save_checkpoint
 from aicsd.engine.config import FitConfig
-from aicsd.engine.reporting import RunLogger
+from aicsd.engine.reporting import RunLogger, score_text
 from aicsd.engine.step import Training
 from aicsd.engine.trackers import check_loggers, open_trackers
 from aicsd.errors import UserError
@@ -72,7 +72,7 @@ class RunRecord:
             {f"val/{key}": value for key, value in values.items()}
             | {f"val_iou/{name}": value for name, value in per_class.items()},
         )
-        logger.say(f"step {self.state.step}: val mIoU {metrics.miou:.4f}")
+        logger.say(f"step {self.state.step}: val mIoU {score_text(metrics.miou, why=True)}")
         if metrics.miou > self.state.best_miou:
             self.state.best_miou = metrics.miou
             self._save_model(metrics, self.folder.best)

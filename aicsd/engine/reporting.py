@@ -133,6 +133,13 @@ class RunLogger:
                 self._bar.console.print(line, highlight=False, markup=False)
 
 
+def score_text(score: float | None, *, why: bool = False) -> str:
+    """A score in [0, 1] as it is printed; ``-`` if no pixel decided about it."""
+    if score is None or math.isnan(score):
+        return "- (no pixel with a label)" if why else "-"
+    return f"{score:.4f}"
+
+
 def _kept_lines(path: Path, start: int, total: int) -> tuple[int, list[dict[str, Any]]]:
     """The first step that is logged anew, and the lines that stay as they are."""
     lines = read_json_lines(path)

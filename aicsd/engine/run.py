@@ -228,6 +228,11 @@ def _train(
         splits, remarks = open_splits(config.data, check=not begun)
     elif config.data.check and not begun:
         remarks = check_splits(splits)
+    if not recipe.needs_teacher and not len(splits.train.labelled):
+        raise UserError(
+            f"no image of the split {config.data.train_split!r} has labels, and method "
+            f"{recipe.name!r} learns from labels alone: give it another split, or a teacher"
+        )
     fabric = open_fabric(config)
     fabric.launch()
     plan = plan_run(config, splits.train, fabric)

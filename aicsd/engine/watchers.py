@@ -13,7 +13,7 @@ from typing import Protocol
 from aicsd.data.protocol import SegDataset
 from aicsd.distiller import Distiller
 from aicsd.engine.checkpoint import RunState
-from aicsd.engine.reporting import RunLogger
+from aicsd.engine.reporting import RunLogger, score_text
 from aicsd.engine.step import Training
 from aicsd.evaluation import Metrics
 from aicsd.images import UInt8Array
@@ -73,7 +73,7 @@ class TeacherScore:
         run.logger.advance(run.state.step, "measuring the teacher")
         metrics = run.evaluate(teacher.model)
         run.state.teacher = metrics.to_dict()
-        run.logger.say(f"teacher val mIoU {metrics.miou:.4f}")
+        run.logger.say(f"teacher val mIoU {score_text(metrics.miou, why=True)}")
 
     def on_validation(self, run: Watched) -> None:
         pass

@@ -113,22 +113,31 @@ def verdict(networks: Sequence[Network]) -> list[str]:
     alone = next((net for net in students if net.run and net.run.is_alone), None)
     sentences = []
     for net in students:
-        miou = net.metrics["miou"]
-        text = f"{net.title}: {_percent(miou)} % mIoU"
+        text = f"{net.title}: {_percent(net.metrics['miou'])} % mIoU"
         if alone is not None and net is not alone:
-            gain = miou - alone.metrics["miou"]
-            text += f", {100 * gain:+.1f} points against {alone.title}"
-            gap = teacher.metrics["miou"] - alone.metrics["miou"] if teacher else 0.0
-            if gain > 0 and gap > 0:
+            gain, gap = _gain(net, alone), _gain(teacher, alone)
+            text += _points(gain, alone.title)
+            if gain is not None and gap is not None and gain > 0 and gap > 0:
                 text += f", {100 * gain / gap:.0f} % of its gap to the teacher"
         elif teacher is not None:
-            text += f", {100 * (miou - teacher.metrics['miou']):+.1f} points against the teacher"
+            text += _points(_gain(net, teacher), "the teacher")
         sentences.append(f"{text}.")
     if alone is not None and len(students) > 1:
         sentences.append(
             "Repeat the runs with other seeds before trusting a difference of a point or two."
         )
     return sentences
+
+
+def _gain(network: Network | None, other: Network) -> float | None:
+    """Difference of two mIoU; None where one was not measured, for want of labels."""
+    one = None if network is None else network.metrics.get("miou")
+    two = other.metrics.get("miou")
+    return None if one is None or two is None else one - two
+
+
+def _points(gain: float | None, other: str) -> str:
+    return "" if gain is None else f", {100 * gain:+.1f} points against {other}"
 
 
 def _table(networks: Sequence[Network], costs: dict[str, Cost]) -> list[dict[str, str]]:
@@ -260,8 +269,9 @@ def _charts(
     ]
     teacher = next((net for net in networks if net.is_teacher and net.metrics), None)
     steps = [step for line in progress for step in line.steps]
-    if teacher is not None and steps:
-        level = 100 * teacher.metrics["miou"]
+    measured = teacher.metrics["miou"] if teacher is not None else None
+    if teacher is not None and measured is not None and steps:
+        level = 100 * measured
         progress.append(Line(teacher.title, [0, max(steps)], [level] * 2, colors[teacher.title]))
     charts = [draw_chart("mIoU on the validation split, %", progress)]
     histories = {net.title: net.history for net in students if net.history}
