@@ -32,6 +32,7 @@ from tiny_runs import (
 )
 
 from aicsd.engine.reporting import RunLogger
+from aicsd.engine.stop import stop_signal
 
 RunCli = Callable[..., tuple[int, str, str]]
 
@@ -248,13 +249,13 @@ def test_told_to_stop_in_mid_epoch(
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Send this process a signal while it writes a line of the log."""
 
-    def prepare(step: int, key: str = "loss") -> None:
+    def prepare(step: int, key: str = "loss", number: int = signal.SIGTERM) -> None:
         write = RunLogger.scalars
 
         def write_and_signal(self: RunLogger, at: int, values: dict[str, Any]) -> None:
             write(self, at, values)
             if at == step and key in values:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
 
         monkeypatch.setattr(RunLogger, "scalars", write_and_signal)
 
@@ -274,8 +275,8 @@ def small_command(root: Path, run: Path, *more: object) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("step", "key"),
-    [(3, "loss"), (4, "val/miou")],
+    ("step", "key", "number"),
+    [(3, "loss", signal.SIGHUP), (4, "val/miou", signal.SIGTERM)],
     ids=["mid_epoch", "validation"],
 )
 def test_stopped_at(
@@ -287,9 +288,10 @@ def test_stopped_at(
     run_cli: RunCli,
     step: int,
     key: str,
+    number: int,
 ) -> None:
     run = tmp_path / "run"
-    stop_at(step, key)
+    stop_at(step, key, number)
     code, _, error = run_cli(*small_command(root, run))
     assert (code, error.splitlines()[-1]) == (
         130, f"aicsd: stopped at step {step} of 8; go on with --resume",
@@ -341,10 +343,91 @@ def test_stop_between_lines_of_the_log(
 def test_signals_are_left_as_they_were(
     root: Path, tmp_path: Path, stop_at: Callable[..., None], run_cli: RunCli
 ) -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     stop_at(2)
     assert run_cli(*small_command(root, tmp_path / "run"))[0] == 130
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_a_hang_up_that_nohup_has_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopped_before_the_first_step(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli, number: int
+) -> None:
+    def build(*_: object) -> None:
+        os.kill(os.getpid(), number)
+        raise AssertionError("the signal comes first")
+
+    monkeypatch.setattr("aicsd.engine.run.build_model", build)
+    code, output, error = run_cli(*small_command(root, tmp_path / "run"))
+    assert (code, output) == (130, "")
+    assert error.splitlines()[-1] == "aicsd: stopped before the first step; nothing was written"
+    assert not (tmp_path / "run").exists()
+
+
+def test_stopped_while_the_report_is_written(
+    small_reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small_reference, run)
+    (run / "report.html").unlink()
+    monkeypatch.setattr(
+        "aicsd.engine.run.write_report", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    code, output, error = run_cli("train", "--run", run, "--resume")
+    assert (code, output) == (130, "")
+    assert error.splitlines()[-1] == "aicsd: stopped; the run is finished"
+    monkeypatch.undo()
+    assert run_cli("train", "--run", run, "--resume")[0] == 0
+    assert (run / "report.html").is_file()
+
+
+def test_training_goes_on_when_nothing_takes_its_lines(
+    root: Path, small_reference: Path, tmp_path: Path
+) -> None:
+    """As with ``2>&1 | head -1``, and after a hang-up under nohup."""
+    command = small_command(root, tmp_path / "run")
+    with subprocess.Popen(
+        [sys.executable, "-m", "aicsd", *command], stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        process.stderr.close()
+        assert process.wait(timeout=120) == 0
+    assert_like_reference(tmp_path / "run", small_reference)
+
+
+def test_weights_that_are_not_finite_are_not_saved(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli
+) -> None:
+    """The checkpoint before stays, from which the run can go on."""
+    import aicsd.engine.fit as loop
+
+    run, step_of = tmp_path / "run", loop.train_step
+
+    def diverge(training: Any, batches: Any, step: int, progress: float) -> Any:
+        result = step_of(training, batches, step, progress)
+        if step == 3:
+            training.distiller.student.net.classifier.bias.data.fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr("aicsd.engine.fit.train_step", diverge)
+    code, output, error = run_cli(*small_command(root, run, "--save_every", "2"))
+    assert (code, output) == (2, "")
+    assert error.splitlines()[-1].startswith(
+        "aicsd: error: the weights are no longer finite at step 4 (student.net.classifier.bias)"
+    )
+    assert saved_step(run) == 2
 
 
 def test_killed_while_writing(

@@ -38,7 +38,7 @@ def _run(training: Callable[[], Any]) -> int:
     try:
         run = training()
     except Interrupted as stop:
-        print(f"aicsd: {stop}; go on with --resume", file=sys.stderr)
+        print(f"aicsd: {stop}", file=sys.stderr)
         return 130
     print(f"{run.path}: val mIoU {score_text(run.metrics['miou'])}, "
           f"{run.metrics['parameters'] / 1e6:.2f} M parameters, "

@@ -169,7 +169,9 @@ def _require_open_files(workers: int) -> None:
 def _init_worker(_: int) -> None:
     # the training process decides when to stop, and ends its workers; a Ctrl-C or a SIGTERM to the
     # group reaches all of them
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in ("SIGINT", "SIGHUP"):  # a terminal sends them to all of its processes
+        if hasattr(signal, number):
+            signal.signal(getattr(signal, number), signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_at_word_of_parent, daemon=True).start()

@@ -45,7 +45,7 @@ def fit(
 
     Raises:
         UserError: a broken file, a loss that is no longer finite.
-        Interrupted: after SIGINT or SIGTERM, with the checkpoint written.
+        Interrupted: after SIGINT, SIGTERM or SIGHUP, with the checkpoint written.
     """
     accumulate = config.optimizer.accumulate
     run = RunRecord(config, Training(config.optimizer, config.seed, distiller, fabric), val_data)
@@ -92,7 +92,7 @@ def fit(
             if saves or stopped:
                 run.save()
             if stopped and step < total:
-                raise Interrupted(f"stopped at step {step} of {total}")
+                raise Interrupted(f"stopped at step {step} of {total}; go on with --resume")
         metrics = run.validate(logger)
         for watcher in watchers:
             watcher.on_validation(watched)

@@ -82,6 +82,7 @@ class RunRecord:
         """Write the checkpoint from which the run continues exactly."""
         if self.fabric.is_global_zero:
             self.folder.require_place()
+            self._require_finite()
             save_checkpoint(self.folder, self.state, self.training.state_dict())
 
     def finish(self, metrics: Metrics) -> dict[str, Any]:
@@ -126,6 +127,15 @@ class RunRecord:
         if not has_checkpoint:
             self.training.final.net.load_state_dict(weights)
         return result
+
+    def _require_finite(self) -> None:
+        # a checkpoint of such weights would take the place of the last that can be gone on from
+        for name, tensor in self.training.distiller.state_dict().items():
+            if not tensor.isfinite().all():
+                raise UserError(
+                    f"the weights are no longer finite at step {self.state.step} ({name}); lower "
+                    "optimizer.lr or a weight, or set optimizer.clip"
+                )
 
     def _say(self, text: str) -> None:
         if self.fabric.is_global_zero:

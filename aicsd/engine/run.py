@@ -22,6 +22,7 @@ from aicsd.engine.config import DistillConfig, FitConfig, TrainConfig
 from aicsd.engine.device import is_first_process, open_fabric
 from aicsd.engine.fingerprints import check_inputs, describe_inputs, save_inputs
 from aicsd.engine.fit import fit
+from aicsd.engine.stop import interruptible
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, load_recipe, make_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, wrap_module
@@ -193,8 +194,18 @@ def _run(
         finished = _finished(config, folder, model.module)
         if finished is not None:
             return finished
-    with folder.claim(resume=config.resume) if is_first_process() else nullcontext():
+    claim = folder.claim(resume=config.resume) if is_first_process() else nullcontext()
+    with claim, interruptible(lambda: _stopped(folder)):
         return _train(config, model, recipe, planned, splits, folder)
+
+
+def _stopped(folder: RunFolder) -> str:
+    """What a signal cuts outside of the training steps."""
+    if folder.is_finished:
+        return "stopped; the run is finished"
+    if folder.config.is_file():
+        return "stopped before the next step; go on with --resume"
+    return "stopped before the first step; nothing was written"
 
 
 def _finished(config: FitConfig, folder: RunFolder, module: nn.Module | None) -> Run | None:

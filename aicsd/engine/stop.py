@@ -3,32 +3,56 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 
-class Interrupted(Exception):  # noqa: N818
-    """The run was told to stop and has saved where it stands."""
+class Interrupted(BaseException):
+    """The run was told to stop and has saved where it stands.
+
+    Like KeyboardInterrupt it is no Exception, which much code catches to go on.
+    """
 
 
 @contextmanager
 def stop_signal() -> Iterator[list[int]]:
-    """A list that becomes non-empty at SIGINT or SIGTERM, so that a step is never cut in half."""
+    """A list that becomes non-empty at a signal to stop, so that a step is never cut in half.
+
+    The signals are SIGINT, SIGTERM and SIGHUP; a second one ends the process at once.
+    """
     received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    with _handled(received.append):
+        yield received
 
+
+@contextmanager
+def interruptible(describe: Callable[[], str]) -> Iterator[None]:
+    """Raise ``Interrupted`` at a signal to stop, with the text that ``describe`` gives then."""
+
+    def stop(_: int) -> None:
+        raise Interrupted(describe())
+
+    with _handled(stop):
+        yield
+
+
+@contextmanager
+def _handled(act: Callable[[int], object]) -> Iterator[None]:
     def receive(number: int, _: Any) -> None:
-        received.append(number)
-        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        signal.signal(number, signal.SIG_DFL)
+        act(number)
 
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)  # nohup has it ignored
     try:
         before = {number: signal.signal(number, receive) for number in numbers}
-    except ValueError:  # not in the main thread: signals belong to the caller
-        yield received
+    except ValueError:  # only the main thread may handle signals
+        yield
         return
     try:
-        yield received
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
