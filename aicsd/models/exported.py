@@ -16,6 +16,7 @@ from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.formats import find_format
 from aicsd.formats.base import Graph, Port, one_line, unreadable
+from aicsd.models.beside import beside, read_beside
 from aicsd.models.segmenter import IMAGENET, InputSpec, Segmenter
 
 ABOUT_FORMAT = 1
@@ -74,10 +75,12 @@ def load_exported(
     if graph.about:
         return _described(path, graph)
     if classes is None:
-        raise UserError(
-            f"{path} has no description by aicsd: give its class names, and its normalisation if "
-            "that is not ImageNet's"
-        )
+        if not beside(path).exists():
+            raise UserError(
+                f"{path} has no description by aicsd: write {beside(path).name} beside it with its "
+                "classes, and with its mean and std if they are not ImageNet's"
+            )
+        classes, input, align_corners = read_beside(path)
     layout, size = _guess(path, graph, len(classes.names))
     spec = input or (RAW if layout.dtype == "uint8" else IMAGENET)
     net = FileNetwork(path, graph, layout, len(classes.names))

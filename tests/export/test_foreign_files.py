@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import CLASS_NAMES
+from conftest import CLASS_NAMES, write_folder
 from tiny_exports import exported
 from tiny_network import CLASSES
 
@@ -24,6 +24,7 @@ from aicsd.models.segmenter import InputSpec
 onnx = pytest.importorskip("onnx", reason="needs aicsd[export]")
 pytest.importorskip("onnxruntime", reason="needs aicsd[export]")
 Sides = Sequence[int | str]
+RunCli = Callable[..., tuple[int, str, str]]
 ABOUT = {"format": 1, "output": "logits", "classes": list(CLASS_NAMES),
          "palette": [[0, 0, 0], [9, 9, 9], [90, 0, 0]]}  # fmt: skip
 WEIGHT = np.random.default_rng(0).normal(size=(3, 3, 1, 1)).astype(np.float32)
@@ -123,7 +124,53 @@ def refused(path: Path, words: str, foreign: bool = False, image: bool = False) 
 
 
 def test_a_file_without_description_needs_class_names(tmp_path: Path) -> None:
-    refused(convolution(tmp_path / "a.onnx"), "has no description by aicsd: give its class names")
+    refused(
+        convolution(tmp_path / "a.onnx"), "has no description by aicsd: write a.onnx.yaml beside it"
+    )
+
+
+def test_a_description_beside_the_file(tmp_path: Path, run_cli: RunCli) -> None:
+    path = convolution(tmp_path / "theirs.onnx")
+    (tmp_path / "names.txt").write_text("\n".join(CLASS_NAMES))
+    image = np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8)
+    for classes in ("[ground, disc, bar]", "names.txt"):
+        (tmp_path / "theirs.onnx.yaml").write_text(
+            f"classes: {classes}\nmean: [9, 8, 7]\nstd: [2, 3, 4]\nscale: 1\nbgr: true\n"
+            "align_corners: true\n"
+        )
+        model = load_model(path)
+        assert model.classes.names == CLASS_NAMES
+        assert model.align_corners
+        normal = ((image - np.array([9, 8, 7])) / np.array([2, 3, 4]))[..., ::-1]
+        wanted = np.einsum("kc,hwc->khw", WEIGHT[:, :, 0, 0], normal)
+        assert (model.predict(image) == wanted.argmax(0)).all()
+    root = write_folder(tmp_path / "data")
+    flags = ("--data.name", "folder", "--data.root", root, "--json", tmp_path / "result.json")
+    code, _, error = run_cli("evaluate", path, *flags)
+    assert code == 0, error
+    assert set(json.loads((tmp_path / "result.json").read_text())["per_class_iou"]) == {
+        *CLASS_NAMES
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "must have the key classes"),
+        ("mean: [1, 2, 3]", "must have the key classes"),
+        ("classes: [a, b, a]", "names one twice"),
+        ("classes: 3", "classes is a list of names"),
+        ("classes: nowhere.txt", "nowhere.txt cannot be read"),
+        ("classes: [a, b, c]\nmeen: [1, 2, 3]", "unknown key 'meen'; did you mean 'mean'"),
+        ("classes: [a, b, c]\nmean: 3", "not iterable"),
+        ("classes: [a, b, c]\nstd: [1, 0, 1]", "must be above 0"),
+        ("classes: [a, b, c]\nbgr: 1", "neither true nor false"),
+        ("classes: [a", "cannot be read as YAML"),
+    ],
+)
+def test_descriptions_beside_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "a.onnx.yaml").write_text(text)
+    refused(convolution(tmp_path / "a.onnx"), words)
 
 
 @pytest.mark.parametrize(
