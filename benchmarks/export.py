@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from aicsd.data.protocol import Classes, Sample
+from aicsd.data.protocol import Classes, Sample, SegDataset
 from aicsd.errors import UserError
 from aicsd.export import Output, export_model
 from aicsd.formats import FORMATS, Format, format_of
@@ -43,7 +43,7 @@ CLASSES = Classes(tuple(f"class {number}" for number in range(11)), ((0, 0, 0),)
 STUDENT = ModelConfig("mobilenetv2_050", aspp_channels=64, decoder_channels=64)
 
 
-class Noise:
+class Noise(SegDataset):
     """Images to calibrate on."""
 
     def __init__(self, classes: Classes, side: int) -> None:

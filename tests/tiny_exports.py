@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_network import CLASSES, tiny_model
 
-from aicsd.data.protocol import Sample
+from aicsd.data.protocol import Sample, SegDataset
 from aicsd.export import Output, Parity, export_model
 from aicsd.formats import Format
 
@@ -20,7 +20,7 @@ SIZE = (96, 128)
 _PLACE = TemporaryDirectory()
 
 
-class Photos:
+class Photos(SegDataset):
     """Six images of another size than ``SIZE`` to calibrate on."""
 
     def __init__(self) -> None:
