@@ -3,9 +3,9 @@
 Names are imported when they are first used, so that a loss costs no more than PyTorch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from aicsd._lazy import on_first_use
 from aicsd._version import __version__
 from aicsd.telemetry import switch_off
 
@@ -41,15 +41,14 @@ _HOMES = {
     "aicsd.errors": ("UserError",),
     "aicsd.evaluation": ("Metrics",),
     "aicsd.losses": (
-        "AttentionLoss", "CorrelationLoss", "CrossEntropyLoss", "ICSDLoss", "PairwiseLoss",
-        "PixelKDLoss", "list_losses",
+        "AttentionLoss", "CorrelationLoss", "CrossEntropyLoss", "ICSDLoss",
+        "PairwiseLoss", "PixelKDLoss", "list_losses",
     ),
     "aicsd.methods": ("Recipe", "list_methods", "load_recipe"),
     "aicsd.models": ("DeepLabV3Plus", "Segmenter", "load_model"),
     "aicsd.teacher": ("Teacher",),
 }  # fmt: skip
 """Module -> the public names that live in it."""
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AttentionLoss",
@@ -80,12 +79,8 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
+    __getattr__ = on_first_use(__name__, _HOMES)
 
-    def __getattr__(name: str) -> Any:
-        if name not in _HOME:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = getattr(import_module(_HOME[name]), name)
-        return globals()[name]
 
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

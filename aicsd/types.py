@@ -17,6 +17,9 @@ IGNORE_INDEX = 255
 Protocol = Literal["standard", "released"]
 """``released`` repeats the published AICSD code where that decides its figures; see docs."""
 
+Runtime = Literal["eager", "compiled", "openvino"]
+"""How the frozen teacher is run."""
+
 
 class Batch(NamedTuple):
     """What a loader yields."""

@@ -24,8 +24,7 @@ from aicsd.engine.optimizer import build_optimizer
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model
 from aicsd.teacher import Teacher
-from aicsd.teacher.runtime import Runtime
-from aicsd.types import Batch
+from aicsd.types import Batch, Runtime
 from benchmarks.baselines import released_step
 from benchmarks.common import fastest, report
 

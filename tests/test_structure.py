@@ -18,7 +18,7 @@ from aicsd.methods import list_methods
 
 PACKAGE = Path(__file__).parents[1] / "aicsd"
 LAYERS = (
-    ("types", "errors", "telemetry", "_version"),
+    ("types", "errors", "telemetry", "_lazy", "_version"),
     ("yaml_file", "settings"),
     ("config",),
     ("files", "terminal"),

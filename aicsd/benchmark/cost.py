@@ -12,7 +12,8 @@ import torch
 from lightning_fabric import Fabric
 
 from aicsd.benchmark.counts import kept_bytes_and_flops
-from aicsd.benchmark.inputs import CostConfig, Data, build_untrained, find_teacher, open_data
+from aicsd.benchmark.inputs import Data, build_untrained, find_teacher, open_data
+from aicsd.benchmark.settings import CostConfig
 from aicsd.benchmark.steps import PARTS, ClockedSteps, peak_memory, repeated
 from aicsd.benchmark.switches import RunTime, Switch, estimated_switches, of_step, step_variants
 from aicsd.benchmark.timing import machine, machine_line

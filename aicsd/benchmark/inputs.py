@@ -10,48 +10,17 @@ import numpy as np
 import torch
 import yaml
 
+from aicsd.benchmark.settings import CostConfig
 from aicsd.config import build_config, find_config
 from aicsd.data import DATASETS, Classes, Sample, SegDataset, open_dataset
 from aicsd.data.batches import training_images
 from aicsd.engine.config import DistillConfig, TrainConfig
-from aicsd.engine.run import of_protocol, recipe_of
 from aicsd.errors import UserError
-from aicsd.methods import Recipe, load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, is_there, load_model
 from aicsd.runs import RunFolder, renamed
 
 SEVERAL = 64
 """Images of a stand-in split of unknown size."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostConfig(DistillConfig):
-    """A config of ``aicsd train`` or ``aicsd distill`` whose cost is measured."""
-
-    run: str = ""
-    """unused: nothing is written."""
-    model: ModelConfig | None = None
-    """the network of a config of aicsd train, which has no student."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.model is not None and self.student != ModelConfig():
-            raise UserError(
-                "the config has both model (of aicsd train) and student (of aicsd distill); "
-                "leave one of them out"
-            )
-
-    @property
-    def network(self) -> ModelConfig:
-        """What gets trained."""
-        return self.student if self.model is None else self.model
-
-    @property
-    def recipe(self) -> Recipe:
-        """Recipe of the distillation; labels alone for a config of ``aicsd train``."""
-        if self.model is not None:
-            return of_protocol(load_recipe("none"), self)
-        return recipe_of(self)
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
-from aicsd.benchmark.inputs import CostConfig
+from aicsd.benchmark.settings import CostConfig
 from aicsd.methods import Recipe
-from aicsd.teacher.runtime import Runtime
+from aicsd.types import Runtime
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aicsd.benchmark.inputs import CostConfig
+from aicsd.benchmark.settings import CostConfig
 from aicsd.cli.parser import Command
 from aicsd.config import find_config
 from aicsd.errors import UserError

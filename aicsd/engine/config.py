@@ -8,9 +8,8 @@ from typing import Any, Literal
 from aicsd.data.settings import DataConfig
 from aicsd.engine.trackers import check_loggers
 from aicsd.errors import UserError
-from aicsd.models import ModelConfig
-from aicsd.teacher.runtime import Runtime
-from aicsd.types import Protocol
+from aicsd.models.settings import ModelConfig
+from aicsd.types import Protocol, Runtime
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 

@@ -29,8 +29,7 @@ from aicsd.models import ModelConfig, Segmenter, build_model, load_model, wrap_m
 from aicsd.runs import RunFolder
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import TeacherCache
-from aicsd.teacher.runtime import Runtime
-from aicsd.types import Batch
+from aicsd.types import Batch, Runtime
 from aicsd.visualization.ics_history import read_history
 from aicsd.visualization.report import write_report
 from aicsd.visualization.runs import Network

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -13,38 +11,8 @@ from aicsd.errors import UserError, suggest
 from aicsd.models.load import is_reference, load_model
 from aicsd.models.model_file import is_model_file
 from aicsd.models.segmenter import Segmenter
-from aicsd.models.sources import SOURCES, deeplabv3plus, find_source
-
-
-@dataclass(frozen=True)
-class ModelConfig(deeplabv3plus.Options):
-    """A network. Keys of a DeepLabV3+ that another family has too mean the same there."""
-
-    family: str = deeplabv3plus.PREFIX
-    """kind of network: deeplabv3plus, lraspp, or torchvision:NAME with a name of
-    torchvision.models.segmentation; keys that it does not have must stay at their defaults"""
-    options: dict[str, int | float | str | bool] = field(default_factory=dict)
-    """keys that only another family has, for example {channels: 64} of lraspp"""
-
-    def of_family(self) -> tuple[str, dict[str, Any]]:
-        """The family, and every option that is not at its default.
-
-        Raises:
-            UserError: an option that is given twice.
-        """
-        family, _, name = self.family.partition(":")
-        own = {
-            key.name: getattr(self, key.name)
-            for key in fields(deeplabv3plus.Options)
-            if getattr(self, key.name) != key.default
-        }
-        if name:
-            own["name"] = name
-        for key in own:
-            if key in self.options:
-                raise UserError(f"{key} is given twice: also in options")
-        return family, {**own, **self.options}
-
+from aicsd.models.settings import ModelConfig
+from aicsd.models.sources import SOURCES, find_source
 
 OWN_MODULE = "module"
 """Family, in the config of a run, of a network that was given as a module."""

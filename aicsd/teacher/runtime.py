@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from aicsd.errors import UserError
 from aicsd.formats.openvino import openvino_core
 from aicsd.models.segmenter import Segmenter
-from aicsd.types import SegOutput
+from aicsd.types import Runtime, SegOutput
 
-Runtime = Literal["eager", "compiled", "openvino"]
 Look = Callable[[Tensor], SegOutput]
 """(B, 3, H, W) uint8 -> logits, and features if the runtime has them."""
 

@@ -9,8 +9,8 @@ from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.models import MapInfo, Segmenter, as_output
 from aicsd.teacher.folding import fold_batch_norm
-from aicsd.teacher.runtime import Look, Runtime, start_runtime
-from aicsd.types import SegOutput
+from aicsd.teacher.runtime import Look, start_runtime
+from aicsd.types import Runtime, SegOutput
 
 
 class Teacher(nn.Module):

@@ -16,7 +16,8 @@ from conftest import CLASS_NAMES, TINY_MODEL, write_folder
 from tiny_runs import FIT_FLAGS, aicsd, data_flags, distill_command, model_flags, train_lines
 from torch import Tensor, nn
 
-from aicsd.benchmark.inputs import CostConfig, read_network
+from aicsd.benchmark.inputs import read_network
+from aicsd.benchmark.settings import CostConfig
 from aicsd.benchmark.steps import PARTS, ClockedSteps, repeated
 from aicsd.benchmark.switches import RunTime, estimated_switches, of_step, step_variants
 from aicsd.config import build_config

@@ -15,8 +15,8 @@ from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.models import ModelConfig, Segmenter, build_model
 from aicsd.teacher.folding import fold_batch_norm
-from aicsd.teacher.runtime import Runtime, start_runtime
-from aicsd.types import SegOutput
+from aicsd.teacher.runtime import start_runtime
+from aicsd.types import Runtime, SegOutput
 
 CLASSES = Classes(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (90, 0, 0)))
 

@@ -3,51 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import timm
 
 from aicsd.data.protocol import Classes
-from aicsd.errors import UserError
 from aicsd.models.deeplabv3plus import DeepLabV3Plus
 from aicsd.models.segmenter import InputSpec, Origin, Segmenter
+from aicsd.models.settings import DEFAULT_FAMILY as PREFIX
+from aicsd.models.settings import DeepLabV3PlusOptions as Options
 from aicsd.models.sources.base import only_built, parse_options
 
-PREFIX = "deeplabv3plus"
+__all__ = ["PREFIX", "SUFFIXES", "Options", "build", "load", "names"]
+
 SUFFIXES: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Options:
-    """A DeepLabV3+."""
-
-    backbone: str = "mobilenetv2_050"
-    """timm architecture, for example resnet101, resnet18 or mobilenetv2_100"""
-    output_stride: int = 16
-    """input size over the size of the deepest map: 8, 16 or 32"""
-    aspp_channels: int = 256
-    """width of the pyramid pooling; 256 in the paper, 64 for a small student"""
-    decoder_channels: int = 256
-    """width of the decoder; 256 in the paper, 64 for a small student"""
-    low_level_channels: int = 48
-    """width of the reduced stride-4 map of the decoder"""
-    dropout: float = 0.5
-    """in the head; 0.5 as published, 0 lets narrow networks learn faster in short runs"""
-    weights: str = "none"
-    """where the backbone starts: none (random), imagenet (timm downloads them), a safetensors file
-    with timm's names, or a trained network of aicsd with the same architecture to start the whole
-    network from"""
-    released_layout: bool = False
-    """for a MobileNetV2, dilate and pad as the released code does; checkpoints of that code need
-    it, ImageNet weights of timm are made for timm's own layout"""
-
-    def __post_init__(self) -> None:
-        for name in ("aspp_channels", "decoder_channels", "low_level_channels"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout is {self.dropout}; it is 0 or more and below 1")
 
 
 def names() -> list[str]:
