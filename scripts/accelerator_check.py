@@ -28,6 +28,7 @@ sys.path.insert(0, str(REPOSITORY))
 import torch  # noqa: E402
 
 from aicsd.benchmark.timing import machine, machine_line  # noqa: E402
+from aicsd.config import find_config  # noqa: E402
 from aicsd.engine.config import Precision  # noqa: E402
 from aicsd.files import write_text  # noqa: E402
 from benchmarks import accelerator_speed as speed  # noqa: E402
@@ -187,7 +188,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--epochs", type=int, default=40, help="of a training of the campaign")
     parser.add_argument("--precision", default="bf16-mixed", help="of the campaign")
-    parser.add_argument("--campaign", type=Path, help="benchmark file; without it that of CamVid")
+    parser.add_argument("--campaign", default="camvid/methods", help="config of the benchmark")
     parser.add_argument(
         "--tiny", action="store_true", help="small shapes, to try the script itself"
     )
@@ -199,7 +200,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.device = torch.device(name)
     options.out = options.out.absolute()
     options.stage = None if options.stage is None else options.stage.absolute()
-    options.campaign = (options.campaign or REPOSITORY / "configs/camvid/methods.yaml").absolute()
+    options.campaign = find_config(options.campaign).absolute()
     return options
 
 
