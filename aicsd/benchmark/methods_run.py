@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from subprocess import DEVNULL, Popen
+from subprocess import PIPE, Popen
 
 import yaml
 
@@ -25,6 +25,15 @@ from aicsd.files import write_text
 from aicsd.runs import RunFolder
 
 POLL_SECONDS = 0.2
+WATCH_PARENT = """
+import os, signal, sys, threading
+def wait():
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=wait, daemon=True).start()
+"""
+"""Program that ends its process when the process at the other end of its standard input is gone."""
+RUN_AICSD = f"{WATCH_PARENT}from aicsd.cli import main\nmain()"
 
 
 @dataclass
@@ -141,7 +150,7 @@ class Campaign:
         plain = json.loads(json.dumps(cell.options))  # no object twice: YAML would name it
         config, log = self.runs / f"{name}.yaml", self.runs / f"{name}.log"
         write_text(config, yaml.safe_dump(plain, sort_keys=False))
-        command = [sys.executable, "-m", "aicsd", "distill", "--config", str(config),
+        command = [sys.executable, "-c", RUN_AICSD, "distill", "--config", str(config),
                    "--run", str(folder.path)]  # fmt: skip
         if folder.config.is_file():
             command.append("--resume")
@@ -150,7 +159,7 @@ class Campaign:
         with log.open("ab") as output:
             # a session of its own: a Ctrl-C reaches the training once, through this process
             process = Popen(
-                command, stdout=output, stderr=output, stdin=DEVNULL, env=environment,
+                command, stdout=output, stderr=output, stdin=PIPE, env=environment,
                 start_new_session=True,
             )  # fmt: skip
         self._running.append(Running(cell, folder, process))

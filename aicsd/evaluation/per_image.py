@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import Tensor
 
 from aicsd.errors import UserError
-from aicsd.files import atomic_path
+from aicsd.tensor_files import read_tensors, write_tensors
 
-FORMAT = "1"
+FORMAT = 1
+HEADER_KEY = "aicsd_image_counts"
 Counts = NDArray[np.int64]
 
 
@@ -77,16 +77,14 @@ class ImageCounts:
         none = np.zeros(0, np.int64)
         pairs = [self._pairs.get(index, none) for index in order]
         counts = [self._counts.get(index, none) for index in order]
-        tensors: dict[str, NDArray[Any]] = {
+        arrays: dict[str, NDArray[Any]] = {
             "start": np.cumsum([0, *map(len, pairs)]).astype(np.uint32),
             "pair": np.concatenate([none, *pairs]).astype(np.uint16),
             "count": np.concatenate([none, *counts]).astype(np.uint32),
         }
-        header = {
-            "format": FORMAT, "classes": str(self.classes), "images": json.dumps(self.names),
-        }  # fmt: skip
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, header)
+        header = {"format": FORMAT, "classes": self.classes, "images": self.names}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        write_tensors(path, tensors, HEADER_KEY, json.dumps(header))
 
     @classmethod
     def load(cls, path: Path) -> ImageCounts:
@@ -95,27 +93,28 @@ class ImageCounts:
         Raises:
             UserError: no such file, or another one.
         """
+        tensors, text = read_tensors(path, HEADER_KEY)
         try:
-            with safe_open(path, "numpy") as file:
-                header = file.metadata() or {}
-                if header.get("format") != FORMAT:
-                    raise UserError(f"{path} has format {header.get('format')}, not {FORMAT}")
-                found = cls(json.loads(header["images"]), int(header["classes"]))
-                start, pair, count = (file.get_tensor(n) for n in ("start", "pair", "count"))
+            header = json.loads(text or "{}")
+            if header.get("format") != FORMAT:
+                raise ValueError(f"format {header.get('format')}, not {FORMAT}")
+            found = cls(list(map(str, header["images"])), int(header["classes"]))
+            start, pair, count = (
+                tensors[name].numpy().astype(np.int64) for name in ("start", "pair", "count")
+            )
             sound = (
                 len(start) == len(found.names) + 1
-                and (np.diff(start.astype(np.int64)) >= 0).all()
+                and (np.diff(start) >= 0).all()
                 and start[0] == 0
                 and start[-1] == len(pair) == len(count)
                 and (pair < found.classes**2).all()
             )
             if not sound:
                 raise ValueError("its parts do not fit together")
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} holds no counts of images: {reason}") from error
         for index in range(len(found.names)):
-            part = slice(int(start[index]), int(start[index + 1]))
-            found._pairs[index] = pair[part].astype(np.int64)
-            found._counts[index] = count[part].astype(np.int64)
+            part = slice(start[index], start[index + 1])
+            found._pairs[index], found._counts[index] = pair[part], count[part]
         return found

@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -421,6 +423,19 @@ def test_a_benchmark_of_the_project_can_be_read(path: Path) -> None:
 
 
 # real trainings
+
+
+def test_a_training_ends_with_the_process_that_started_it() -> None:
+    program = f"{methods_run.WATCH_PARENT}print('ready', flush=True)\nimport time\ntime.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE,
+                               stdout=subprocess.PIPE)  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    assert process.poll() is None
+    process.stdin.close()
+    assert process.wait(timeout=20) == -signal.SIGTERM
+    process.stdout.close()
 
 
 def test_stopped_in_the_middle_it_goes_on(runs: Path, tmp_path: Path) -> None:
