@@ -4,8 +4,8 @@
         --weights MOBILENETV2_050.safetensors --have PACKAGES.txt
 
 makes STAGE/part1, STAGE/part2, ...: wheels of the packages that the machine does not have, CamVid
-with JPEG copies of its images, and the networks in half precision. Copied over one another on the
-machine, the parts are the folder that ``--stage`` takes. See docs/accelerator.md.
+with smaller copies of its images, and the networks in half precision. Copied over one another on
+the machine, the parts are the folder that ``--stage`` takes. See docs/accelerator.md.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ ALWAYS_THERE = ("torch", "torchvision", "numpy", "triton")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64",
              "manylinux2014_x86_64", "manylinux1_x86_64")  # fmt: skip
 MIB = 2**20
+LOSSLESS = 101
+"""Any quality of WebP above 100."""
 
 
 def normalized(name: str) -> str:
@@ -75,14 +77,16 @@ def download(packages: list[str], python: str, folder: Path) -> None:
 
 
 def copy_dataset(root: Path, out: Path, quality: int) -> None:
-    """CamVid with its images as JPEG; masks stay as they are."""
+    """CamVid with its images as JPEG of this quality, or, for 0, as lossless WebP."""
+    suffix = ".jpg" if quality else ".webp"
+    settings = ([cv2.IMWRITE_JPEG_QUALITY, quality] if quality else
+                [cv2.IMWRITE_WEBP_QUALITY, LOSSLESS])  # fmt: skip
     for split in ("train", "val"):
         for image in list_images(root / split):
-            target = out / split / f"{image.stem}.jpg"
+            target = out / split / f"{image.stem}{suffix}"
             target.parent.mkdir(parents=True, exist_ok=True)
             pixels = cv2.cvtColor(read_image(image), cv2.COLOR_RGB2BGR)
-            coded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-            target.write_bytes(coded.tobytes())
+            target.write_bytes(cv2.imencode(suffix, pixels, settings)[1].tobytes())
         shutil.copytree(root / f"{split}annot", out / f"{split}annot", dirs_exist_ok=True)
 
 
@@ -136,7 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, help="pretrained backbone of the student")
     parser.add_argument("--have", type=Path, help="names of the packages there, one a line")
     parser.add_argument("--python", default="3.12", help="version there")
-    parser.add_argument("--quality", type=int, default=92, help="of the JPEG copies")
+    parser.add_argument("--quality", type=int, default=0, help="of JPEG copies; 0: lossless")
     parser.add_argument("--limit", type=float, default=60, help="MiB of a part")
     options = parser.parse_args(arguments)
     if options.out.exists():
