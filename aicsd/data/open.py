@@ -33,6 +33,8 @@ DATASETS: dict[str, DatasetEntry] = {
 """Every dataset. A new one is a file and a line here."""
 AUTO = "auto"
 """In place of a name: the dataset whose layout the root has."""
+MEMORY = "memory"
+"""In place of a name, in the config of a run: its data were objects, which no name leads to."""
 
 
 def find_name(name: str, root: str | None) -> str:
@@ -43,6 +45,10 @@ def find_name(name: str, root: str | None) -> str:
     """
     if name == AUTO:
         return GENERATED if root is None else _layout_of(_folder(root))
+    if name == MEMORY:
+        raise UserError(
+            "the data of this run were in memory: give data.name and data.root, or data"
+        )
     if name not in DATASETS:
         raise UserError(f"unknown dataset {name!r}{suggest(name, [AUTO, *DATASETS])}")
     if root is not None and not DATASETS[name].layout:

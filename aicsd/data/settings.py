@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aicsd.data.open import AUTO, DATASETS, GENERATED, find_name
+from aicsd.data.open import AUTO, DATASETS, GENERATED, MEMORY, find_name
 from aicsd.errors import UserError
 
 
@@ -87,7 +87,8 @@ class DataConfig:  # noqa: D101
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        find_name(self.name, self.root)
+        if self.name != MEMORY:
+            find_name(self.name, self.root)
         if self.batch_size < 1:
             raise UserError(f"data.batch_size is {self.batch_size}; it must be 1 or more")
         if self.train_images < 0:

@@ -16,6 +16,7 @@ from torch import nn
 from aicsd.data import Splits, check_splits, open_splits, survey_dataset
 from aicsd.data.batches import TrainBatches, epoch_indices, plan_batches
 from aicsd.data.memory import CachedDataset
+from aicsd.data.open import MEMORY
 from aicsd.data.protocol import Classes, SegDataset
 from aicsd.distiller import Distiller
 from aicsd.engine.config import DistillConfig, FitConfig, TrainConfig
@@ -185,7 +186,8 @@ def _run(
     splits: Splits | None,
 ) -> Run:
     """Hold the run folder while :func:`_train` works in it."""
-    config = replace(config, data=config.data.named())
+    data = config.data.named() if splits is None else replace(config.data, name=MEMORY)
+    config = replace(config, data=data)
     folder = RunFolder(config.run)
     if config.resume:
         defaults = asdict(type(config)(run=config.run))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,4 +118,10 @@ def test_datasets_in_memory(tmp_path: Path) -> None:
         run = aicsd.train(TINY_MODEL, {**settings, **data}, tmp_path / str(number), **options)
         weights.append({name: w.sum().item() for name, w in run.student.state_dict().items()})
         assert run.metrics["images"] == 4
+    saved = yaml.safe_load((tmp_path / "0" / "config.yaml").read_text())["data"]["name"]
+    with pytest.raises(UserError, match="the data of this run were in memory"):
+        open_dataset(saved, None, "val")
+    again = aicsd.train(TINY_MODEL, {**settings, "train": train, "val": val}, tmp_path / "0",
+                        resume=True, **options)  # fmt: skip
+    assert again.metrics == json.loads((tmp_path / "0" / "metrics.json").read_text())
     assert weights[0] == weights[1]
