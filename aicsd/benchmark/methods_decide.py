@@ -170,7 +170,8 @@ def measure_weights(cell: Cell) -> dict[str, float]:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     use_it = accelerator is not None and config.accelerator in ("auto", accelerator.type)
     device = accelerator if use_it and accelerator is not None else torch.device("cpu")
-    assert config.teacher is not None
-    teacher = Teacher(load_model(config.teacher), train.classes).to(device)
+    teacher = None
+    if config.teacher is not None:
+        teacher = Teacher(load_model(config.teacher), train.classes).to(device)
     batches = [batch.to(device) for batch in loader]
     return matched_weights(student.to(device), teacher, batches, cell.recipe)

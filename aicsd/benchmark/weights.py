@@ -29,7 +29,7 @@ class Scale(NamedTuple):
 
 def term_scales(
     student: Segmenter,
-    teacher: Teacher,
+    teacher: Teacher | None,
     batches: Sequence[Batch],
     terms: Mapping[str, tuple[str, TermRecipe]],
 ) -> dict[str, Scale]:
@@ -37,7 +37,7 @@ def term_scales(
 
     Args:
         student: is left in training mode.
-        teacher: on the same device.
+        teacher: on the same device; None where no term needs it.
         batches: on the same device.
         terms: name and recipe of each, by label.
     """
@@ -46,10 +46,12 @@ def term_scales(
     student.train()
     for batch in batches:
         torch.manual_seed(0)
-        output, target = student(batch.image), teacher(batch.image)
+        output = student(batch.image)
+        target = None if teacher is None else teacher(batch.image)
         by_labels = Term(LABELS, labels, student.maps, None)(output, None, batch, 0.5)
         for label, (name, term) in terms.items():
-            module = Term(name, term, student.maps, teacher.maps).to(batch.image.device)
+            maps_there = None if teacher is None or not term.needs_teacher else teacher.maps
+            module = Term(name, term, student.maps, maps_there).to(batch.image.device)
             value = module(output, target, batch, 0.5)
             maps = map_named(output, term.at_student[0], label)
             norm, unit = (
@@ -65,17 +67,17 @@ def term_scales(
 
 
 def matched_weights(
-    student: Segmenter, teacher: Teacher, batches: Sequence[Batch], recipe: Recipe
+    student: Segmenter, teacher: Teacher | None, batches: Sequence[Batch], recipe: Recipe
 ) -> dict[str, float]:
-    """Weights with which the terms on the teacher together pull as hard as the labels.
+    """Weights with which all terms beside the labels' cross entropy together pull as hard as it.
 
     Args:
         student: as it starts; is left in training mode.
-        teacher: on the same device.
+        teacher: on the same device; None where no term needs it.
         batches: on the same device.
-        recipe: its terms on the teacher get the weights, with two digits.
+        recipe: its active terms get the weights, with two digits.
     """
-    terms = {name: (name, t) for name, t in recipe.terms.items() if t.needs_teacher}
+    terms = {name: (name, t) for name, t in recipe.active.items() if t.contract.name != LABELS}
     scales = term_scales(student, teacher, batches, terms)
     return {
         name: float(f"{1 / (scale.ratio * len(terms)):.2g}")

@@ -293,12 +293,14 @@ def test_matched_steps_and_labelled_views(
     assert results.cells[Key("small", "views", 0)].figures["epochs"] == 30
 
 
-def test_weights_with_which_a_term_pulls_as_hard_as_the_labels(runs: Path) -> None:
+def test_weights_with_which_terms_pull_as_hard_as_the_labels(runs: Path) -> None:
     common = {"teacher": str(runs / "teacher"), "data": {"root": str(runs / "data")}}
-    benchmark = read_benchmark(write_file(runs), common)
-    (name, weight), = measure_weights(benchmark.cell(Key("small", "kd", 0))).items()  # fmt: skip
-    assert name == "pixel_kd"
-    assert weight > 0
+    path = write_file(runs, methods=dict.fromkeys(["none", "aicsd", "label_soft"]))
+    benchmark = read_benchmark(path, common)
+    for row, terms in (("aicsd", {"icsd", "pixel_kd"}), ("label_soft", {"label_soft"})):
+        weights = measure_weights(benchmark.cell(Key("small", row, 0)))
+        assert weights.keys() == terms
+        assert all(weight > 0 for weight in weights.values())
 
 
 # tables
