@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from aicsd.errors import UserError
+from aicsd.runs import RunFolder
 
 DATASETS = {"pascal": "voc", "cityscapes": "cityscapes"}
 BACKBONES = {
@@ -275,7 +276,7 @@ def _teacher(flags: argparse.Namespace) -> Path:
 
 def _run(flags: argparse.Namespace) -> list[str]:
     if flags.resume:
-        if not (Path(flags.resume) / "config.yaml").is_file():
+        if not RunFolder(flags.resume).config.is_file():
             raise UserError(
                 f"--resume: {flags.resume} is no run folder of aicsd; name the folder that the "
                 "interrupted run printed"

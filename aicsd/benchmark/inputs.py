@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import yaml
 
 from aicsd.benchmark.settings import CostConfig
 from aicsd.config import build_config, find_config
@@ -18,6 +17,7 @@ from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.errors import UserError
 from aicsd.models import ModelConfig, Segmenter, build_model, is_there, load_model
 from aicsd.runs import RunFolder, renamed
+from aicsd.yaml_file import read_yaml
 
 SEVERAL = 64
 """Images of a stand-in split of unknown size."""
@@ -153,10 +153,7 @@ def read_network(path: Path) -> ModelConfig:
     Raises:
         UserError: no such file, or no config.
     """
-    try:
-        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"config {path} cannot be read: {' '.join(str(error).split())}") from error
+    keys = read_yaml(path)
     if not isinstance(keys, dict):
         raise UserError(f"config {path} must be a mapping of keys, as --print_config shows it")
     keys = {"run": "-", **renamed(keys)}

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
 from torch import nn
 
 from aicsd.errors import UserError, check_options, suggest
 from aicsd.losses.adapters import ADAPTERS
 from aicsd.methods.contract import CLASS_PIXELS, LossContract, Losses, contract_of
 from aicsd.schedules import SCHEDULES
+from aicsd.yaml_file import read_yaml
 
 Resolution = Literal["native", "input"]
 LOGITS = "logits"
@@ -236,10 +236,7 @@ def load_recipe(
         path = Path(method)
         if path.suffix not in (".yaml", ".yml"):
             raise UserError(f"unknown method {method!r}{suggest(method, list_methods())}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"recipe {path}: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, "recipe")
     if not isinstance(content, dict) or not isinstance(content.get("terms"), dict):
         raise UserError(f"recipe {path} must have the key 'terms' with a mapping of terms")
     check_options(f"recipe {path}", _recipe_keys, content)
