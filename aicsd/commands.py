@@ -29,7 +29,7 @@ Output = Literal["logits", "native", "labels"]
 if TYPE_CHECKING:
     from aicsd.data.protocol import SegDataset
     from aicsd.evaluation import Metrics
-    from aicsd.export import Parity
+    from aicsd.exporting import Parity
     from aicsd.formats import Format
     from aicsd.prediction.files import Outcome
     from aicsd.visualization.runs import Network
@@ -207,7 +207,7 @@ def export(
         UserError: no such model, a file that cannot be written, or INT8 without images.
     """
     from aicsd.data.wrappers import Subset
-    from aicsd.export import check_target, export_model
+    from aicsd.exporting import check_target, export_model
 
     path = Path(out)
     shape = None if size is None else parse_size(size)[::-1]

@@ -19,7 +19,7 @@ import torch
 
 from aicsd.data.protocol import Classes, Sample, SegDataset
 from aicsd.errors import UserError
-from aicsd.export import Output, export_model
+from aicsd.exporting import Output, export_model
 from aicsd.formats import FORMATS, Format, format_of
 from aicsd.models import (
     ModelConfig,

@@ -37,7 +37,7 @@ LAYERS = (
     ("evaluation",),
     ("visualization",),
     ("prediction",),
-    ("export",),
+    ("exporting",),
     ("engine",),
     ("api", "inputs"),
     ("commands",),
@@ -130,7 +130,7 @@ def test_pure_modules_stay_pure(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["evaluation", "visualization", "prediction", "models", "data", "export"]
+    "name", ["evaluation", "visualization", "prediction", "models", "data", "exporting"]
 )
 def test_reading_a_run_needs_no_engine(name: str) -> None:
     for path in part(name):

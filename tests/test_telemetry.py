@@ -20,7 +20,7 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 import numpy as np
 from aicsd.data import open_dataset
-from aicsd.export import export_model
+from aicsd.exporting import export_model
 from tiny_network import tiny_model
 from tiny_runs import aicsd
 

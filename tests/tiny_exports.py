@@ -12,7 +12,7 @@ import pytest
 from tiny_network import CLASSES, tiny_model
 
 from aicsd.data.protocol import Sample, SegDataset
-from aicsd.export import Output, Parity, export_model
+from aicsd.exporting import Output, Parity, export_model
 from aicsd.formats import Format
 
 SIZE = (96, 128)

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from aicsd.data import Classes
 from aicsd.errors import UserError
-from aicsd.export import check, export_model
-from aicsd.export.graph import ExportGraph
+from aicsd.exporting import check, export_model
+from aicsd.exporting.graph import ExportGraph
 from aicsd.formats import onnx as onnx_format
 from aicsd.formats import torch_export
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model

@@ -14,7 +14,7 @@ from tiny_network import CLASSES, TinyNetwork, tiny_model
 from torch import Tensor, nn
 
 from aicsd.errors import UserError
-from aicsd.export import check_target, export_model
+from aicsd.exporting import check_target, export_model
 from aicsd.formats import FORMATS, Format, coreml, find_format, onnx, torch_export
 from aicsd.models import load_model
 from aicsd.models.segmenter import InputSpec, Segmenter

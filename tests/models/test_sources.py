@@ -16,7 +16,7 @@ from aicsd.data import voc
 from aicsd.data.protocol import Classes
 from aicsd.distiller import Distiller
 from aicsd.errors import UserError
-from aicsd.export import export_model
+from aicsd.exporting import export_model
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
 from aicsd.models.maps import as_output, evaluating

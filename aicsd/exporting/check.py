@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from aicsd.errors import UserError
-from aicsd.export.graph import ExportGraph
+from aicsd.exporting.graph import ExportGraph
 from aicsd.formats import Format
 from aicsd.models import Segmenter
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from aicsd.data.protocol import SegDataset
 from aicsd.errors import UserError
-from aicsd.export.check import Parity, compare
-from aicsd.export.graph import ExportGraph, Output, describe, file_size, trace
+from aicsd.exporting.check import Parity, compare
+from aicsd.exporting.graph import ExportGraph, Output, describe, file_size, trace
 from aicsd.files import atomic_folder, atomic_path
 from aicsd.formats import FORMATS, Format, format_of
 from aicsd.formats.base import Exported, Images, one_line
