@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import oracles
 from contract_suite import ContractSuite, Row
+from torch import Tensor
 
 WEIGHTS = [1.0, 0.25, 3.0, 0.0, 2.0, 1.5]
 """Of up to six classes."""
@@ -89,6 +90,23 @@ ROWS = {
     ),
     "correlation": Row(oracles.correlation, ({}, {"numerics": "released"})),
 }
+
+
+def channel_wise(
+    student: Tensor, teacher: Tensor, valid: Tensor | None, temperature: float = 4.0
+) -> float:
+    batch, channels = student.shape[:2]
+    total = 0.0
+    for b in range(batch):
+        pair = [oracles.pixels(maps, valid, b) / temperature for maps in (teacher, student)]
+        total += sum(
+            oracles.divergence(oracles.softmax(p), oracles.softmax(q))
+            for p, q in zip(*pair, strict=True)
+        )
+    return temperature**2 * total / (batch * channels)
+
+
+ROWS["channel_wise"] = Row(channel_wise, ({}, {"temperature": 1.0}))
 
 
 class TestContract(ContractSuite):
