@@ -243,7 +243,7 @@ def load_recipe(
     for name, values in content["terms"].items():
         if not isinstance(values, dict | None):
             raise UserError(f"recipe {path}: term {name!r} is {values!r}; it must be a mapping")
-    return make_recipe(Path(method).stem, content["terms"], overrides, losses)
+    return make_recipe(Path(method).stem, content["terms"], overrides, losses, source=str(path))
 
 
 def make_recipe(
@@ -251,8 +251,11 @@ def make_recipe(
     terms: Mapping[str, Mapping[str, Any] | None],
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     losses: Losses | None = None,
+    source: str | None = None,
 ) -> Recipe:
     """A recipe from terms in memory; the arguments are those of :func:`load_recipe`.
+
+    ``source`` stands for its name in messages.
 
     Raises:
         UserError: unknown term, key or value, or no term at all.
@@ -262,7 +265,7 @@ def make_recipe(
         merged.setdefault(term, {}).update(values)
     parsed = {term: _parse_term(term, values, losses) for term, values in merged.items()}
     if not any(term.weight > 0 for term in parsed.values()):
-        raise UserError(f"recipe {name} has no terms: there is nothing to train on")
+        raise UserError(f"recipe {source or name} has no terms: there is nothing to train on")
     return Recipe(name, parsed)
 
 
