@@ -23,6 +23,8 @@ from aicsd.files import read_yaml
 from aicsd.runs import RunFolder
 from aicsd.visualization import save_panels
 
+ALONE_EPOCHS = 144
+"""Passes over 40 scenes in as many steps as the distilled student has."""
 TITLES = {"teacher": "teacher", "alone": "student alone", "aicsd": "student AICSD"}
 
 
@@ -32,12 +34,16 @@ def settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
     run = RunFolder(options.out / name)
     values |= {"run": run.path, "resume": run.config.is_file()}
     if name == "alone":
-        values["method"] = "none"
+        values |= {"method": "none", "epochs": ALONE_EPOCHS, "val_every": 0}
+        values["data"] |= {"unlabelled_rest": False, "labelled_repeat": 1}
+    if name == "aicsd":  # scenes without labels have no other target: the teacher stays to the end
+        values["terms"] = {"pixel_kd": {"schedule": "constant"}}
     if options.epochs:
         values["epochs"] = options.epochs
     if options.scenes:
         values["data"]["options"]["scenes"] = options.scenes
-        values["data"]["train_images"] = 0
+        if name != "teacher":
+            values["data"]["train_images"] = options.scenes // 2
     return values
 
 
