@@ -11,7 +11,8 @@ from aicsd.telemetry import switch_off
 
 if TYPE_CHECKING:
     from aicsd.api import distill, train
-    from aicsd.commands import evaluate, predict, report
+    from aicsd.catalog import create_model, list_datasets, list_models
+    from aicsd.commands import evaluate, export, predict, report
     from aicsd.data import Classes
     from aicsd.distiller import Distiller
     from aicsd.engine.run import Run
@@ -34,7 +35,8 @@ switch_off()
 
 _HOMES = {
     "aicsd.api": ("distill", "train"),
-    "aicsd.commands": ("evaluate", "predict", "report"),
+    "aicsd.catalog": ("create_model", "list_datasets", "list_models"),
+    "aicsd.commands": ("evaluate", "export", "predict", "report"),
     "aicsd.data": ("Classes",),
     "aicsd.distiller": ("Distiller",),
     "aicsd.engine.run": ("Run",),
@@ -67,10 +69,14 @@ __all__ = [
     "Teacher",
     "UserError",
     "__version__",
+    "create_model",
     "distill",
     "evaluate",
+    "export",
+    "list_datasets",
     "list_losses",
     "list_methods",
+    "list_models",
     "load_model",
     "load_recipe",
     "predict",

@@ -4,23 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from torch import nn
 
 from aicsd.config import build_config
 from aicsd.data.splits import Data, data_settings
-from aicsd.engine.config import DistillConfig, TrainConfig
+from aicsd.engine.config import DistillConfig, OptimizerConfig, Precision, TrainConfig
 from aicsd.engine.run import Run, run_distillation, run_training
 from aicsd.models import Segmenter
 from aicsd.models.build import OWN_MODULE
+from aicsd.types import Protocol, Runtime
+
+
+class TrainOptions(TypedDict, total=False):
+    """Keys of :class:`aicsd.engine.config.FitConfig`, where they are explained."""
+
+    optimizer: OptimizerConfig | Mapping[str, Any]
+    epochs: int
+    val_every: int
+    save_every: int
+    log_every: int
+    logger: str
+    seed: int
+    resume: bool
+    accelerator: str
+    devices: int
+    num_nodes: int
+    precision: Precision
+    protocol: Protocol
+
+
+class DistillOptions(TrainOptions, total=False):
+    """Keys of :class:`aicsd.engine.config.DistillConfig`, where they are explained."""
+
+    teacher_runtime: Runtime
+    teacher_cache: str | None
+    teacher_cache_top_k: int
+    terms: Mapping[str, Mapping[str, Any]]
+    terms_of: str | None
 
 
 def train(
     model: str | Mapping[str, Any] | nn.Module = "resnet18",
     data: Data = "digits",
     run: str | Path = "runs/train",
-    **options: Any,
+    **options: Unpack[TrainOptions],
 ) -> Run:
     """Train a network on labels alone.
 
@@ -48,7 +77,7 @@ def distill(
     method: str = "aicsd",
     run: str | Path = "runs/distill",
     losses: Mapping[str, type[nn.Module]] | None = None,
-    **options: Any,
+    **options: Unpack[DistillOptions],
 ) -> Run:
     """Distil a teacher into a student.
 

@@ -39,7 +39,7 @@ LAYERS = (
     ("prediction",),
     ("exporting",),
     ("engine",),
-    ("api", "inputs"),
+    ("api", "inputs", "catalog"),
     ("commands",),
     ("benchmark",),
     ("cli",),
