@@ -77,6 +77,11 @@ class Row:
     match: Match | None = None
     search: bool = False
 
+    @property
+    def is_control(self) -> bool:
+        """Whether it is the baseline, trained for as long as another row."""
+        return self.match is not None and self.match.what == "time"
+
 
 @dataclass(frozen=True)
 class Search:

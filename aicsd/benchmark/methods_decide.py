@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from aicsd.benchmark.methods import Benchmark, Cell, Key, Match
-from aicsd.benchmark.methods_results import Results
-from aicsd.benchmark.weights import matched_weights
+from aicsd.benchmark.methods_measure import measure_weights, step_ratio
+from aicsd.benchmark.methods_results import Results, ratio_from_logs, step_time
 from aicsd.data.batches import epoch_indices, plan_batches
-from aicsd.data.loaders import train_loader
 from aicsd.data.splits import open_splits
-from aicsd.models import build_model, load_model
-from aicsd.teacher import Teacher
-
-LOADED_BATCHES = 4
-"""Batches on which gradients are measured."""
+from aicsd.errors import UserError
 
 
 class Decider:
@@ -57,6 +51,9 @@ class Decider:
                 return missing
             decided.append(self._best(key, trials))
         if row.match is not None:
+            waits = row.is_control and step_time(key._replace(row=row.match.row))
+            if not measure and waits and waits not in self.results.decided:
+                return []
             epochs = self._epochs(key, row.match, decided)
             if epochs is None:
                 return []
@@ -113,20 +110,38 @@ class Decider:
         return int(self.results.decided[name]["epochs"])
 
     def _equal_time(self, key: Key, row: str) -> int | None:
-        """Epochs in which the baseline takes as long as ``row``, from the times of their steps.
+        """Epochs in which the baseline takes as long as ``row``; a ratio is rounded to a tenth."""
+        target = key._replace(row=row)
+        if target not in self.results.cells:
+            return None
+        ratio = self.ratio(target)
+        epochs: int = self.results.cells[target].figures["epochs"]
+        return None if ratio is None else max(1, round(epochs * round(ratio, 1)))
 
-        Times of trainings side by side are rough, so that their ratio is rounded to a tenth.
+    def ratio(self, key: Key) -> float | None:
+        """Time of a step over that of the baseline; measured once, and kept.
+
+        Where it cannot be measured it is taken from the logs of the runs, which other work on the
+        machine may have slowed down.
         """
-        steps: list[tuple[float, int]] = []
-        for name in (row, self.benchmark.baseline):
-            cell = self.results.cells.get(key._replace(row=name))
-            seconds = None if cell is None else cell.figures["step_seconds"]
-            if cell is None or seconds is None:
+        name = step_time(key)
+        if name not in self.results.decided:
+            cells, first = self.results.cells, self.benchmark.seeds[0]
+            own, other = key._replace(seed=first), Key(key.student, self.benchmark.baseline, first)
+            found = self.cells(own, measure=False), self.cells(other, measure=False)
+            if any(len(each) != 1 for each in found):
                 return None
-            steps.append((seconds, cell.figures["epochs"]))
-        (long, epochs), (short, _) = steps
-        longer: int = round(epochs * round(long / short, 1))
-        return max(1, longer)
+            (cell,), (alone,) = found
+            try:
+                self.results.decided[name] = {"ratio": step_ratio(cell, alone)}
+            except (UserError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:200]
+                print(f"{name} is taken from the logs: {reason}", file=sys.stderr)
+                if own not in cells or other not in cells:
+                    return None
+                self.results.decided[name] = {"ratio": ratio_from_logs(cells[own], cells[other])}
+        ratio: float | None = self.results.decided[name]["ratio"]
+        return ratio
 
     def _equal_views(self, key: Key, match: Match, decided: list[dict[str, Any]]) -> int | None:
         others = self.cells(key._replace(row=match.row))
@@ -153,25 +168,3 @@ def views(cell: Cell) -> tuple[int, int]:
     labelled = frozenset(train.labelled)
     share = sum(index in labelled for index in shown) / len(shown)
     return steps.stop // config.optimizer.accumulate, round(share * steps.stop * data.batch_size)
-
-
-def measure_weights(cell: Cell) -> dict[str, float]:
-    """Weights of a cell's terms with which each pulls as hard as its share of the labels' pull."""
-    config = cell.config
-    data = config.data
-    train = open_splits(data, check=False)[0].train
-    plan = plan_batches(len(epoch_indices(train, data)), data, config.seed, LOADED_BATCHES)
-    torch.manual_seed(config.seed)
-    student = build_model(config.student, train.classes)
-    loader = train_loader(
-        train, replace(data, workers=0), replace(plan, stop=LOADED_BATCHES),
-        protocol=config.protocol, color=student.input.color,
-    )  # fmt: skip
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    use_it = accelerator is not None and config.accelerator in ("auto", accelerator.type)
-    device = accelerator if use_it and accelerator is not None else torch.device("cpu")
-    teacher = None
-    if config.teacher is not None:
-        teacher = Teacher(load_model(config.teacher), train.classes).to(device)
-    batches = [batch.to(device) for batch in loader]
-    return matched_weights(student.to(device), teacher, batches, cell.recipe)

@@ -18,8 +18,13 @@ HEADER = ("student", "method", "seeds", "epochs", "val mIoU %", "gain [95 %]", "
           "gain at equal time [95 %]", "step time", "parameters")  # fmt: skip
 
 
-def write_tables(statistics: Statistics, folder: Path) -> str:
+def write_tables(statistics: Statistics, folder: Path, picture: bool = True) -> str:
     """Write ``table.md``, ``table.csv``, ``table.tex``, ``table.json`` and ``gain.png``.
+
+    Args:
+        statistics: of the finished cells.
+        folder: gets the files.
+        picture: whether to draw the plot, which takes longer than all else.
 
     Returns:
         The Markdown.
@@ -33,7 +38,7 @@ def write_tables(statistics: Statistics, folder: Path) -> str:
     write_text(folder / "table.csv", as_csv(lines))
     write_text(folder / "table.tex", latex(lines))
     write_text(folder / "table.json", json.dumps(to_json(lines), indent=1) + "\n")
-    if any(line.gain is not None and line.cost is not None for line in lines):
+    if picture and any(line.gain is not None and line.cost is not None for line in lines):
         plot(lines, folder / "gain.png")
     return text
 
@@ -107,7 +112,7 @@ def _footer(results: Results, lines: Sequence[Line]) -> str:
         compared = " or ".join(dict.fromkeys(line.gain.to for line in lines if line.gain))
         text += (
             f" Gains are points of mIoU over {compared} with the same seed; the interval is over "
-            f"{noise}; {NOISE}: within the noise. Step time: that of {compared} is 1."
+            f"{noise}; {NOISE}: within the noise. Step time: {results.shown['baseline']} is 1."
         )
     return text
 

@@ -89,7 +89,7 @@ class Results:
             {
                 "name": row.name,
                 "compare_to": row.compare_to,
-                "equal_time_of": row.match.row if row.match and row.match.what == "time" else None,
+                "equal_time_of": row.match.row if row.match and row.is_control else None,
             }
             for row in benchmark.rows.values()
         ]
@@ -198,6 +198,17 @@ def read_cell(folder: RunFolder) -> CellResult:
         "teacher_miou": teacher.get("miou"),
     }
     return CellResult(identity_of(run.config), folder.path.name, figures, counts)
+
+
+def step_time(key: Key) -> str:
+    """What the ratio of a row's step time to the baseline's is kept under in ``decided``."""
+    return f"{key.student} {key.row}: step time"
+
+
+def ratio_from_logs(cell: CellResult, other: CellResult) -> float | None:
+    """Time of a step of one run over that of another, as their logs have it."""
+    own, others = cell.figures["step_seconds"], other.figures["step_seconds"]
+    return None if own is None or others is None else own / others
 
 
 def step_seconds(run: FinishedRun) -> float | None:

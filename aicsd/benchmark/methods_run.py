@@ -18,7 +18,7 @@ import yaml
 
 from aicsd.benchmark.methods import Benchmark, Cell, Key, identity_of
 from aicsd.benchmark.methods_decide import Decider
-from aicsd.benchmark.methods_results import Results, read_cell
+from aicsd.benchmark.methods_results import Results, read_cell, step_time
 from aicsd.engine.stop import stop_signal
 from aicsd.errors import UserError
 from aicsd.files import write_text
@@ -108,14 +108,28 @@ class Campaign:
                     break
                 time.sleep(POLL_SECONDS)
                 self._collect()
+                self._measure(most=1)  # in between, so that processes are looked after
             self._end()
             stopped = bool(stop)
-        self._next()  # takes over what a decision has made known
+            if not stopped and time.monotonic() < deadline:
+                self._measure()
+        self._next(measure=False)  # takes over what a decision has made known
         self._note()
         waiting = [key for key in self._order if key not in self.results.cells]
         return Outcome(self._failed, waiting, stopped)
 
-    def _next(self) -> Cell | None:
+    def _measure(self, most: int | None = None) -> None:
+        """Compare the time of a step with the baseline's, for rows that have a result."""
+        rows = [row.name for row in self.benchmark.rows.values()
+                if row.name != self.benchmark.baseline and not row.is_control]  # fmt: skip
+        done = {key._replace(seed=self.benchmark.seeds[0]) for key in self.results.cells}
+        waiting = [key for key in sorted(done) if key.row in rows
+                   and step_time(key) not in self.results.decided]  # fmt: skip
+        for key in waiting[:most]:
+            self._decider.ratio(key)
+            self._note()
+
+    def _next(self, measure: bool = True) -> Cell | None:
         """The most valuable cell to train; all that have a result somewhere are taken over."""
         first: Cell | None = None
         taken = True
@@ -123,7 +137,7 @@ class Campaign:
             taken, first = False, None
             busy = [running.cell.identity for running in self._running]
             for key in self._order:
-                for cell in self._decider.cells(key, measure=first is None):
+                for cell in self._decider.cells(key, measure=measure and first is None):
                     if cell.key in self.results.cells or cell.key in self._failed:
                         continue
                     if self._take(cell):

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
-
 from aicsd.benchmark.methods import Key
-from aicsd.benchmark.methods_results import CellResult, Results
+from aicsd.benchmark.methods_results import CellResult, Results, step_time
 from aicsd.benchmark.statistics import Floats, Interval, paired_interval, resampled
 
 
@@ -56,7 +54,7 @@ class Line:
         recovered: the gain as a share of the headroom, the teacher's mIoU less that of the
             compared row; None without a headroom.
         at_equal_time: gain over the student alone that trained for as long.
-        cost: time of a step over that of the compared row.
+        cost: time of a step over that of the baseline.
     """
 
     student: str
@@ -133,7 +131,7 @@ class Statistics:
             first["epochs"], first["parameters"], gain,
             gain.mean / headroom if gain is not None and headroom and headroom > 0 else None,
             None if alone is None else self._gain(cells, self._cells(student, alone), alone),
-            _cost(cells, others),
+            self.results.decided.get(step_time(Key(student, row, 0)), {}).get("ratio"),
         )  # fmt: skip
 
     def _gain(
@@ -154,16 +152,6 @@ class Statistics:
         if id(cell) not in self._resampled:
             self._resampled[id(cell)] = resampled(cell.parts)
         return self._resampled[id(cell)]
-
-
-def _cost(cells: dict[int, CellResult], others: dict[int, CellResult]) -> float | None:
-    def step(found: dict[int, CellResult]) -> float | None:
-        seconds = [cell.figures["step_seconds"] for cell in found.values()]
-        known = [value for value in seconds if value is not None]
-        return float(np.median(known)) if known else None
-
-    own, other = step(cells), step(others)
-    return None if own is None or other is None else own / other
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:

@@ -6,6 +6,7 @@ import json as json_module
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -189,7 +190,9 @@ def methods(
     settings: dict[str, Any] = {} if teacher is None else {"teacher": teacher}
     settings |= {} if root is None else {"data": {"root": root}}
     benchmark = read_benchmark(find_config(config), merge(settings, common or {}), weights)
-    campaign = Campaign(benchmark, Path(runs), results, lambda: write_tables(statistics, place))
+    campaign = Campaign(
+        benchmark, Path(runs), results, partial(write_tables, statistics, place, False)
+    )
     outcome = campaign.run(jobs, 60 * minutes or float("inf"))
     print(write_tables(statistics, place), end="")
     for key, line in outcome.failed.items():

@@ -28,7 +28,7 @@ from tiny_runs import lines
 
 from aicsd.benchmark import methods_decide, methods_run
 from aicsd.benchmark.methods import Key, read_benchmark
-from aicsd.benchmark.methods_decide import measure_weights
+from aicsd.benchmark.methods_measure import measure_weights, step_ratio
 from aicsd.benchmark.methods_results import read_results
 from aicsd.benchmark.methods_run import Campaign
 from aicsd.benchmark.methods_table import Statistics
@@ -238,6 +238,7 @@ def test_equal_time_trains_the_student_alone_for_as_long(
     code, text, error = run(tmp_path, path, run_cli)
     assert code == 0, error
     results = read_results(tmp_path / "out" / "results.json")
+    assert "small aicsd: step time is taken from the logs: " in error  # there are no images here
     # 100 / 50 images per second; 100 / 98 is within the noise of such times
     longer = results.cells[Key("small", "none, as long as aicsd", 0)]
     assert longer.figures["epochs"] == 20
@@ -301,6 +302,14 @@ def test_weights_with_which_terms_pull_as_hard_as_the_labels(runs: Path) -> None
         weights = measure_weights(benchmark.cell(Key("small", row, 0)))
         assert weights.keys() == terms
         assert all(weight > 0 for weight in weights.values())
+
+
+def test_time_of_a_step_beside_that_of_another(runs: Path) -> None:
+    common = {"teacher": str(runs / "teacher"), "data": {"root": str(runs / "data")}}
+    methods = {"none": None, "kd": {"optimizer": {"accumulate": 4}}}
+    benchmark = read_benchmark(write_file(runs, methods=methods), common)
+    alone, kd = (benchmark.cell(Key("small", row, 0)) for row in ("none", "kd"))
+    assert step_ratio(kd, alone) > 2  # four batches a step, and a teacher
 
 
 # tables
