@@ -159,7 +159,7 @@ CASES = [
     ("no_root_check", "data check --data.name folder --data.root nowhere", ["no folder nowhere"]),
     ("no_config", f"{TRAIN} --config nowhere.yaml", ["nowhere.yaml", "does not exist"]),
     ("config_folder", f"{TRAIN} --config data", ["data", "not a file"]),
-    ("no_recipe", f"{DISTILL} --method nowhere.yaml", ["nowhere.yaml", "No such file"]),
+    ("no_recipe", f"{DISTILL} --method nowhere.yaml", ["nowhere.yaml", "does not exist"]),
     ("no_teacher", f"distill {FIT} {MODEL.format('student')}", ["'aicsd'", "--teacher"]),
     ("no_teacher_file", f"{DISTILL} --teacher nowhere", ["no model at nowhere"]),
     ("no_weights", f"{TRAIN} --model.weights nowhere", ["no backbone weights at nowhere"]),
@@ -208,7 +208,7 @@ CASES = [
      ["cannot write garbage/x.json"]),
     ("json_is_folder", f"evaluate teacher.safetensors {DATA} --json empty", ["cannot write empty"]),
     ("run_is_file", f"{TRAIN} --run garbage", ["run: garbage exists", "another folder"]),
-    ("run_below_file", f"{TRAIN} --run garbage/x", ["cannot write garbage/x"]),
+    ("run_below_file", f"{TRAIN} --run garbage/x", ["cannot write to garbage/x"]),
     ("run_exists", f"{TRAIN} --run data", ["run: data exists", "--resume"]),
     ("run_exists_distill", f"{DISTILL} --run data", ["run: data exists", "--resume"]),
 ]  # fmt: skip
@@ -419,9 +419,8 @@ def test_loss_that_is_not_finite(broken: Path, run_cli: RunCli) -> None:
     command = f"{TRAIN} --optimizer.lr 1e6 --epochs 4 --log_every 1 --save_every 1 --val_every 0"
     code, _, error = run_cli(*shlex.split(command))
     assert code == 2
-    assert_one_line(
-        code, "", error, ["no longer finite", "cross_entropy = ", "optimizer.lr", "optimizer.clip"]
-    )
+    words = ["no longer finite", "step", "optimizer.lr", "optimizer.clip"]
+    assert_one_line(code, "", error, words)
     run = broken / "out"
     # no model that only predicts nonsense, and nothing but numbers in the log
     assert not list(run.rglob("*.safetensors"))
@@ -451,7 +450,7 @@ def test_broken_checkpoint(run_copy: Path, run_cli: RunCli, how: str) -> None:
 def test_checkpoint_of_other_classes(run_copy: Path, workplace: Path, run_cli: RunCli) -> None:
     """data.root may change when a run is resumed; what is in it may not."""
     command = ["train", "--run", run_copy, "--resume", "--data.root", workplace / "four_classes"]
-    assert_one_line(*run_cli(*command), ["last.pt does not fit", "classifier", "another run"])
+    assert_one_line(*run_cli(*command), ["started with the classes", "'post'", "another run"])
 
 
 @pytest.mark.parametrize(
