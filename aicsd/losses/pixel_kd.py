@@ -8,12 +8,19 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import check_pair, check_temperature, match_valid, safe_precision
+from aicsd.losses._checks import (
+    check_pair,
+    check_temperature,
+    match_valid,
+    safe_precision,
+    to_safe_precision,
+)
 from aicsd.losses._module import LossModule
 from aicsd.losses._numerics import Numerics, check_numerics
 from aicsd.losses._pixel_terms import PixelTerms
 from aicsd.losses._ranks import shared_count
 
+DEVIATION_FLOOR = 1e-7
 Reduction = Literal["pixel_mean", "element_mean", "image_sum"]
 
 
@@ -23,6 +30,7 @@ def pixel_kd_loss(
     *,
     temperature: float = 1.0,
     reduction: Reduction | None = None,
+    standardize: bool = False,
     numerics: Numerics = "described",
     valid: Tensor | None = None,
 ) -> Tensor:
@@ -36,6 +44,9 @@ def pixel_kd_loss(
             change with the map's size, the batch or C); ``element_mean`` divides once more by C
             (the published AICSD code, whose weight 10 belongs to it); ``image_sum`` divides by B
             only.
+        standardize: take (z - mean_c z) / std_c z of every pixel for z, in both networks: the
+            student need not match the size of the teacher's logits, only their shape (Sun et al.,
+            CVPR 2024, arXiv 2403.01427; with T = 2 there). std is that of the C values themselves.
         numerics: ``released`` is the published code: ``element_mean``, and ``valid`` is not
             looked at, since that code sums and counts padding too. (It runs T = 1.)
         valid: (B, H', W') bool; False at padding, which is then neither summed nor counted.
@@ -49,12 +60,22 @@ def pixel_kd_loss(
     """
     check_temperature(temperature)
     reduction = resolve_reduction(reduction, numerics)
+    check_numerics(numerics, standardize=(standardize, False))
     check_pair(student, teacher)
+    if standardize:
+        student, teacher = _standardize(student), _standardize(teacher.detach())
     valid = match_valid(valid, student) if numerics == "described" else None
     _, divergence = PixelTerms.apply(
         student, None, 0, teacher.detach(), valid, temperature, safe_precision(student)
     )
     return scale_divergence(divergence, student, valid, temperature, reduction)
+
+
+def _standardize(logits: Tensor) -> Tensor:
+    """(B, C, H, W) with mean 0 and standard deviation 1 over the classes of every pixel."""
+    centred = to_safe_precision(logits) - to_safe_precision(logits).mean(dim=1, keepdim=True)
+    variance = centred.square().mean(dim=1, keepdim=True)
+    return centred / variance.clamp_min(DEVIATION_FLOOR**2).sqrt()
 
 
 def scale_divergence(
@@ -90,6 +111,7 @@ class PixelKDLoss(LossModule):
 
     temperature: float = 1.0
     reduction: Reduction | None = None
+    standardize: bool = False
     numerics: Numerics = "described"
 
     needs: ClassVar = "probabilities"
@@ -99,6 +121,12 @@ class PixelKDLoss(LossModule):
         super().__post_init__()
         check_temperature(self.temperature)
         self.reduction = resolve_reduction(self.reduction, self.numerics)
+        check_numerics(self.numerics, standardize=(self.standardize, False))
+
+    @property
+    def needs_of_teacher(self) -> str:
+        """``logits`` where the classes that a cache of the largest leaves out change the mean."""
+        return "logits" if self.standardize else "probabilities"
 
     def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """Two (B, C, H, W) logit maps -> scalar."""

@@ -75,6 +75,11 @@ class TermRecipe:
         return self.contract.needs_teacher and self.weight > 0
 
     @property
+    def needs(self) -> str:
+        """What the loss reads of a teacher; an option may ask for more than its contract."""
+        return str(getattr(self.loss, "needs_of_teacher", self.contract.needs))
+
+    @property
     def needs_class_pixels(self) -> bool:
         """Whether the loss needs the labelled pixels of each class in the training data."""
         return bool(getattr(self.loss, "needs_class_pixels", False))
@@ -186,7 +191,7 @@ class Recipe:
                 raise UserError(
                     f"{who}, and term {name!r} compares the feature {features[0]!r}: {cure}"
                 )
-            if serves == "probabilities" and term.contract.needs != "probabilities":
+            if serves == "probabilities" and term.needs != "probabilities":
                 raise UserError(f"term {name!r} needs every logit, not {who}: {cure}")
 
     def with_numerics(self, numerics: str) -> Recipe:

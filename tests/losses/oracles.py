@@ -22,6 +22,8 @@ def softmax(values: np.ndarray) -> np.ndarray:
 
 def divergence(p: np.ndarray, q: np.ndarray) -> float:
     """KL(p || q) in nats; what p gives no probability costs nothing."""
+    if np.isnan(p).any() or np.isnan(q).any():
+        return math.nan
     if any(a > 0 and b == 0 for a, b in zip(p, q, strict=True)):
         return math.inf
     return math.fsum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True) if a > 0)
@@ -160,12 +162,16 @@ def pixel_kd(
     valid: Tensor | None,
     temperature: float = 1.0,
     reduction: str | None = None,
+    standardize: bool = False,
     numerics: str = "described",
 ) -> float:
     released = numerics == "released"
     terms = []
     for b in range(len(student)):
         pair = [pixels(maps, None if released else valid, b) for maps in (teacher, student)]
+        if standardize:
+            with np.errstate(invalid="ignore"):
+                pair = [(m - m.mean(axis=0)) / (m.std(axis=0) + 1e-20) for m in pair]
         for p, q in zip(*(maps.T for maps in pair), strict=True):
             terms.append(divergence(softmax(p / temperature), softmax(q / temperature)))
     reduction = reduction or ("element_mean" if released else "pixel_mean")

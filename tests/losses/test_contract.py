@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
 import oracles
+import torch
 from contract_suite import ContractSuite, Row
 from torch import Tensor
 
@@ -63,6 +65,7 @@ ROWS = {
             {"temperature": 4.0},
             {"temperature": 0.5, "reduction": "element_mean"},
             {"reduction": "image_sum"},
+            {"standardize": True, "temperature": 2.0},
             {"temperature": 4.0, "numerics": "released"},
         ),
     ),
@@ -107,6 +110,63 @@ def channel_wise(
 
 
 ROWS["channel_wise"] = Row(channel_wise, ({}, {"temperature": 1.0}))
+
+
+def dist(
+    student: Tensor,
+    teacher: Tensor,
+    valid: Tensor | None,
+    inter: float = 1.0,
+    intra: float = 1.0,
+    temperature: float = 1.0,
+) -> float:
+    p, q = (
+        np.concatenate([oracles.pixels(m / temperature, valid, b) for b in range(len(m))], axis=1)
+        for m in (student, teacher)
+    )
+    p, q = (np.stack([oracles.softmax(column) for column in maps.T]) for maps in (p, q))
+
+    def correlation(a: np.ndarray, b: np.ndarray) -> float:
+        a, b = a - a.mean(), b - b.mean()
+        return float(a @ b / (max(oracles.norm(a), 1e-8) * max(oracles.norm(b), 1e-8)))
+
+    rows = [1 - correlation(a, b) for a, b in zip(p, q, strict=True)]
+    columns = [1 - correlation(a, b) for a, b in zip(p.T, q.T, strict=True)]
+    return inter * float(np.mean(rows)) + intra * float(np.mean(columns))
+
+
+ROWS["dist"] = Row(
+    dist,
+    ({}, {"inter": 0.5, "intra": 2.0, "temperature": 4.0}, {"intra": 0.0}),
+    refuses={"inter": (-1.0, float("nan")), "intra": (-1.0,)},
+)
+
+
+def feature_kd(
+    student: Tensor | dict[str, Tensor],
+    teacher: Tensor | dict[str, Tensor],
+    valid: Tensor | None,
+    normalize: bool = True,
+) -> float:
+    if isinstance(student, dict):
+        logits = teacher["logits"]
+        student, teacher = student["stage4"], teacher["stage4"]
+    else:
+        logits = torch.zeros_like(student)
+    total, weights = 0.0, 0.0
+    for b in range(len(student)):
+        columns = [oracles.pixels(maps, valid, b).T for maps in (student, teacher, logits)]
+        for f, g, z in zip(*columns, strict=True):
+            weight = float(oracles.softmax(z).max())
+            weights += weight
+            if normalize:
+                f, g = f / oracles.norm(f), g / oracles.norm(g)
+            total += weight * float(((f - g) ** 2).sum()) / (1 if normalize else len(f))
+    return total / weights
+
+
+ROWS["feature_kd"] = Row(feature_kd, ({}, {"normalize": False}))
+ROWS["feature_kd by confidence"] = Row(feature_kd, loss="feature_kd", maps=("stage4", "logits"))
 
 
 class TestContract(ContractSuite):
