@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
+from torch import distributed
 
 from aicsd.data.protocol import SegDataset
 from aicsd.engine.checkpoint import RunState, load_checkpoint, save_checkpoint
@@ -143,9 +143,9 @@ class RunRecord:
 
     def _share_statistics(self) -> None:
         # each process has batch-norm statistics of its own images; the first one's get saved
-        if dist.is_initialized():
+        if distributed.is_initialized():
             for statistic in self.training.final.buffers():
-                dist.broadcast(statistic, src=0)
+                distributed.broadcast(statistic, src=0)
 
     def _save_model(self, metrics: Metrics, path: Path) -> None:
         if self.fabric.is_global_zero:
