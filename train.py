@@ -1,8 +1,8 @@
-"""The command of the published AICSD code: see aicsd/published.py and docs/reproduce.md."""
+"""The command of the released AICSD code: see aicsd/released.py and docs/reproduce.md."""
 
 import sys
 
-from aicsd.published import main
+from aicsd.released import main
 
 if __name__ == "__main__":
     main("train.py", sys.argv[1:])

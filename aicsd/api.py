@@ -82,7 +82,7 @@ def distill(
     """Distil a teacher into a student.
 
     Args:
-        teacher: run folder, model file or checkpoint of the published code; or a network. A plain
+        teacher: run folder, model file or checkpoint of the released code; or a network. A plain
             ``nn.Module`` takes images normalised by the ImageNet mean and std, returns logits
             (B, C, h, w), and knows the classes of the data in their order.
         student: as ``model`` of :func:`train`.

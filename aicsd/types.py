@@ -15,7 +15,7 @@ IGNORE_INDEX = 255
 """Class id of unlabelled pixels. Losses on labels and metrics skip them."""
 
 Protocol = Literal["standard", "released"]
-"""``released`` repeats the published AICSD code where that decides its figures; see docs."""
+"""``released`` repeats the released AICSD code where that decides its figures; see docs."""
 
 Runtime = Literal["eager", "compiled", "openvino"]
 """How the frozen teacher is run."""

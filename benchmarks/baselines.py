@@ -19,7 +19,7 @@ STD = np.array((0.229, 0.224, 0.225))
 def pil_training_sample(
     image_file: Path, mask_file: Path, rng: np.random.Generator, base: int = 513, crop: int = 513
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decode, mirror, scale the whole image, pad, crop, blur, normalise: the published order."""
+    """Decode, mirror, scale the whole image, pad, crop, blur, normalise: the released order."""
     image: PILImage.Image = PILImage.open(image_file).convert("RGB")
     mask: PILImage.Image = PILImage.open(mask_file)
     if rng.random() < 0.5:
@@ -117,7 +117,7 @@ def pixel_kd_by_autograd(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def released_ics_matrix_by_loop(logits: Tensor) -> Tensor:
-    """(B, C, H, W) -> (C, C) as the published code has it: one pair of classes at a time."""
+    """(B, C, H, W) -> (C, C) as the released code has it: one pair of classes at a time."""
     q = logits.softmax(dim=2)  # over the rows of each column
     classes = q.shape[1]
     rows = [[q.new_zeros(())] * classes for _ in range(classes)]
@@ -130,7 +130,7 @@ def released_ics_matrix_by_loop(logits: Tensor) -> Tensor:
 def released_step(
     student: nn.Module, teacher: nn.Module, image: Tensor, mask: Tensor, optimizer: Optimizer
 ) -> None:
-    """A training step of the published code.
+    """A training step of the released code.
 
     The teacher is in training mode and inside the graph, so that its gradients are computed too;
     all terms are at the resolution of the input.

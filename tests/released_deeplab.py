@@ -109,7 +109,7 @@ class MobileNetV2(nn.Module):
                 layers.append(Inverted(i, o, step, rate, 1 if o == 16 else 6))
                 i = o
         self.features = nn.Sequential(*layers)
-        # the same layers under two more names, as in the published code
+        # the same layers under two more names, as in the released code
         self.low_level_features, self.high_level_features = self.features[:4], self.features[4:]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from released_deeplab import random_deeplab
 import aicsd
 from aicsd.cli import find_command
 from aicsd.cli.parser import parse
-from aicsd.published import translate
+from aicsd.released import translate
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -164,7 +164,7 @@ def test_python_block(
 
 
 def test_the_published_commands(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """tests/test_published.py runs such a command to its end."""
+    """tests/test_released_commands.py runs such a command to its end."""
     monkeypatch.chdir(workplace)
     monkeypatch.setenv("AICSD_DATA", str(workplace))
     lines = [line for block in blocks("bash") for line in block.splitlines()]

@@ -16,7 +16,7 @@ class AugmentConfig:
     Args:
         crop: side in pixels of the square crop that the network sees.
         short_side: pixels that the image's shorter side has at scale 1; 0 leaves the image as it
-            is. 513 in the published code.
+            is. 513 in the released code.
         scale_min: smallest random scale of the image, above 0.
         scale_max: largest random scale of the image.
         flip: probability of mirroring left and right, 0 to 1.

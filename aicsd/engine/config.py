@@ -105,7 +105,7 @@ class FitConfig:
     precision: Precision = "32-true"
     """number format of the forward and backward pass."""
     protocol: Protocol = "standard"
-    """standard: every pixel at its own resolution, padding ignored; released: as the published
+    """standard: every pixel at its own resolution, padding ignored; released: as the released
     AICSD code, where that decides its figures (losses, padding, evaluation)."""
 
     def __post_init__(self) -> None:
@@ -135,7 +135,7 @@ class DistillConfig(FitConfig):
     """Distil a teacher into a student."""
 
     teacher: str | None = None
-    """run folder or model file of the trained teacher, or a checkpoint of the published AICSD
+    """run folder or model file of the trained teacher, or a checkpoint of the released AICSD
     code."""
     teacher_runtime: Runtime = "eager"
     """eager, compiled (torch.compile: some time at the start, less at each step), or openvino

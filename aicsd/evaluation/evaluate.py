@@ -1,4 +1,4 @@
-"""Evaluation at the native resolution of the labels, or as the published code does it."""
+"""Evaluation at the native resolution of the labels, or as the released code does it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from aicsd.models.inference import InferenceConfig, infer
 from aicsd.types import Protocol
 
 RELEASED_SHORT_SIDE = 513
-"""Shorter side in pixels at which the published code scores."""
+"""Shorter side in pixels at which the released code scores."""
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def evaluate(
         workers: processes that load images.
         inference: scales, mirroring, windows; a single pass over the whole image without it.
         short_side: resize image and labels so that the shorter side has that many pixels, as the
-            published code does; 0 leaves both as they are.
+            released code does; 0 leaves both as they are.
         boundary: compute the boundary IoU too.
         per_image: gets the counts of every image.
         advance: called with the number of images after each forward pass.
@@ -133,7 +133,7 @@ def short_side_of(protocol: Protocol, asked: int | None) -> int:
 def resize_short_side(sample: Sample, short_side: int) -> Sample:
     """Image (bilinear) and labels (nearest) with a shorter side of ``short_side`` pixels.
 
-    With Pillow, whose bilinear filter averages when it shrinks: the published code uses it.
+    With Pillow, whose bilinear filter averages when it shrinks: the released code uses it.
     """
     height, width = sample.mask.shape
     size = (

@@ -7,11 +7,11 @@ from typing import Literal, get_args
 from aicsd.errors import UserError
 
 Numerics = Literal["described", "released"]
-"""What a term computes: the mathematics of its paper, or the published AICSD code bug for bug."""
+"""What a term computes: the mathematics of its paper, or the released AICSD code bug for bug."""
 
 
 def check_numerics(numerics: str, **fixed: tuple[object, object]) -> None:
-    """Refuse unknown numerics, and what the published code cannot do.
+    """Refuse unknown numerics, and what the released code cannot do.
 
     Args:
         numerics: as given.
@@ -25,6 +25,6 @@ def check_numerics(numerics: str, **fixed: tuple[object, object]) -> None:
     for name, (given, only) in fixed.items():
         if numerics == "released" and given != only:
             raise UserError(
-                f"{name} is {given!r}, but numerics released, the published code, has "
+                f"{name} is {given!r}, but numerics released, the released code, has "
                 f"{only!r} only: leave {name} out, or choose numerics described"
             )

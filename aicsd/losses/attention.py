@@ -30,7 +30,7 @@ def attention_loss(
     Args:
         student: (B, D, H, W) features, or logits (B, C, H, W); the only input that gets a gradient.
         teacher: (B, D', H, W); the number of channels may differ.
-        numerics: ``released`` is the published code instead, whose norm runs over the *rows of each
+        numerics: ``released`` is the released code instead, whose norm runs over the *rows of each
             column*: a = Q / ||Q||, with ||.|| over H at fixed b and x, and the mean of
             (a^S - a^T)^2 over all B H W pixels. ``valid`` is not looked at, since that code never
             masks padding.

@@ -38,7 +38,7 @@ def cross_entropy_loss(
         class_weights: w, one number for each class; None: all 1.
         label_smoothing: e in [0, 1): a label is 1 - e of its own class and e / C of every class
             (Szegedy et al., arXiv 1512.00567).
-        numerics: ``released`` divides the mean once more by B, as the published code does: every
+        numerics: ``released`` divides the mean once more by B, as the released code does: every
             published weight of another term is relative to that.
 
     Returns:

@@ -43,7 +43,7 @@ def focal_loss(
         gamma: 0 or above; 0 is the cross entropy.
         ignore_index: id of unlabelled pixels.
         class_weights: w, the alpha of the paper, one number for each class; None: all 1.
-        numerics: ``released`` is the published AICSD code instead, which takes the mean m of the
+        numerics: ``released`` is the released AICSD code instead, which takes the mean m of the
             (weighted) cross entropy over the *batch* for the one of a pixel:
             0.5 (1 - exp(-m))^gamma m / B.
 

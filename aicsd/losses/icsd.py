@@ -110,12 +110,12 @@ def icsd_loss(
         teacher: (B, C, H, W) logits.
         temperature: T > 0 of the intra-class distributions.
         normalize_rows: divide every row of both matrices by its L2 norm. On by default, as in the
-            published code: KLs of 1 to 15 nats otherwise make the loss, and the weight that suits
+            released code: KLs of 1 to 15 nats otherwise make the loss, and the weight that suits
             it, depend on the size of the map and on the dataset.
         per_image: compare the matrix of each image instead of their mean over the batch. Off by
-            default, as in the published code: in one image most classes are absent, and the mean
+            default, as in the released code: in one image most classes are absent, and the mean
             over the batch is less noisy.
-        numerics: ``released`` is the published code instead: mean_ij (K^T_ij - K^S_ij)^2 / B of
+        numerics: ``released`` is the released code instead: mean_ij (K^T_ij - K^S_ij)^2 / B of
             :func:`released_ics_matrix`. Its temperature is 1, its rows are normalised, the batch
             has one matrix, and ``valid`` is not looked at, since that code never masks padding.
         valid: (B, H', W') bool; False at padding, which then takes no part. Unlabelled pixels of
@@ -127,7 +127,7 @@ def icsd_loss(
 
     Raises:
         UserError: shapes that differ, a temperature that is not positive, or an option that the
-            published code does not have.
+            released code does not have.
     """
     _check_options(temperature, normalize_rows, per_image, numerics)
     if numerics == "released":
@@ -146,7 +146,7 @@ def icsd_loss(
 
 
 def released_ics_matrix(logits: Tensor) -> Tensor:
-    """The matrix that the published code compares; it measures hardly any similarity.
+    """The matrix that the released code compares; it measures hardly any similarity.
 
     q = softmax of the logits over the *rows* y of each column x (not over all pixels), and, with
     probabilities where a divergence has their logs,
@@ -154,7 +154,7 @@ def released_ics_matrix(logits: Tensor) -> Tensor:
     Then each row is divided by its L2 norm. The first part, minus the entropy of class max(i, j),
     is hundreds of times the second, the only one that compares two classes.
 
-    Where a q falls below the smallest float, the published code has NaN gradients; here they are 0.
+    Where a q falls below the smallest float, the released code has NaN gradients; here they are 0.
 
     Args:
         logits: (B, C, H, W).

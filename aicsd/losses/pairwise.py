@@ -36,8 +36,8 @@ def pairwise_loss(
         teacher: (B, D', H, W); the number of channels may differ.
         patch: side of these squares in pixels of the map, 1 or more; the last row and column may be
             narrower. 0 halves the map, which leaves 2 x 2 nodes (3 along an odd side), as in the
-            published code. Default: 2, and 0 with ``released``.
-        numerics: ``released`` is the published code instead. It differs in three things: nodes are
+            released code. Default: 2, and 0 with ``released``.
+        numerics: ``released`` is the released code instead. It differs in three things: nodes are
             the *maximum* of each channel, over halves of the map (``patch`` 0); ||f|| + 1e-8 is a
             *constant to the gradient*, which then pulls on the length of a node too; and padding
             counts, ``valid`` is not looked at.
@@ -48,7 +48,7 @@ def pairwise_loss(
         Unweighted scalar >= 0; 0 where the similarities agree. At most 4.
 
     Raises:
-        UserError: another batch or size, a negative patch, or one that the published code does not
+        UserError: another batch or size, a negative patch, or one that the released code does not
             have.
     """
     patch = resolve_patch(patch, numerics)

@@ -42,12 +42,12 @@ def pixel_kd_loss(
         temperature: T > 0.
         reduction: ``pixel_mean`` divides the sum by the number of pixels (default: it does not
             change with the map's size, the batch or C); ``element_mean`` divides once more by C
-            (the published AICSD code, whose weight 10 belongs to it); ``image_sum`` divides by B
+            (the released AICSD code, whose weight 10 belongs to it); ``image_sum`` divides by B
             only.
         standardize: take (z - mean_c z) / std_c z of every pixel for z, in both networks: the
             student need not match the size of the teacher's logits, only their shape (Sun et al.,
             CVPR 2024, arXiv 2403.01427; with T = 2 there). std is that of the C values themselves.
-        numerics: ``released`` is the published code: ``element_mean``, and ``valid`` is not
+        numerics: ``released`` is the released code: ``element_mean``, and ``valid`` is not
             looked at, since that code sums and counts padding too. (It runs T = 1.)
         valid: (B, H', W') bool; False at padding, which is then neither summed nor counted.
 
@@ -56,7 +56,7 @@ def pixel_kd_loss(
 
     Raises:
         UserError: shapes that differ, an unknown reduction, a temperature that is not positive,
-            or a reduction that the published code does not have.
+            or a reduction that the released code does not have.
     """
     check_temperature(temperature)
     reduction = resolve_reduction(reduction, numerics)

@@ -37,7 +37,7 @@ class Backbone(nn.Module):
 
     ``stages`` declares the maps; ``low`` is the first and ``high`` the deepest one. ``multiple`` is
     what the sides of an image must be multiples of. ResNets are dilated as in the
-    published code: every 3x3 convolution of a dilated stage takes the stage's rate, and the last
+    released code: every 3x3 convolution of a dilated stage takes the stage's rate, and the last
     stage of a bottleneck ResNet multiplies it by the multi-grid 1, 2, 4.
 
     Raises:
@@ -164,7 +164,7 @@ def _free_size(name: str, options: dict[str, Any]) -> tuple[dict[str, Any], int]
 
 
 def _dilate_resnet(body: nn.Module, output_stride: int) -> None:
-    """Set the dilations of the published code (timm leaves the first block of a stage behind)."""
+    """Set the dilations of the released code (timm leaves the first block of a stage behind)."""
     rates = {8: {"layer3": 2, "layer4": 4}, 16: {"layer4": 2}, 32: {}}[output_stride]
     for stage_name in ("layer3", "layer4"):
         stage = getattr(body, stage_name, None)

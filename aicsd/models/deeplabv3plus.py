@@ -1,4 +1,4 @@
-"""DeepLabV3+ (Chen et al., ECCV 2018, arXiv 1802.02611), as the published AICSD code lays it out.
+"""DeepLabV3+ (Chen et al., ECCV 2018, arXiv 1802.02611), as the released AICSD code lays it out.
 
 Every interpolation uses ``align_corners=True``, as that code does.
 """
@@ -63,7 +63,7 @@ class DeepLabV3Plus(nn.Module):
         decoder_channels: width of the two 3x3 convolutions of the decoder (256 in the paper).
         low_level_channels: width of the reduced stride-4 map (48 in the paper).
         dropout: after the pyramid and the decoder's first convolution; a fifth of it after the
-            second. 0.5 in the published code; narrow networks in short runs learn faster without.
+            second. 0.5 in the released code; narrow networks in short runs learn faster without.
         weights: of the backbone: ``none``, ``imagenet`` or a safetensors file.
         released_layout: for a MobileNetV2, see :class:`aicsd.models.Backbone`.
 

@@ -1,4 +1,4 @@
-"""The image's base size, and padding as the published code has it."""
+"""The image's base size, and padding as the released code has it."""
 
 from __future__ import annotations
 

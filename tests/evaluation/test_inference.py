@@ -1,4 +1,4 @@
-"""Scales, mirroring and windows: laws that must hold, and the published resizing."""
+"""Scales, mirroring and windows: laws that must hold, and the released resizing."""
 
 from __future__ import annotations
 

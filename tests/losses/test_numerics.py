@@ -1,4 +1,4 @@
-"""``numerics: released``: the published code, bug for bug, against loops; what it refuses."""
+"""``numerics: released``: the released code, bug for bug, against loops; what it refuses."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_icsd_equals_loop(shape: tuple[int, ...]) -> None:
 
 
 def test_icsd_equals_the_divergence_of_torch() -> None:
-    """The same with torch's own KLDivLoss, called as the published code calls it."""
+    """The same with torch's own KLDivLoss, called as the released code calls it."""
     student, teacher = draw((3, 5, 4, 6), 1), draw((3, 5, 4, 6), 2)
     matrices = []
     for logits in (student, teacher):

@@ -1,4 +1,4 @@
-"""Checkpoints of the published code: the same logits, honest refusals, and no code run."""
+"""Checkpoints of the released code: the same logits, honest refusals, and no code run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BACKBONES = ("resnet18", "mobilenetv2_100", "resnet101")
 
 
 def checkpoint(state: State, prefix: str = "module.", **changes: Any) -> dict[str, Any]:
-    """What the published training saves."""
+    """What the released training saves."""
     momentum = {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.007}]}
     return {
         "epoch": 49,
@@ -78,7 +78,7 @@ def assert_same_logits(net: DeepLab, model: Segmenter, size: tuple[int, int]) ->
 def imported(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[DeepLab, Segmenter, str, dict[str, Any]]:
-    """A published network, the same imported by the command line, what it printed, its header."""
+    """A released network, the same imported by the command line, what it printed, its header."""
     path = tmp_path_factory.mktemp(request.param)
     net = random_deeplab(request.param)
     source, out = path / "model_best.pth.tar", path / "teacher.safetensors"

@@ -1,4 +1,4 @@
-"""Checkpoints of the published AICSD code (https://github.com/AmirMansurian/AICSD) and its family.
+"""Checkpoints of the released AICSD code (https://github.com/AmirMansurian/AICSD) and its family.
 
 The family descends from pytorch-deeplab-xception and names its weights alike. Such a checkpoint is
 a pickle, and a pickle can run anything when it is read: here it is read by an unpickler that knows
@@ -108,7 +108,7 @@ def import_checkpoint(
 def read_checkpoint(
     path: Path, output_stride: int = 16, classes: Classes | None = None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a checkpoint of the published code into a header and weights, as of our own files.
+    """Read a checkpoint of the released code into a header and weights, as of our own files.
 
     The network that header and weights make has the logits of the published one: ResNet-18, -34,
     -50, -101 and MobileNetV2 (with ``released_layout``), at any size of the input.
@@ -248,7 +248,7 @@ def _find_backbone(stored: Mapping[str, Tensor], path: Path) -> str:
             f"{', '.join(RESNETS.values())}"
         )
     raise UserError(
-        f"{path} is no DeepLabV3+ of the published AICSD code: no backbone in its keys "
+        f"{path} is no DeepLabV3+ of the released AICSD code: no backbone in its keys "
         f"({shorten(sorted(stored), 3)})"
     )
 
@@ -309,7 +309,7 @@ def _check(
     ]
     if problems:
         raise UserError(
-            f"{path} does not fit a DeepLabV3+ on {backbone} of the published code: "
+            f"{path} does not fit a DeepLabV3+ on {backbone} of the released code: "
             f"{'; '.join(problems)}"
         )
     return [key for key in left_out if UNUSED.search(key)]

@@ -1,4 +1,4 @@
-"""The published commands become aicsd commands; what cannot be honoured is refused."""
+"""The released commands become aicsd commands; what cannot be honoured is refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from aicsd.config import build_config
 from aicsd.errors import UserError
 from aicsd.losses import FocalLoss
 from aicsd.methods import load_recipe
-from aicsd.published import translate
+from aicsd.released import translate
 
 RunCli = Callable[..., tuple[int, str, str]]
 

@@ -1,4 +1,4 @@
-"""The commands of the published AICSD code, ``train_kd.py`` and ``train.py``, as commands of aicsd.
+"""The commands of the released AICSD code, ``train_kd.py`` and ``train.py``, as commands of aicsd.
 
 Nothing trains here: flags are translated, the equivalent command is printed, and it is run.
 """
@@ -39,19 +39,19 @@ DATA_HELP = {
 }
 REFUSED = {
     "freeze_bn": (
-        "--freeze-bn had no effect in the published code, whose next call of train() undid it; "
+        "--freeze-bn had no effect in the released code, whose next call of train() undid it; "
         "leave it out"
     ),
     "ft": "--ft is not offered; continue from trained weights with --student.weights FILE of aicsd",
-    "gcam_lambda": "--gcam_lambda weighted a term that the published code does not contain",
+    "gcam_lambda": "--gcam_lambda weighted a term that the released code does not contain",
     "start_epoch": (
         "--start_epoch is not offered: an interrupted run continues where it was with "
         "--resume RUN_FOLDER"
     ),
 }
 WITHOUT_EFFECT = {
-    "sync_bn": "--sync-bn: the published distillation never synchronised",
-    "test_batch_size": "--test-batch-size: the published evaluation used 1 whatever it said",
+    "sync_bn": "--sync-bn: the released distillation never synchronised",
+    "test_batch_size": "--test-batch-size: the released evaluation used 1 whatever it said",
 }
 
 
@@ -61,7 +61,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(script: str, arguments: list[str]) -> None:
-    """Run what ``python SCRIPT ARGUMENTS`` of the published code asks for.
+    """Run what ``python SCRIPT ARGUMENTS`` of the released code asks for.
 
     Args:
         script: ``train_kd.py`` or ``train.py``.
@@ -109,7 +109,7 @@ def _parser(script: str, distils: bool) -> _Parser:
         prog=script, allow_abbrev=False,
         description=(__doc__ or "").splitlines()[0],
         epilog=(
-            "Flags and defaults are those of the published code; --data-root and "
+            "Flags and defaults are those of the released code; --data-root and "
             "--backbone-weights are new."
         ),
     )  # fmt: skip
@@ -158,12 +158,12 @@ def _parser(script: str, distils: bool) -> _Parser:
 
 def _check_choices(flags: argparse.Namespace) -> None:
     if flags.dataset == "coco":
-        raise UserError("--dataset coco ended in NotImplementedError in the published code too")
+        raise UserError("--dataset coco ended in NotImplementedError in the released code too")
     if flags.dataset not in DATASETS:
         raise UserError(f"--dataset is {flags.dataset!r}; allowed are {', '.join(DATASETS)}")
     if flags.backbone in ("xception", "drn"):
         raise UserError(
-            f"--backbone {flags.backbone}: the published code could not distil it; allowed are "
+            f"--backbone {flags.backbone}: the released code could not distil it; allowed are "
             f"{', '.join(BACKBONES)}"
         )
     if flags.backbone not in BACKBONES:
@@ -171,7 +171,7 @@ def _check_choices(flags: argparse.Namespace) -> None:
     if flags.loss_type not in ("ce", "focal"):
         raise UserError(f"--loss-type is {flags.loss_type!r}; it must be ce or focal")
     if flags.lr_scheduler == "step":
-        raise UserError("--lr-scheduler step always failed in the published code; use poly or cos")
+        raise UserError("--lr-scheduler step always failed in the released code; use poly or cos")
     if flags.lr_scheduler not in ("poly", "cos"):
         raise UserError(f"--lr-scheduler is {flags.lr_scheduler!r}; allowed are poly and cos")
     if flags.use_sbd and flags.dataset != "pascal":
@@ -269,7 +269,7 @@ def _teacher(flags: argparse.Namespace) -> Path:
         problem = f"{len(found)} checkpoints" if found else "no checkpoint"
         raise UserError(
             f"{problem} (*.pth.tar) in {TEACHER_FOLDER}/: put the teacher there, or give "
-            "--teacher_path FILE (a checkpoint of the published code, or a run of aicsd)"
+            "--teacher_path FILE (a checkpoint of the released code, or a run of aicsd)"
         )
     return found[0]
 
