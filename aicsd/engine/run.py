@@ -170,8 +170,9 @@ def check_cache(recipe: Recipe, top_k: int) -> None:
         reads_padding = "valid" not in term.contract.inputs
         if term.needs_teacher and (reads_padding or term.options.get("numerics") == "released"):
             raise UserError(
-                f"teacher_cache holds nothing about padding, and term {name!r} compares it too: "
-                "leave teacher_cache out"
+                f"teacher_cache holds nothing about padding, and term {name!r} "
+                f"{'' if reads_padding else 'with numerics released '}compares it too: leave "
+                "teacher_cache out"
             )
     if top_k:
         who = f"the {top_k} largest of a pixel"
