@@ -1,16 +1,19 @@
 """Latency of exported models at batch 1 on one and two threads: every runtime, float and INT8.
 
 The network is the CamVid student; its weights are random, on which the time does not depend.
-Formats whose libraries are not installed are left out. Each model runs in a process of its own,
-since the threads of one runtime would spin while the next is timed; the processes take turns.
+Formats whose libraries are not installed are left out. ``python -m benchmarks.export FOLDER`` keeps
+the files, and uses those that are there.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +24,7 @@ from aicsd.data.protocol import Classes, Sample, SegDataset
 from aicsd.errors import UserError
 from aicsd.exporting import Output, export_model
 from aicsd.formats import FORMATS, Format, format_of
+from aicsd.images import UInt8Array
 from aicsd.models import (
     ModelConfig,
     Segmenter,
@@ -30,11 +34,13 @@ from aicsd.models import (
     resize,
     save_model,
 )
-from benchmarks.common import fastest, report
+from benchmarks.common import report
 
+Run = Callable[[], object]
 SIDE = 512
 REPEATS = 20
-ROUNDS = 3
+REST = 0.02
+"""Seconds before each pass, so that the threads of the runtime before it no longer spin."""
 THREADS = (1, 2)
 VARIANTS: tuple[tuple[str, Output, bool], ...] = (
     ("logits", "logits", False), ("labels", "labels", False), ("labels, INT8", "labels", True),
@@ -76,7 +82,9 @@ def export_all(
             path = place / f"{name.replace(', ', '-')}{known.suffix}"
             noise = Noise(model.classes, side) if int8 else None
             try:
-                export_model(model, path, output, noise, (side, side) if known.one_size else None)
+                if not path.exists():
+                    size = (side, side) if known.one_size else None
+                    export_model(model, path, output, noise, size)
             except UserError as error:
                 print(f"{known.title}, {name}: left out, {error}", file=sys.stderr)
             else:
@@ -84,63 +92,74 @@ def export_all(
     return files
 
 
-def seconds_of(path: Path, labels: bool, threads: int, side: int, repeats: int) -> float:
-    """Shortest time from pixels to what a file gives, or PyTorch: logits or labels of an image."""
-    torch.set_num_threads(threads)
+def candidates(files: Mapping[str, Path], threads: int, side: int) -> dict[str, Run]:
+    """Name of a row -> what is timed: from the pixels of an image to what the file gives."""
     image = Noise(CLASSES, side).read(0).image[None]
-    if path.suffix != ".safetensors":
-        run = format_of(path).read(path, threads).run
-        return fastest({"file": lambda: run(image)}, repeats)["file"]
-    model = load_model(path)
-
-    @torch.inference_mode()
-    def eager() -> np.ndarray:
-        logits = model(torch.from_numpy(image).permute(0, 3, 1, 2)).logits
-        size, aligned = (side, side), model.align_corners
-        found = class_ids(logits, size, aligned) if labels else resize(logits, size, aligned)
-        return found.numpy()
-
-    return fastest({"eager": eager}, repeats)["eager"]
+    found: dict[str, Run] = {}
+    for name, path in files.items():
+        if path.suffix == ".safetensors":
+            found[name] = partial(eager, load_model(path), image, "labels" in name)
+        else:
+            found[name] = partial(format_of(path).read(path, threads).run, image)
+    return found
 
 
-def in_a_process(path: Path, labels: bool, threads: int) -> float:
-    arguments = [str(path), str(int(labels)), str(threads)]
+@torch.inference_mode()
+def eager(model: Segmenter, image: UInt8Array, labels: bool) -> None:
+    """PyTorch from pixels to logits or labels of the image's size."""
+    logits = model(torch.from_numpy(image).permute(0, 3, 1, 2)).logits
+    height, width = image.shape[1:3]
+    (class_ids if labels else resize)(logits, (height, width), model.align_corners)
+
+
+def seconds_of(
+    files: Mapping[str, Path], threads: int, side: int, repeats: int
+) -> dict[str, float]:
+    """Shortest time of each, taking turns; between them, the threads of the last come to rest."""
+    torch.set_num_threads(threads)
+    runs = candidates(files, threads, side)
+    seconds = dict.fromkeys(runs, float("inf"))
+    for _ in range(repeats + 1):
+        for name, run in runs.items():
+            time.sleep(REST)
+            begin = time.perf_counter()
+            run()
+            seconds[name] = min(seconds[name], time.perf_counter() - begin)
+    return seconds
+
+
+def in_a_process(files: Mapping[str, Path], threads: int) -> dict[str, float]:
+    """``seconds_of`` where no other runtime has set a number of threads."""
+    rows = {name: str(path) for name, path in files.items()}
     found = subprocess.run(
-        [sys.executable, "-m", "benchmarks.export", *arguments], stdout=subprocess.PIPE, text=True,
-        stderr=subprocess.DEVNULL, check=True,
+        [sys.executable, "-m", "benchmarks.export", json.dumps(rows), str(threads)], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True,
     )  # fmt: skip
-    return float(found.stdout.split()[-1])
+    seconds: dict[str, float] = json.loads(found.stdout.splitlines()[-1])
+    return seconds
 
 
-def main() -> None:
+def main(place: Path) -> None:
+    """Export into a folder, in which files of an earlier call are used again, and time."""
     torch.manual_seed(0)
     model = build_model(STUDENT, CLASSES).eval()
-    with TemporaryDirectory() as folder:
-        place = Path(folder)
-        save_model(model, place / "model.safetensors")
-        plain = place / "model.safetensors"
-        files = {"PyTorch, eager: logits": plain, "PyTorch, eager: labels": plain}
-        files |= export_all(model, place, [known for known in FORMATS if installed(known)], SIDE)
-        cases = [(name, threads) for name in files for threads in THREADS]
-        seconds = dict.fromkeys(cases, float("inf"))
-        for _ in range(ROUNDS):
-            for name, threads in cases:
-                found = in_a_process(files[name], name.endswith("labels"), threads)
-                seconds[name, threads] = min(seconds[name, threads], found)
-        sizes = {name: _bytes(path) for name, path in files.items()}
-    baselines = {threads: seconds["PyTorch, eager: labels", threads] for threads in THREADS}
+    place.mkdir(exist_ok=True)
+    plain = place / "model.safetensors"
+    save_model(model, plain)
+    files = {"PyTorch, eager: logits": plain, "PyTorch, eager: labels": plain}
+    files |= export_all(model, place, [known for known in FORMATS if installed(known)], SIDE)
+    seconds = {threads: in_a_process(files, threads) for threads in THREADS}
+    sizes = {name: _bytes(path) for name, path in files.items()}
+    baselines = {threads: seconds[threads]["PyTorch, eager: labels"] for threads in THREADS}
     rows = [
-        [*name.split(": "), *(f"{1000 * seconds[name, threads]:.1f}" for threads in THREADS),
-         *(f"{baselines[threads] / seconds[name, threads]:.2f}" for threads in THREADS),
+        [*name.split(": "), *(f"{1000 * seconds[threads][name]:.1f}" for threads in THREADS),
+         *(f"{baselines[threads] / seconds[threads][name]:.2f}" for threads in THREADS),
          f"{sizes[name] / 1e6:.1f}"]
         for name in files
     ]  # fmt: skip
-    figures = {
-        "shape": [1, SIDE, SIDE, 3], "bytes": sizes,
-        "seconds": {name: {str(t): seconds[name, t] for t in THREADS} for name in files},
-    }  # fmt: skip
-    header = ["run by", "gives", "ms, 1 thread", "ms, 2 threads", "times eager labels, 1",
-              "the same, 2", "MB"]  # fmt: skip
+    figures = {"shape": [1, SIDE, SIDE, 3], "bytes": sizes, "seconds": seconds}
+    header = ["run by", "gives", "ms, 1 thread", "ms, 2 threads", "times as fast as eager labels",
+              "the same, 2 threads", "MB"]  # fmt: skip
     report("export", figures, header, rows)
 
 
@@ -151,7 +170,11 @@ def _bytes(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        print(seconds_of(Path(sys.argv[1]), sys.argv[2] == "1", int(sys.argv[3]), SIDE, REPEATS))
+    if len(sys.argv) == 3:
+        paths = {name: Path(path) for name, path in json.loads(sys.argv[1]).items()}
+        print(json.dumps(seconds_of(paths, int(sys.argv[2]), SIDE, REPEATS)))
+    elif len(sys.argv) == 2:
+        main(Path(sys.argv[1]))
     else:
-        main()
+        with TemporaryDirectory() as folder:
+            main(Path(folder))

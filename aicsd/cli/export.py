@@ -20,8 +20,9 @@ def run(*, output: Output = "logits", int8: bool = False, **options: Any) -> int
         f"{_parity(done, output)}"
     )
     if done.miou is not None and done.int8_miou is not None:
+        same = f", {done.parity.int8:.1%} of the labels of float" if done.parity.int8 else ""
         print(
-            f"{done.path}: INT8, calibrated on {done.calibrated_on}: "
+            f"{done.path}: INT8, calibrated on {done.calibrated_on}{same}: "
             f"mIoU {100 * done.miou:.2f} -> {100 * done.int8_miou:.2f} "
             f"({100 * (done.int8_miou - done.miou):+.2f} points) on {done.evaluated} images"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,11 +13,14 @@ import torch
 from aicsd.errors import UserError
 from aicsd.exporting.graph import ExportGraph
 from aicsd.formats import Format
+from aicsd.formats.base import Images
 from aicsd.models import Segmenter
 
 SHAPES = ((1, 64, 64), (3, 97, 131), (2, 33, 250), (1, 224, 160))
 """(B, H, W) of the inputs that are compared; none is the traced one, some are odd."""
 ONE_SIZE_IMAGES = 3
+CALIBRATION_IMAGES = 4
+SMALLEST_INT8_AGREEMENT = 0.5
 LARGEST_ERROR = 1e-3
 SMALLEST_AGREEMENT = 0.999
 
@@ -28,6 +33,8 @@ class Parity(NamedTuple):
     the file cannot be run on this machine, and only its structure was checked."""
     agreement: float | None
     """Part of the pixels with the same label; None where the file cannot be run here."""
+    int8: float | None = None
+    """Part of the pixels of a few calibration images with the same label in float and INT8."""
 
 
 @torch.no_grad()
@@ -77,3 +84,26 @@ def compare(
             f"has {agreement:.2%} of the labels; nothing was written. Try another format"
         )
     return Parity(error, agreement)
+
+
+def compare_int8(exact: Path, rounded: Path, written: Format, images: Iterator[Images]) -> float:
+    """Part of the pixels with the same label in float and in INT8, on a few images.
+
+    Raises:
+        UserError: labels of which more than half differ: INT8 has gone wrong.
+    """
+    threads = torch.get_num_threads()
+    runs = [written.read(path, threads).run for path in (exact, rounded)]
+    same = pixels = 0
+    for image in islice(images, CALIBRATION_IMAGES):
+        ours, theirs = (
+            found if found.ndim == 3 else found.argmax(axis=1)
+            for found in (run(image) for run in runs)
+        )
+        same, pixels = same + int((ours == theirs).sum()), pixels + ours.size
+    if same < SMALLEST_INT8_AGREEMENT * pixels:
+        raise UserError(
+            f"the INT8 file has {same / pixels:.2%} of the labels of the float file on calibration "
+            "images; nothing was written. Try another format"
+        )
+    return same / pixels

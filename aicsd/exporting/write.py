@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from aicsd.data.protocol import SegDataset
 from aicsd.errors import UserError
-from aicsd.exporting.check import Parity, compare
+from aicsd.exporting.check import Parity, compare, compare_int8
 from aicsd.exporting.graph import ExportGraph, Output, describe, file_size, trace
 from aicsd.files import atomic_folder, atomic_path
 from aicsd.formats import FORMATS, Format, format_of
@@ -121,6 +121,8 @@ def export_model(
             exported, built = Exported(program, built), folder / f"int8{written.suffix}"
             images = _images(calibration, model, size)
             written.quantize(exported, built, images, {**about, "int8": True})
+            again = _images(calibration, model, size)
+            parity = parity._replace(int8=compare_int8(exported.path, built, written, again))
         for source, target in zip(written.files(built)[::-1], targets, strict=True):
             if written.folder:
                 shutil.copytree(source, target, dirs_exist_ok=True)

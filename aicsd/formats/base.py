@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -118,8 +119,9 @@ class Format:
         Raises:
             UserError: naming what to install.
         """
-        for library in (*self.libraries, *(self.int8_libraries if int8 else ())):
-            require(library, self.extra)
+        with quiet():
+            for library in (*self.libraries, *(self.int8_libraries if int8 else ())):
+                require(library, self.extra)
 
 
 def require(module: str, extra: str = "export") -> Any:
@@ -137,12 +139,30 @@ def require(module: str, extra: str = "export") -> Any:
 
 
 @contextlib.contextmanager
+def _silent_descriptor() -> Iterator[None]:
+    """Suppress what code below Python writes to standard error."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Suppress what a converter prints, logs and warns of on its way."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
         with (
+            _silent_descriptor(),
             warnings.catch_warnings(),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),

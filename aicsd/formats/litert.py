@@ -84,7 +84,12 @@ def _schema() -> Any:
 def _describe(path: Path, about: About) -> None:
     """Add the description to the metadata of a file."""
     schema, flatbuffers = _schema(), require("flatbuffers", "litert")
-    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    content = path.read_bytes()
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    for held in model.buffers:
+        if held.offset > 1:  # behind the flatbuffer, which packing again would leave out
+            held.data = np.frombuffer(content, np.uint8, held.size, held.offset)
+            held.offset = held.size = 0
     buffer, entry = schema.BufferT(), schema.MetadataT()
     buffer.data = np.frombuffer(json.dumps(about).encode(), np.uint8)
     entry.name, entry.buffer = ABOUT_KEY, len(model.buffers)
@@ -133,7 +138,8 @@ def _stored(content: bytes) -> tuple[str, int]:
     graph = model.Subgraphs(0)
     for number in range(graph.TensorsLength()):
         tensor = graph.Tensors(number)
-        if tensor.Type() in (FLOAT32, INT8) and model.Buffers(tensor.Buffer()).DataLength():
+        buffer = model.Buffers(tensor.Buffer())
+        if tensor.Type() in (FLOAT32, INT8) and (buffer.DataLength() or buffer.Size()):
             parameters += int(np.prod(tensor.ShapeAsNumpy()))
     return about, parameters
 

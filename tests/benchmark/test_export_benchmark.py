@@ -25,7 +25,12 @@ def test_files_are_written_and_timed(
     files = export_all(tiny_model(), tmp_path, [onnx.FORMAT, torch_export.FORMAT], side=64)
     assert list(files) == ["ONNX Runtime: labels, INT8"]
     assert "torch.export, labels, INT8: left out, int8 is for" in capsys.readouterr().err
-    files["eager"] = tmp_path / "model.safetensors"
-    save_model(build_model(ModelConfig(**TINY_MODEL), CLASSES), files["eager"])
-    for path in files.values():
-        assert 0 < seconds_of(path, labels=True, threads=1, side=64, repeats=1) < 60
+    plain = tmp_path / "model.safetensors"
+    save_model(build_model(ModelConfig(**TINY_MODEL), CLASSES), plain)
+    rows = {**files, "eager: labels": plain, "eager: logits": plain}
+    found = seconds_of(rows, threads=1, side=64, repeats=1)
+    assert list(found) == list(rows)
+    assert all(0 < seconds < 60 for seconds in found.values())
+    before = files["ONNX Runtime: labels, INT8"].read_bytes()
+    assert export_all(tiny_model(seed=9), tmp_path, [onnx.FORMAT], side=64) == files
+    assert files["ONNX Runtime: labels, INT8"].read_bytes() == before  # used again

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_exports import SIZE, exported, require_libraries
+from tiny_exports import SIZE, Photos, exported, require_libraries
 from tiny_network import CLASSES, TinyNetwork, tiny_model
 from torch import Tensor, nn
 
 from aicsd.errors import UserError
 from aicsd.exporting import check_target, export_model
-from aicsd.formats import FORMATS, Format, coreml, find_format, onnx, torch_export
+from aicsd.exporting.check import compare_int8
+from aicsd.formats import FORMATS, Format, coreml, find_format, litert, onnx, torch_export
 from aicsd.models import load_model
 from aicsd.models.segmenter import InputSpec, Segmenter
 
@@ -77,6 +78,32 @@ def test_int8_labels(known: Format) -> None:
     wanted = by_hand(tiny_model(), image).argmax(0).numpy()
     assert (labels[0] == wanted).mean() > 0.97
     assert known.bytes(path) < 4 * 40_000
+
+
+def test_int8_that_has_gone_wrong_is_refused(tmp_path: Path) -> None:
+    float_file, _ = exported(onnx.FORMAT)
+    other = tiny_model()
+    with torch.no_grad():
+        other.net.classifier.bias += torch.tensor([50.0, 0.0, -50.0])  # type: ignore[union-attr]
+    export_model(other, tmp_path / "other.onnx")
+    images = [photo()[None]]
+    with pytest.raises(UserError, match="of the labels of the float file"):
+        compare_int8(float_file, tmp_path / "other.onnx", onnx.FORMAT, iter(images))
+    assert compare_int8(float_file, float_file, onnx.FORMAT, iter(images)) == 1
+
+
+def test_litert_int8_of_weights_that_are_not_few(tmp_path: Path) -> None:
+    """LiteRT's quantiser keeps large tensors behind the part that the description is added to."""
+    known = litert.FORMAT
+    require_libraries(known, int8=True)
+    torch.manual_seed(1)
+    wide = nn.Sequential(nn.Conv2d(3, 96, 3, 2, 1), nn.ReLU(), nn.Conv2d(96, 96, 3, 2, 1),
+                         nn.ReLU(), nn.Conv2d(96, 3, 1))  # fmt: skip
+    model = Segmenter(wide, CLASSES).eval()
+    parity = export_model(model, tmp_path / "a.tflite", "labels", Photos(), SIZE)
+    assert parity.int8 is not None
+    assert parity.int8 > 0.9
+    assert known.read(tmp_path / "a.tflite", 1).parameters > 80_000
 
 
 @every_reader
