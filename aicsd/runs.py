@@ -256,7 +256,7 @@ class RunFolder:
 
     def reopen(self) -> None:
         """Remove the result of a finished run that gets longer; its model is replaced later."""
-        for path in (self.report, self.result):
+        for path in (self.report, self.result, self.image_counts):
             path.unlink(missing_ok=True)
 
 
