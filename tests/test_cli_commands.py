@@ -764,7 +764,7 @@ def test_short_forms_of_the_python_api(monkeypatch: pytest.MonkeyPatch, tmp_path
     package.train()
     package.distill(tmp_path / "run", "mobilenetv2_100", str(tmp_path), method="kd", epochs=3)
     first, second, third = seen
-    assert (first.model.backbone, first.data.name, first.data.root) == (
+    assert (first.model.backbone, first.data.named().name, first.data.root) == (
         "resnet18", "folder", str(tmp_path),
     )  # fmt: skip
     assert second.data.name == "digits"
