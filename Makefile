@@ -4,7 +4,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: demo test lint docs clean
 
-demo: .venv/demo
+demo: .venv/digits
 	$(BIN)/python scripts/demo.py --out demo_out
 
 test: .venv/test

@@ -67,12 +67,12 @@ def test_the_legend_counts_pixels_and_trusts_no_name() -> None:
 def test_without_gradio(run_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert run_cli("demo", run_folder) == (
-        2, "", "aicsd: error: the demo page needs Gradio: pip install 'aicsd[ui]'\n"
+        2, "", "aicsd: error: the demo page needs Gradio: pip install 'aicsd[demo]'\n"
     )  # fmt: skip
 
 
 def test_a_port_that_is_taken(run_folder: Path, run_cli: RunCli) -> None:
-    pytest.importorskip("gradio", reason="Gradio is not installed (pip install 'aicsd[ui]')")
+    pytest.importorskip("gradio", reason="Gradio is not installed (pip install 'aicsd[demo]')")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -86,7 +86,7 @@ def test_a_port_that_is_taken(run_folder: Path, run_cli: RunCli) -> None:
 @pytest.fixture
 def address(run_folder: Path, tmp_path: Path) -> Iterator[str]:
     """Of the page, served by the command."""
-    pytest.importorskip("gradio", reason="Gradio is not installed (pip install 'aicsd[ui]')")
+    pytest.importorskip("gradio", reason="Gradio is not installed (pip install 'aicsd[demo]')")
     pytest.importorskip("playwright", reason="Playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")

@@ -277,7 +277,8 @@ def _load() -> tuple[FloatArray, IntArray, list[UInt8Array]]:
     try:
         from sklearn.datasets import load_digits, load_sample_images
     except ImportError as error:
-        raise UserError("dataset 'digits' needs scikit-learn: pip install 'aicsd[demo]'") from error
+        hint = "pip install 'aicsd[digits]'"
+        raise UserError(f"dataset 'digits' needs scikit-learn: {hint}") from error
     data = load_digits()
     glyphs = [_sharpen(image) for image in (data.images / 16).astype(np.float32)]
     return np.stack(glyphs), data.target.astype(np.int64), load_sample_images().images

@@ -101,7 +101,7 @@ def require_gradio() -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise UserError("the demo page needs Gradio: pip install 'aicsd[ui]'") from error
+        raise UserError("the demo page needs Gradio: pip install 'aicsd[demo]'") from error
     return gradio
 
 

@@ -223,5 +223,5 @@ def test_missing_scikit_learn_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     digits._load.cache_clear()
     digits.material.cache_clear()
-    with pytest.raises(UserError, match=r"pip install 'aicsd\[demo\]'"):
+    with pytest.raises(UserError, match=r"pip install 'aicsd\[digits\]'"):
         Digits()
