@@ -223,7 +223,7 @@ def _text(run: FinishedRun, name: str, dataset: str) -> str:
     terms = f"\n| term | weight | schedule |\n| --- | --- | --- |\n{terms}" if terms else ""
     return f"""# {name.split("/")[1]}
 
-DeepLabV3+ on {keys.get("backbone")} ({metrics["parameters"] / 1e6:.2f} M parameters) for
+{_network(keys)} ({metrics["parameters"] / 1e6:.2f} M parameters) for
 semantic segmentation into {len(metrics["per_class_iou"])} classes, {trained} with the package
 `aicsd`, whose method is Adaptive Inter-Class Similarity Distillation
 ([arXiv 2308.04243](https://arxiv.org/abs/2308.04243)).
@@ -263,6 +263,18 @@ machine.
 None is named here: it is for the owner of this model to choose, in keeping with the terms of the
 data, of the teacher and of the weights that training started from.
 """
+
+
+def _network(keys: Mapping[str, Any]) -> str:
+    """Family and backbone in the config of a run, as the subject of a sentence."""
+    family, backbone = keys.get("family"), keys.get("backbone")
+    if family is not None and (":" in family or family == "module" or backbone is None):
+        return f"The network `{family}`"
+    return (
+        f"A network of the family `{family}` on {backbone}"
+        if family
+        else f"A network on {backbone}"
+    )
 
 
 def _percent(value: float | None) -> str:

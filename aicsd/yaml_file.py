@@ -43,7 +43,7 @@ StrictLoader.add_implicit_resolver(
 
 
 _ERRORS = (yaml.YAMLError, RecursionError, ValueError, OverflowError)
-"""Of text that is no YAML; the last two from numbers and dates that Python does not have."""
+"""Errors of text that is no YAML; the last two come from numbers and dates out of range."""
 
 
 def parse_yaml(text: str) -> Any:

@@ -37,7 +37,7 @@ from benchmarks.accelerator_values import Check, WrongValueError  # noqa: E402
 
 BACKBONES, TINY_BACKBONES = ("resnet101", "resnet18"), ("mobilenetv2_050", "mobilenetv2_035")
 GRACE_SECONDS = 40
-"""Of the campaign: its processes start, and save where they stand at the end."""
+"""Seconds beside the trainings of the campaign, in which its processes start and save."""
 
 
 class Report:

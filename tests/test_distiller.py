@@ -102,7 +102,7 @@ def ics(logits: Tensor, valid: Tensor) -> Tensor:
 def terms_by_hand(
     student: Tensor, teacher: Tensor, mask: Tensor, valid: Tensor
 ) -> dict[str, Tensor]:
-    """Of double logits, mask and valid that have one size."""
+    """Values of the terms, from double logits, mask and valid of one size."""
     labelled = mask != IGNORE_INDEX
     log_student, log_teacher = student.log_softmax(1), teacher.log_softmax(1)
     by_pixel = log_student.permute(0, 2, 3, 1)[labelled]

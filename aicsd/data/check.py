@@ -137,7 +137,7 @@ def check_splits(splits: Splits) -> list[str]:
 class _Labels(NamedTuple):
     size: tuple[int, int]
     pixels: npt.NDArray[np.int64]
-    """Of every id, 0 to 255."""
+    """Number of pixels of every id, 0 to 255."""
 
 
 def _examined(dataset: SegDataset, decode_images: bool) -> Iterator[_Labels | str]:

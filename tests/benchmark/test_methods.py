@@ -44,7 +44,7 @@ RunCli = Callable[..., tuple[int, str, str]]
 DATA = {"name": "folder", "batch_size": 4, "workers": 0, "augment": {"crop": 32}}
 GAINS = {"none": 0.0, "kd": 0.02, "aicsd": 0.03, "icsd": -0.01}
 RATES = {"none": 100.0, "kd": 80.0, "aicsd": 50.0, "icsd": 98.0}
-"""Of the fake trainings: points over the student alone, images per second."""
+"""Results of the fake trainings: points over the student alone, images per second."""
 
 
 def write_file(folder: Path, **keys: Any) -> Path:

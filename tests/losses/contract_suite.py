@@ -22,7 +22,7 @@ from aicsd.types import IGNORE_INDEX
 SHAPES = [(2, 3, 4, 5), (1, 2, 1, 1), (3, 1, 4, 4), (2, 6, 3, 2)]
 SHAPE = (2, 4, 6, 5)
 MORE_CHANNELS = 3
-"""Of the teacher's map, where the loss allows another number than the student's."""
+"""Channels of the teacher's map, where the loss allows another number than the student's."""
 Maps = Tensor | dict[str, Tensor]
 Inputs = dict[str, Any]
 

@@ -11,7 +11,7 @@ from contract_suite import ContractSuite, Row
 from torch import Tensor
 
 WEIGHTS = [1.0, 0.25, 3.0, 0.0, 2.0, 1.5]
-"""Of up to six classes."""
+"""Weights of up to six classes."""
 BAD_WEIGHTS = ("nonsense", [], [-1.0], [0.0, 0.0], [float("nan")], [True], 3.0)
 
 ROWS = {
