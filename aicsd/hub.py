@@ -20,7 +20,9 @@ CARD = "README.md"
 METRIC_NAMES = {"miou": ("mean_iou", "mIoU"), "pixel_accuracy": ("accuracy", "pixel accuracy"),
                 "class_accuracy": ("mean_accuracy", "class accuracy")}  # fmt: skip
 """Key in ``metrics.json`` -> type on the hub, and words."""
-PUBLIC_PREFIXES = (PREFIX, "hf-hub:", "hf_hub:")
+FOLDER_FILES = ("config.json", "preprocessor_config.json", "classes.txt")
+"""What is read of a model of another library, beside its weights; it must have the first."""
+PUBLIC_PREFIXES = (PREFIX, "hf-hub:", "hf_hub:", "smp:", "torchvision:", "transformers:")
 """Prefixes of values with a slash that are no local path."""
 
 
@@ -42,6 +44,42 @@ def download(name: str, *files: str) -> Path:
             with suppress(hub.errors.EntryNotFoundError):
                 return Path(hub.hf_hub_download(repo, file, revision=revision or None))
         return Path(hub.hf_hub_download(repo, files[-1], revision=revision or None))
+
+
+def download_folder(name: str) -> Path:
+    """The folder of a model of another library: its JSON files and its safetensors weights.
+
+    Raises:
+        UserError: no such model, no safetensors weights, no access, or no network.
+    """
+    repo, _, revision = name.removeprefix(PREFIX).partition("@")
+    hub = require_hub()
+
+    def fetch(file: str) -> Path | None:
+        try:
+            return Path(hub.hf_hub_download(repo, file, revision=revision or None))
+        except hub.errors.LocalEntryNotFoundError:  # no network
+            raise
+        except hub.errors.EntryNotFoundError:
+            return None
+
+    with hub_errors(name):
+        config = fetch(FOLDER_FILES[0])
+        if config is None:
+            raise UserError(f"{name} has no {FOLDER_FILES[0]}: it holds no network of a library")
+        for file in FOLDER_FILES[1:]:
+            fetch(file)
+        if fetch(MODEL_FILE) is None:
+            index = fetch(f"{MODEL_FILE}.index.json")
+            if index is None:
+                raise UserError(
+                    f"{name} has no safetensors weights; other files could run code and are not "
+                    "read"
+                )
+            parts = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {})
+            for file in sorted(set(parts.values())):
+                fetch(file)
+    return config.parent
 
 
 def require_hub() -> Any:

@@ -293,6 +293,37 @@ def test_only_safetensors_is_read(fake: FakeHub, run_cli: RunCli, tmp_path: Path
     assert_refused(run_cli(*predict), "is not a readable safetensors file")
 
 
+def test_a_network_of_another_library(fake: FakeHub, run_cli: RunCli, tmp_path: Path) -> None:
+    smp = pytest.importorskip(
+        "segmentation_models_pytorch", reason="segmentation_models_pytorch is not installed"
+    )
+    net = smp.Unet("mobilenet_v2", encoder_weights=None, decoder_channels=[8] * 5, classes=3)
+    net.save_pretrained(str(tmp_path / "net"))
+    files = {path.name: path.read_bytes() for path in (tmp_path / "net").iterdir()}
+    fake.repos["ada/unet"] = {**files, "classes.txt": b"sky\nroad\ncar\n"}
+    fake.repos["ada/parts"] = {**fake.repos["ada/unet"]}
+    content = fake.repos["ada/parts"].pop("model.safetensors")
+    fake.repos["ada/parts"] |= {
+        "model-00001-of-00001.safetensors": content,
+        "model.safetensors.index.json": json.dumps(
+            {"weight_map": {"a": "model-00001-of-00001.safetensors"}}
+        ).encode(),
+    }
+    image = noise(64, 48)
+    wanted = load_model(tmp_path / "net").predict(image)
+    for name in ("hf:ada/unet", "smp:ada/unet", "hf:ada/parts"):
+        model = load_model(name)
+        assert model.classes.names == ("sky", "road", "car")
+        assert np.array_equal(model.predict(image), wanted)
+    Image.fromarray(image).save(tmp_path / "x.png")
+    predict = ("predict", "hf:eve/evil", tmp_path / "x.png", "--out", tmp_path / "o")
+    fake.repos["eve/evil"] = {"config.json": files["config.json"], "pytorch_model.bin": b"."}
+    assert_refused(run_cli(*predict), "hf:eve/evil is no model of aicsd")
+    predict = ("predict", "smp:ada/other", *predict[2:])
+    fake.repos["ada/other"] = {"model.safetensors": content}
+    assert_refused(run_cli(*predict), "hf:ada/other has no config.json")
+
+
 def test_refused(
     fake: FakeHub, run_folder: Path, tmp_path: Path, run_cli: RunCli,
     monkeypatch: pytest.MonkeyPatch,

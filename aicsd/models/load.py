@@ -21,7 +21,8 @@ from aicsd.models.model_file import (
     require_finite,
 )
 from aicsd.models.segmenter import Segmenter
-from aicsd.models.sources import SOURCES, Source, find_source
+from aicsd.models.sources import SOURCES, Source, find_source, smp
+from aicsd.models.sources.folder import is_foreign, read_config
 from aicsd.runs import MODEL_FILE, RunFolder
 
 
@@ -45,6 +46,8 @@ def load_model(reference: str | Path, net: nn.Module | None = None) -> Segmenter
         source, name = named
         return source.load(name)
     path = Path(reference)
+    if is_foreign(path):
+        return load_foreign(path)
     # an exported model may be a folder too
     is_run = path.is_dir() and _source_of(path) is None
     file = RunFolder(path).model if is_run else path
@@ -52,6 +55,17 @@ def load_model(reference: str | Path, net: nn.Module | None = None) -> Segmenter
         hint = f"; the run has not finished: no {MODEL_FILE} in it" if path.is_dir() else ""
         raise UserError(f"no model at {path}{hint or _hint(str(reference))}")
     return load_file(file, net)
+
+
+def load_foreign(folder: Path) -> Segmenter:
+    """The network in a folder that another library wrote with ``save_pretrained``.
+
+    Raises:
+        UserError: a library that no source knows, or a network that it cannot use.
+    """
+    if "_model_class" in read_config(folder):
+        return smp.load_folder(folder)
+    raise UserError(f"{folder} holds a network of a library that no source knows")
 
 
 def is_reference(reference: str | Path) -> bool:
@@ -63,7 +77,8 @@ def is_there(reference: str | Path) -> bool:
     """Whether :func:`load_model` finds something: a name that is no path, or a file."""
     path = Path(reference)
     is_model = _source_of(path) is not None and path.exists()
-    return is_reference(reference) or is_model or path.is_file() or RunFolder(path).model.is_file()
+    is_folder = is_foreign(path) or RunFolder(path).model.is_file()
+    return is_reference(reference) or is_model or path.is_file() or is_folder
 
 
 def _named(reference: str | Path) -> tuple[Source, str] | None:

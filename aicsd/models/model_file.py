@@ -60,11 +60,22 @@ def _tensors(model: Segmenter) -> dict[str, Tensor]:
 
 def is_model_file(path: Path) -> bool:
     """Whether ``path`` is a safetensors file with the header of :func:`save_model`."""
+    return HEADER_KEY in (_metadata(path) or {})
+
+
+def is_foreign_file(path: Path) -> bool:
+    """Whether ``path`` is a safetensors file without that header."""
+    metadata = _metadata(path)
+    return metadata is not None and HEADER_KEY not in metadata
+
+
+def _metadata(path: Path) -> dict[str, str] | None:
+    """Of a safetensors file; None for anything else."""
     try:
         with safe_open(path, framework="pt") as file:
-            return HEADER_KEY in (file.metadata() or {})
+            return dict(file.metadata() or {})
     except (SafetensorError, OSError):
-        return False
+        return None
 
 
 def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from aicsd.models.sources import deeplabv3plus, exported, hub, lraspp, released, torchvision
+from aicsd.models.sources import deeplabv3plus, exported, hub, lraspp, released, smp, torchvision
 from aicsd.models.sources.base import Source
 
-SOURCES: tuple[Source, ...] = (deeplabv3plus, lraspp, torchvision, released, exported, hub)
+SOURCES: tuple[Source, ...] = (deeplabv3plus, lraspp, torchvision, smp, released, exported, hub)
 
 __all__ = ["SOURCES", "Source", "find_source"]
 

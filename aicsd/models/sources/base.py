@@ -84,6 +84,11 @@ def named_classes(names: list[str]) -> Classes:
     return known[0] if known else Classes(tuple(names), colors)
 
 
+def nameless_classes(count: int) -> Classes:
+    """``class_0``, ``class_1``, ... for a network that does not name its classes."""
+    return named_classes([f"class_{number}" for number in range(count)])
+
+
 def require(module: str, family: str) -> Any:
     """Import the library of a family.
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from aicsd import hub
 from aicsd.data.protocol import Classes
+from aicsd.models.model_file import is_foreign_file
 from aicsd.models.segmenter import Segmenter
 from aicsd.models.sources.base import only_loaded
+from aicsd.models.sources.folder import INDEX
 from aicsd.runs import MODEL_FILE, OLD_MODEL_FILE
 
 PREFIX = "hf"
@@ -26,7 +28,13 @@ def build(options: Mapping[str, Any], classes: Classes) -> Segmenter:  # noqa: A
 
 
 def load(reference: str) -> Segmenter:
-    """The network of ``user/name[@revision]``; only its safetensors file is read."""
-    from aicsd.models.load import load_file  # it imports the sources
+    """The network of ``user/name[@revision]``, of aicsd or of a library that another source knows.
 
-    return load_file(hub.download(f"{hub.PREFIX}{reference}", MODEL_FILE, OLD_MODEL_FILE))
+    Only JSON and safetensors files are read.
+    """
+    from aicsd.models.load import load_file, load_foreign  # they import the sources
+
+    name = f"{hub.PREFIX}{reference}"
+    file = hub.download(name, MODEL_FILE, OLD_MODEL_FILE, INDEX)
+    is_foreign = file.name == INDEX or is_foreign_file(file)
+    return load_foreign(hub.download_folder(name)) if is_foreign else load_file(file)

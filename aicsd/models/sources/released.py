@@ -25,7 +25,7 @@ from aicsd.models.deeplabv3plus import DeepLabV3Plus
 from aicsd.models.model_file import classes_of, input_of, require_finite
 from aicsd.models.segmenter import InputSpec, Segmenter
 from aicsd.models.sources import deeplabv3plus
-from aicsd.models.sources.base import named_classes, only_loaded
+from aicsd.models.sources.base import nameless_classes, only_loaded
 from aicsd.types import IGNORE_INDEX
 
 PREFIX = "released"
@@ -325,7 +325,7 @@ def _name_classes(path: Path, count: int, classes: Classes | None) -> Classes:
     if not 1 <= count <= IGNORE_INDEX:
         raise UserError(f"{path} has {count} classes; 1 to {IGNORE_INDEX} are possible")
     if classes is None:
-        return classes_by_count(count) or named_classes([f"class_{n}" for n in range(count)])
+        return classes_by_count(count) or nameless_classes(count)
     if len(classes.names) != count:
         raise UserError(f"classes: {len(classes.names)} names for the {count} classes of {path}")
     return classes
