@@ -66,9 +66,10 @@ def test_labels_are_those_of_the_library(name: str, tmp_path: Path) -> None:
     # the smallest map of PAN is that of 1/128 of the image
     for height, width in ((128, 160), (114, 150)) if name == "pan" else ((64, 96), (50, 70)):
         image = noise(height, width)
-        pixels = prepare(image)
+        pixels = prepare(image, name)
         if own.requires_divisible_input_shape:
-            stride = own.encoder.output_stride
+            # the library asks for 16 of DPT, whose decoder then fails
+            stride = 32 if name == "dpt" else own.encoder.output_stride
             pixels = F.pad(pixels, (0, -width % stride, 0, -height % stride))
         with torch.no_grad():
             wanted = own(pixels)[0, :, :height, :width]
@@ -136,8 +137,8 @@ def test_the_backbone_is_the_encoder() -> None:
     model = build_model(ModelConfig(family="smp:unet", backbone="mobilenet_v2"), CLASSES)
     assert model.origin is not None
     assert model.origin.options["encoder"] == "mobilenet_v2"
+    config = ModelConfig(family="smp:unet", backbone="a", options={"encoder": "b"})
     with pytest.raises(UserError, match="are the same option"):
-        config = ModelConfig(family="smp:unet", backbone="a", options={"encoder": "b"})
         build_model(config, CLASSES)
 
 
@@ -181,5 +182,5 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     refused("pytorch_model.bin is a pickle.*not read")
     with pytest.raises(UserError, match="names an architecture without weights"):
         load_model("smp:unet")
-    with pytest.raises(UserError, match="no folder ./nowhere"):
+    with pytest.raises(UserError, match=r"no folder \./nowhere"):
         load_model("smp:./nowhere")

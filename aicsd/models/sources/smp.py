@@ -123,14 +123,15 @@ def build(options: Mapping[str, Any], classes: Classes) -> Segmenter:
             raise UserError(f"family {PREFIX}: unknown key {key!r}{suggest(key, known)}")
     if parsed.binary and len(classes.names) != 2:
         raise UserError(f"family {PREFIX}: binary is for 2 classes, not {len(classes.names)}")
-    if parsed.name == VIT and not {"dynamic_img_size", "img_size"} & further.keys():
+    is_vit = parsed.name == VIT
+    if is_vit and not {"dynamic_img_size", "img_size"} & further.keys():
         further["dynamic_img_size"] = True
     count = 1 if parsed.binary else len(classes.names)
     whole = _create(kind, encoder, parsed.weights, count, further)
     described = {"name": parsed.name, "encoder": encoder, "weights": "none",
                  "binary": parsed.binary, **further}  # fmt: skip
     return Segmenter(
-        SMPNet(whole, parsed.name == VIT, parsed.binary), classes, _input(library, encoder, whole),
+        SMPNet(whole, is_vit, parsed.binary), classes, _input(encoder, whole, is_vit),
         align_corners=True, backbone="encoder", min_batch=2 if parsed.name in POOLED else 1,
         origin=Origin(PREFIX, described),
     )  # fmt: skip
@@ -210,7 +211,7 @@ def _create(
     return net
 
 
-def _input(library: Any, encoder: str, net: nn.Module) -> InputSpec:
+def _input(encoder: str, net: nn.Module, is_vit: bool) -> InputSpec:
     """What the encoder was made for, as far as it is known without a download."""
     found: Any = net.get_submodule("encoder")
     spec = IMAGENET
@@ -228,5 +229,8 @@ def _input(library: Any, encoder: str, net: nn.Module) -> InputSpec:
     )
     if fixed is not None and not getattr(found.model, "dynamic_img_size", False):
         return spec._replace(size=(int(fixed[0]), int(fixed[1])))
-    needs = bool(getattr(net, "requires_divisible_input_shape", True))
-    return spec._replace(multiple=int(found.output_stride) if needs else 1)
+    if not getattr(net, "requires_divisible_input_shape", True):
+        return spec
+    # the decoder of a vision transformer halves the map of its last stage
+    stride = int(found.output_stride)
+    return spec._replace(multiple=2 * stride if is_vit else stride)
