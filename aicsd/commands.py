@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from aicsd.errors import UserError
+from aicsd.files import at_home
 from aicsd.inputs import (
     Data,
     File,
@@ -89,7 +90,7 @@ def evaluate(
             advance=lambda images: bar.advance(task, images),
         )  # fmt: skip
     if json is not None:
-        write_text(Path(json), to_json(metrics.to_dict()))
+        write_text(Path(at_home(json)), to_json(metrics.to_dict()))
     return metrics
 
 
@@ -148,13 +149,14 @@ def predict(
     inference = InferenceConfig(scales, flip, window, overlap)
     config = PredictConfig(tuple(outputs), opacity, batch_size, workers, inference)
     places = [images] if isinstance(images, str | Path) else images
-    inputs = find_inputs([str(place) for place in places], recursive, Path(out))
-    plan_results(inputs, Path(out), config)
+    folder = Path(at_home(out))
+    inputs = find_inputs([at_home(place) for place in places], recursive, folder)
+    plan_results(inputs, folder, config)
     network = open_model(model, device)
     config = replace(config, device=str(network.mean.device))
     with progress_bar() as bar:
         task = bar.add_task("predicting", total=count_images(inputs), note="")
-        done = predict_files(network, inputs, Path(out), config, lambda: bar.advance(task))
+        done = predict_files(network, inputs, folder, config, lambda: bar.advance(task))
         return list(done)
 
 
@@ -209,7 +211,7 @@ def export(
     from aicsd.data.wrappers import Subset
     from aicsd.exporting import check_target, export_model
 
-    path = Path(out)
+    path = Path(at_home(out))
     shape = None if size is None else parse_size(size)[::-1]
     target = check_target(path, format, int8, shape)
     calibration = val = None
@@ -262,8 +264,9 @@ def report(
     networks, dataset, notes = _open_compared(runs, teacher, images, data, device)
     if evaluate:
         networks = [measure(network, dataset) for network in networks]
-    write_report(Path(out), networks, dataset, images=images, notes=notes)
-    return Path(out)
+    path = Path(at_home(out))
+    write_report(path, networks, dataset, images=images, notes=notes)
+    return path
 
 
 def visualize(
@@ -297,7 +300,7 @@ def visualize(
     networks, dataset, notes = _open_compared(runs, teacher, images, data, device)
     for note in notes:
         print(f"aicsd: {note}", file=sys.stderr)
-    return list(save_gallery(networks, dataset, spread(dataset, images), Path(out)))
+    return list(save_gallery(networks, dataset, spread(dataset, images), Path(at_home(out))))
 
 
 def _open_compared(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from aicsd.errors import UserError, suggest
+from aicsd.files import at_home
 from aicsd.settings import Setting, leaves, settings_of
 from aicsd.yaml_file import parse_yaml
 
@@ -27,7 +28,7 @@ def find_config(name: str) -> Path:
     Raises:
         UserError: neither.
     """
-    path = Path(name)
+    path = Path(at_home(name))
     if path.exists():
         return path
     known = sorted(file.relative_to(SHIPPED).with_suffix("").as_posix()
@@ -143,7 +144,7 @@ def _convert(setting: Setting, value: Any, key: str) -> Any:
         return _mapping(kind, value, key)
     elif kind is str:
         if isinstance(value, str):
-            return value
+            return at_home(value)
     else:
         read = parse_text(value) if isinstance(value, str) else value
         if _is_a(kind, read):

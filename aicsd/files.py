@@ -87,6 +87,14 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def at_home(path: str | Path) -> str:
+    """``~/x`` -> the path in the home folder; no shell has done it in a config or in ``--run=~/x``.
+
+    Without a home folder, and where no ``~`` begins the path, it is left as it is.
+    """
+    return os.path.expanduser(path)  # noqa: PTH111, which fails without a home folder
+
+
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Write a UTF-8 text file that is either whole or absent."""
     with atomic_path(path, durable=durable) as temporary:

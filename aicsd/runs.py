@@ -12,6 +12,7 @@ import yaml
 
 from aicsd.errors import UserError
 from aicsd.files import (
+    at_home,
     exclusive,
     is_leftover,
     read_json,
@@ -45,7 +46,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(at_home(path))
         self.config = self.path / "config.yaml"
         self.inputs = self.path / "inputs.json"
         self.metrics = self.path / "metrics.jsonl"

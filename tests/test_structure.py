@@ -20,8 +20,8 @@ PACKAGE = Path(__file__).parents[1] / "aicsd"
 LAYERS = (
     ("types", "errors", "telemetry", "_lazy", "_version"),
     ("yaml_file", "settings"),
-    ("config",),
     ("files", "terminal"),
+    ("config",),
     ("runs", "tensor_files"),
     ("hub",),
     ("images",),

@@ -22,9 +22,11 @@ from aicsd.evaluation.metrics import (
 )
 from aicsd.evaluation.per_image import ImageCounts
 from aicsd.models import Segmenter
-from aicsd.models.inference import InferenceConfig, infer
+from aicsd.models.inference import InferenceConfig, infer, memory_for
 from aicsd.types import Protocol
 
+WAITING_BATCHES = 4
+"""Decoded images that wait for others of their size, in batches: bounds the memory."""
 RELEASED_SHORT_SIDE = 513
 """Shorter side in pixels at which the released code scores."""
 
@@ -90,7 +92,8 @@ def evaluate(
             images = torch.from_numpy(np.stack([sample.image for sample in batch]))
             masks = torch.from_numpy(np.stack([sample.mask for sample in batch])).to(device)
             images = images.permute(0, 3, 1, 2).to(device)
-            predicted = infer(model, images, inference, batch_size)
+            with memory_for(len(batch), (images.shape[2], images.shape[3])):
+                predicted = infer(model, images, inference, batch_size)
             for (index, _), ids, mask in zip(indexed, predicted, masks, strict=True):
                 counts = confusion_counts(ids, mask, num_classes)
                 confusion += counts
@@ -156,4 +159,6 @@ def batches_of_equal_size(
         group.append((index, sample))
         if len(group) == batch_size:
             yield waiting.pop(sample.image.shape)
+        elif sum(map(len, waiting.values())) >= WAITING_BATCHES * batch_size:
+            yield waiting.pop(next(iter(waiting)))
     yield from waiting.values()

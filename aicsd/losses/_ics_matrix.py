@@ -83,6 +83,11 @@ def _summarise(
     return top, total, sums.sum(dim=0) / total[:, :, None] - total.log()[:, None]
 
 
+def lowest_score(dtype: torch.dtype) -> float:
+    """The score of a pixel that a class never has: its power is 0, its square is finite."""
+    return -float(torch.finfo(dtype).max ** 0.5) / 1000
+
+
 class _Part(NamedTuple):
     chunk: slice
     top: Tensor
@@ -104,7 +109,8 @@ def _parts(
 ) -> Iterator[_Part]:
     """Scores and powers chunk by chunk, relative to ``top``, or to the chunk's own largest."""
     for chunk, (scores, powers, space) in chunks(maps, 3, dtype):
-        logits = maps[..., chunk].to(dtype)
+        # a probability of 0 has the logit -inf, and 0 times -inf is NaN
+        logits = torch.clamp_min(maps[..., chunk].to(dtype), torch.finfo(dtype).min, out=scores)
         weight = None if valid is None else valid[..., chunk]
         if top is not None:
             own_top = top
@@ -115,6 +121,7 @@ def _parts(
         torch.sub(logits, own_top.clamp_min(torch.finfo(dtype).min), out=scores)
         if temperature != 1:
             scores /= temperature
+        scores.clamp_(min=lowest_score(dtype))
         if weight is None:
             yield _Part(chunk, own_top, scores, powers_of(scores, powers), space)
         else:

@@ -18,7 +18,7 @@ from aicsd.losses._checks import (
     safe_precision,
     to_safe_precision,
 )
-from aicsd.losses._ics_matrix import ICSMatrix
+from aicsd.losses._ics_matrix import ICSMatrix, lowest_score
 from aicsd.losses._module import LossModule
 from aicsd.losses._numerics import Numerics, check_numerics
 from aicsd.losses._ranks import mean_over_ranks, ranks
@@ -34,6 +34,7 @@ def _log_distributions(
     if logits.dim() != 4:
         raise UserError(f"logits {tuple(logits.shape)} must be (B, C, H, W)")
     scores = to_safe_precision(logits).flatten(2) / temperature
+    scores = scores.clamp_min(lowest_score(scores.dtype))  # of a logit -inf
     keep = _pixels_that_count(valid, logits)
     if keep is None:
         log_rho = scores.log_softmax(dim=2)
@@ -107,7 +108,8 @@ def icsd_loss(
 
     Args:
         student: (B, C, H, W) logits; the only input that gets a gradient.
-        teacher: (B, C, H, W) logits.
+        teacher: (B, C, H, W) logits; -inf is taken for the smallest score that can be computed
+            with, so that a row of the matrix with an infinite entry points to that entry.
         temperature: T > 0 of the intra-class distributions.
         normalize_rows: divide every row of both matrices by its L2 norm. On by default, as in the
             released code: KLs of 1 to 15 nats otherwise make the loss, and the weight that suits

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
@@ -35,10 +36,10 @@ class Backbone(nn.Module):
             expansions instead of before the depthwise convolutions, which at the border then meet
             ``ReLU6(BN(0))`` instead of 0.
 
-    ``stages`` declares the maps; ``low`` is the first and ``high`` the deepest one. ``multiple`` is
-    what the sides of an image must be multiples of. ResNets are dilated as in the
-    released code: every 3x3 convolution of a dilated stage takes the stage's rate, and the last
-    stage of a bottleneck ResNet multiplies it by the multi-grid 1, 2, 4.
+    ``stages`` declares the maps; ``low`` is the first and ``high`` the deepest one. ``sizes`` says
+    which sides an image may have. ResNets are dilated as in the released code: every 3x3
+    convolution of a dilated stage takes the stage's rate, and the last stage of a bottleneck ResNet
+    multiplies it by the multi-grid 1, 2, 4.
 
     Raises:
         UserError: unknown name, no feature maps, unsupported output stride, weights that do not
@@ -56,7 +57,7 @@ class Backbone(nn.Module):
         if output_stride not in OUTPUT_STRIDES:
             raise UserError(f"output_stride is {output_stride}; allowed are {OUTPUT_STRIDES}")
         self.name, self.weights = name, weights
-        self.body, self.multiple = _create(name, output_stride, pretrained=weights == "imagenet")
+        self.body, self.sizes = _create(name, output_stride, pretrained=weights == "imagenet")
         info = [
             MapInfo(int(channels), int(stride))
             for channels, stride in zip(
@@ -104,8 +105,17 @@ class Backbone(nn.Module):
         return [stage.permute(0, 3, 1, 2) for stage in maps] if self._channels_last else maps
 
 
-def _create(name: str, output_stride: int, pretrained: bool) -> tuple[nn.Module, int]:
-    """The feature extractor, and what its input's sides must be multiples of."""
+class Sizes(NamedTuple):
+    """Sides of an image that a backbone takes."""
+
+    multiple: int = 1
+    """Each must be a multiple of it."""
+    least: int = 1
+    """Each must be that long."""
+
+
+def _create(name: str, output_stride: int, pretrained: bool) -> tuple[nn.Module, Sizes]:
+    """The feature extractor, and the sizes that it takes."""
     # timm rejects output_stride for families that cannot be dilated; 32 is what they have anyway
     options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
     known = timm.list_models()
@@ -113,18 +123,16 @@ def _create(name: str, output_stride: int, pretrained: bool) -> tuple[nn.Module,
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; see timm.list_models()"
         raise UserError(f"unknown backbone {name!r}{hint}")
-    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
-    multiple = 1
     try:
-        if config is not None and config.fixed_input_size:
-            free, multiple = _free_size(name, options)
-            options |= free
-        body = timm.create_model(name, features_only=True, pretrained=pretrained, **options)
-        return body, multiple
+        with torch.random.fork_rng(devices=()):  # random weights stay those of the seed
+            free, sizes = _try_sizes(name, output_stride)
+        options |= dict(free)
+        return timm.create_model(name, features_only=True, pretrained=pretrained, **options), sizes
     except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        advice = "" if output_stride == 32 else "; output_stride 32 is what every backbone has"
         raise UserError(
-            f"backbone {name!r} cannot serve at output_stride {output_stride}: {reason}"
+            f"backbone {name!r} cannot serve at output_stride {output_stride}: {reason}{advice}"
         ) from error
     except OSError as error:
         raise UserError(
@@ -133,34 +141,48 @@ def _create(name: str, output_stride: int, pretrained: bool) -> tuple[nn.Module,
         ) from error
 
 
-def _free_size(name: str, options: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Options by which a network of one input size takes any, and the multiple that remains.
+@cache
+def _try_sizes(name: str, output_stride: int) -> tuple[tuple[tuple[str, Any], ...], Sizes]:
+    """Options by which a backbone takes images of many sizes, and the sizes that it then takes.
 
     Tried out without weights: a network that takes one size only is refused before it is built.
     """
-    free: dict[str, Any] = {"strict_img_size": False}
+    options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    is_fixed = config is not None and config.fixed_input_size
+    free: dict[str, Any] = {"strict_img_size": False} if is_fixed else {}
     with torch.device("meta"):
         try:
             body = timm.create_model(name, features_only=True, **options, **free)
         except TypeError:  # a family without that option
             free = {}
             body = timm.create_model(name, features_only=True, **options)
-        if 4 not in cast(Any, body).feature_info.reduction():
-            return {}, 1  # refused for its strides
         body.eval()
+        if 4 not in cast(Any, body).feature_info.reduction():
+            return (), Sizes()  # refused for its strides
         for multiple in (1, 4, 32):
-            height, width = (-(-side // multiple) * multiple for side in (97, 131))
-            try:
-                with torch.no_grad():
-                    body(torch.zeros(1, 3, height, width))
-            except (RuntimeError, AssertionError):
-                continue
-            return free, multiple
-    height, width = cast(Any, body).default_cfg["input_size"][1:]
-    raise UserError(
-        f"backbone {name!r} takes images of {height}x{width} pixels only; choose one that takes "
-        "any size"
-    )
+            if _takes(body, *(-(-side // multiple) * multiple for side in (97, 131))):
+                break
+        else:
+            if not is_fixed:
+                return (), Sizes()
+            height, width = cast(Any, body).default_cfg["input_size"][1:]
+            raise UserError(
+                f"backbone {name!r} takes images of {height}x{width} pixels only; choose one that "
+                "takes any size"
+            )
+        sides = (side for side in (1, 2, 4, 8, 16, 32) if side % multiple == 0)
+        least = next((side for side in sides if _takes(body, side, side)), 32)
+    return tuple(free.items()), Sizes(multiple, least)
+
+
+@torch.no_grad()
+def _takes(body: nn.Module, height: int, width: int) -> bool:
+    try:
+        body(torch.zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError):
+        return False
+    return True
 
 
 def _dilate_resnet(body: nn.Module, output_stride: int) -> None:

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from aicsd.models.inference import (
+from aicsd.models.maps import resize
+from aicsd.models.views import (
     VIEWS_PER_PASS,
     InferenceConfig,
     scale_images,
     view_probabilities,
     window_starts,
 )
-from aicsd.models.maps import resize
-from aicsd.models.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from aicsd.models.segmenter import Segmenter
 
 
 @torch.no_grad()
-def class_probabilities(model: Segmenter, images: Tensor, config: InferenceConfig) -> Tensor:
+def class_probabilities(
+    model: Segmenter, images: Tensor, config: InferenceConfig, batch_size: int = VIEWS_PER_PASS
+) -> Tensor:
     """What :func:`aicsd.models.infer` takes the largest of.
 
     Args:
         model: in evaluation mode.
         images: (B, 3, H, W) uint8 RGB on the model's device; B is 1 where windows are cut.
         config: scales and mirrored views, which are averaged, and windows.
+        batch_size: views that share a forward pass.
 
     Returns:
         (B, C, H, W), float; over the classes they sum to 1.
@@ -33,7 +39,7 @@ def class_probabilities(model: Segmenter, images: Tensor, config: InferenceConfi
     size = (images.shape[-2], images.shape[-1])
     total: Tensor | None = None
     for scale in config.scales:
-        maps = view_probabilities(model, scale_images(images, scale), config, VIEWS_PER_PASS)
+        maps = view_probabilities(model, scale_images(images, scale), config, batch_size)
         maps = resize(maps, size, align_corners=True)  # as scale_images has it
         total = maps if total is None else total + maps
     assert total is not None
@@ -50,7 +56,7 @@ def has_bands(height: int, config: InferenceConfig) -> bool:
 
 @torch.no_grad()
 def probability_bands(
-    model: Segmenter, image: Tensor, config: InferenceConfig
+    model: Segmenter, image: Tensor, config: InferenceConfig, batch_size: int = VIEWS_PER_PASS
 ) -> Iterator[tuple[int, Tensor]]:
     """The class probabilities of an image with :func:`has_bands`, from top to bottom.
 
@@ -62,6 +68,7 @@ def probability_bands(
         model: in evaluation mode.
         image: (1, 3, H, W) uint8 RGB.
         config: with a window below H.
+        batch_size: views that share a forward pass.
 
     Yields:
         The first row of a band and its (1, C, h, W) probabilities, those of
@@ -72,7 +79,7 @@ def probability_bands(
     total: Tensor | None = None
     count = torch.zeros(rows, 1, device=image.device)
     for top, following in zip(tops, [*tops[1:], height], strict=True):
-        maps = class_probabilities(model, image[:, :, top : top + rows], config)
+        maps = class_probabilities(model, image[:, :, top : top + rows], config, batch_size)
         total = maps if total is None else total + maps
         count = count + 1
         done = following - top  # no later window reaches these rows

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError, suggest
+from aicsd.files import at_home
 from aicsd.models.backbone import shorten
 from aicsd.models.model_file import (
     DECLARED,
@@ -44,8 +45,8 @@ def load_model(reference: str | Path, net: nn.Module | None = None) -> Segmenter
     named = _named(reference)
     if named is not None:
         source, name = named
-        return source.load(name)
-    path = Path(reference)
+        return source.load(at_home(name))
+    path = Path(at_home(reference))
     if is_foreign(path):
         return load_foreign(path)
     # an exported model may be a folder too
@@ -75,7 +76,7 @@ def is_reference(reference: str | Path) -> bool:
 
 def is_there(reference: str | Path) -> bool:
     """Whether :func:`load_model` finds something: a name that is no path, or a file."""
-    path = Path(reference)
+    path = Path(at_home(reference))
     is_model = _source_of(path) is not None and path.exists()
     is_folder = is_foreign(path) or RunFolder(path).model.is_file()
     return is_reference(reference) or is_model or path.is_file() or is_folder

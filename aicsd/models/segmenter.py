@@ -38,6 +38,8 @@ class InputSpec(NamedTuple):
     """Whether the network takes the channels in the order blue, green, red."""
     multiple: int = 1
     """Number that both sides must be multiples of; others are padded by the mean colour."""
+    least: int = 1
+    """Smallest side of an image; a smaller one is padded too."""
     size: tuple[int, int] | None = None
     """(H, W) that a network takes if it takes no other; images are resized to it."""
     window: int = 0
@@ -49,9 +51,16 @@ class InputSpec(NamedTuple):
         red, green, blue = (min(max(round(value / self.scale), 0), 255) for value in self.mean)
         return red, green, blue
 
+    @property
+    def takes_any(self) -> bool:
+        """Whether the network takes images of every size as they are."""
+        return self.multiple == 1 and self.least == 1 and self.size is None
+
     def fit(self, size: tuple[int, int]) -> tuple[int, int]:
         """(H, W) that the network gets for an image of ``size``."""
-        height, width = (math.ceil(side / self.multiple) * self.multiple for side in size)
+        height, width = (
+            math.ceil(max(side, self.least) / self.multiple) * self.multiple for side in size
+        )
         return self.size or (height, width)
 
 
@@ -163,22 +172,32 @@ class Segmenter(nn.Module):
 
     def apply_net(self, pixels: Tensor) -> SegOutput:
         """The network on normalised images, which are brought to a size that it takes."""
-        if self.input.multiple == 1 and self.input.size is None:
-            return as_output(self.net(pixels))._replace(align_corners=self.align_corners)
         height, width = pixels.shape[-2:]
         size = (height, width)
-        fitted = self.input.fit(size)
-        if self.input.size is not None and fitted != size:
+        fitted = size if self.input.takes_any else self.input.fit(size)
+        if fitted == size:
+            return self._run(pixels)
+        if self.input.size is not None:
             pixels = F.interpolate(pixels, fitted, mode="bilinear", antialias=True)
         else:
             pixels = F.pad(pixels, (0, fitted[1] - width, 0, fitted[0] - height))
-        output = as_output(self.net(pixels))._replace(align_corners=self.align_corners)
-        if self.input.size is not None or fitted == size:
+        output = self._run(pixels)
+        if self.input.size is not None:
             return output
         return output._replace(
             logits=self._cut(output.logits, size, fitted, exact=True),
             features={n: self._cut(maps, size, fitted) for n, maps in output.features.items()},
         )
+
+    def _run(self, pixels: Tensor) -> SegOutput:
+        """The network in the number format of its weights; its maps in that of ``pixels``."""
+        weight = next(self.net.parameters(), pixels)
+        dtype = weight.dtype if weight.is_floating_point() else pixels.dtype
+        output = as_output(self.net(pixels.to(dtype)))._replace(align_corners=self.align_corners)
+        if dtype == pixels.dtype:
+            return output  # as it is: under autocast, maps have 16 bits
+        features = {name: maps.to(pixels.dtype) for name, maps in output.features.items()}
+        return output._replace(logits=output.logits.to(pixels.dtype), features=features)
 
     def _cut(
         self, maps: Tensor, size: tuple[int, int], padded: tuple[int, int], exact: bool = False
@@ -218,7 +237,7 @@ class Segmenter(nn.Module):
             UserError: no such file, or an array of another kind.
         """
         array = read_image(Path(image)) if isinstance(image, str | Path) else np.asarray(image)
-        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
             raise UserError(
                 f"image {array.shape} {array.dtype} must be (H, W, 3) uint8 in RGB order"
             )

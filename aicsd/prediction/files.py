@@ -14,6 +14,7 @@ from aicsd.errors import UserError
 from aicsd.files import atomic_path
 from aicsd.images import UInt8Array, read_image
 from aicsd.models import Segmenter
+from aicsd.models.inference import NotEnoughMemoryError
 from aicsd.prediction.inputs import BrokenInputError, Input
 from aicsd.prediction.network import Prediction, predict_images
 from aicsd.prediction.settings import PredictConfig
@@ -67,7 +68,7 @@ def predict_files(
         first, in the order in which batches of equal size fill up.
 
     Raises:
-        UserError: a result that cannot be written, or too little memory.
+        UserError: a result that cannot be written.
     """
     videos = [item for item in inputs if item.is_video]
     if videos:
@@ -135,11 +136,18 @@ def _ahead(
 def _predict_batches(
     model: Segmenter, loaded: Iterable[_Loaded], config: PredictConfig, probabilities: bool
 ) -> Iterator[tuple[_Loaded, Prediction | None]]:
-    """Every image with its prediction; a broken one has none."""
+    """Every image with its prediction; one that is broken or too large has none."""
 
-    def predict(group: list[_Loaded]) -> Iterator[tuple[_Loaded, Prediction]]:
+    def predict(group: list[_Loaded]) -> Iterator[tuple[_Loaded, Prediction | None]]:
         images = [item.image for item in group if not isinstance(item.image, UserError)]
-        yield from zip(group, predict_images(model, images, config, probabilities), strict=True)
+        try:
+            predictions = predict_images(model, images, config, probabilities)
+        except NotEnoughMemoryError as error:
+            for item in group:
+                told = NotEnoughMemoryError(f"{item.source.path}: {error}")
+                yield item._replace(image=told), None
+        else:
+            yield from zip(group, predictions, strict=True)
 
     groups: dict[tuple[int, ...], list[_Loaded]] = {}
     for item in loaded:

@@ -11,11 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aicsd.errors import UserError
 from aicsd.images import UInt8Array
 from aicsd.models import Segmenter
 from aicsd.models.bands import class_probabilities, has_bands, probability_bands
-from aicsd.models.inference import image_batch, infer
+from aicsd.models.inference import image_batch, infer, memory_for
 from aicsd.prediction.settings import PredictConfig
 
 Float16Array = npt.NDArray[np.float16]
@@ -45,23 +44,15 @@ def predict_images(
         probabilities: wanted too.
 
     Raises:
-        UserError: there is not enough memory.
+        NotEnoughMemoryError: there is not enough memory.
     """
-    config = replace(config, inference=config.inference.of(model))
-    try:
+    height, width = images[0].shape[:2]
+    config = replace(config, inference=config.inference.of(model, (height, width)))
+    with memory_for(len(images), (height, width)):
         batch = image_batch(images, config.device)
         if config.inference.window and max(batch.shape[-2:]) > config.inference.window:
             return [_predict_large(model, image[None], config, probabilities) for image in batch]
         return _predict_whole(model, batch, config, probabilities)
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        text = str(error)
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in text:
-            raise
-        height, width = images[0].shape[:2]
-        raise UserError(
-            f"not enough memory for {len(images)} x {width}x{height} pixels at once; lower "
-            "--batch_size, or cut large images with --window 1025"
-        ) from error
 
 
 def _predict_whole(

@@ -18,12 +18,14 @@ from aicsd.errors import UserError
 from aicsd.images import UInt8Array
 from aicsd.losses import ics_matrix
 from aicsd.models import Segmenter, class_ids
+from aicsd.models.views import WHOLE_PIXELS
 from aicsd.visualization import overlay
 
 ADDRESS = "127.0.0.1"
 FIRST_PORT, PORTS = 7860, 100
 BUTTONS = ["download", "fullscreen"]
 """Buttons of a picture. Gradio's third one would share it on the internet."""
+MAX_UPLOAD = "64mb"
 FONTS = ("system-ui", "sans-serif")
 """Fonts of the machine; a page must not fetch any."""
 
@@ -120,6 +122,12 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
     def show(image: UInt8Array | None, opacity: float) -> list[Any]:
         if image is None:
             return [None, "", "", None] * len(models)
+        if image.shape[0] * image.shape[1] > WHOLE_PIXELS:
+            raise gradio.Error(
+                f"{image.shape[1]} x {image.shape[0]} pixels are too many; this page takes up to "
+                f"{WHOLE_PIXELS >> 20} megapixels",
+                print_exception=False,
+            )
         views = look(models, image)
         values: list[Any] = []
         for name, model in models.items():
@@ -174,7 +182,7 @@ def launch(page: Any, port: int | None) -> str:
         _, address, _ = page.launch(
             server_name=ADDRESS, server_port=port, share=False, quiet=True, inbrowser=False,
             prevent_thread_lock=True, ssr_mode=False, footer_links=[], theme=theme,
-            enable_monitoring=False,
+            enable_monitoring=False, max_file_size=MAX_UPLOAD,
         )  # fmt: skip
     except OSError as error:
         wanted = f"{port}" if port is not None else f"{FIRST_PORT} to {FIRST_PORT + PORTS - 1}"

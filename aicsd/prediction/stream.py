@@ -16,6 +16,7 @@ from aicsd.images import (
     read_image,
 )
 from aicsd.models import Segmenter
+from aicsd.models.inference import NotEnoughMemoryError
 from aicsd.prediction.inputs import BrokenInputError, Input
 from aicsd.prediction.network import predict_images
 from aicsd.prediction.settings import PredictConfig
@@ -25,6 +26,8 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 JPEG_START = b"\xff\xd8"
 JPEG_END = b"\xff\xd9"
 CHUNK = 1 << 16
+MAX_BYTES = 1 << 29
+"""Bytes of one encoded image; a stream that never ends would fill the memory."""
 
 
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -37,9 +40,21 @@ class _Bytes:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.held = bytearray()
+        self._taken = 0
+
+    def begin_image(self) -> None:
+        """Count the bytes of the next image."""
+        self._taken = 0
+
+    def _require_end(self, size: int) -> None:
+        if self._taken + size > MAX_BYTES:
+            raise BrokenInputError(
+                f"standard input: an image of more than {MAX_BYTES >> 20} MB; no image is that long"
+            )
 
     def more(self) -> bool:
         """Hold more of what has come, without waiting for all; False at the end."""
+        self._require_end(len(self.held))
         new = self._stream.read1(CHUNK)  # type: ignore[attr-defined]
         self.held += new
         return bool(new)
@@ -52,10 +67,12 @@ class _Bytes:
 
     def take(self, count: int) -> bytes:
         """The next ``count`` bytes, which are then gone."""
+        self._require_end(count)
         taken = self.look(count)
         if len(taken) < count:
             raise BrokenInputError("standard input ends within an image")
         del self.held[:count]
+        self._taken += count
         return taken
 
     def take_until_marker(self) -> bytes:
@@ -77,11 +94,13 @@ def split_images(stream: BinaryIO) -> Iterator[bytes]:
         stream: with ``read1``, as standard input has it.
 
     Raises:
-        BrokenInputError: the stream ends within an image, or goes on with what is none.
+        BrokenInputError: the stream ends within an image, goes on with what is none, or an image
+            has no end.
     """
     source = _Bytes(stream)
     count = 0
     while start := source.look(len(PNG_START)):
+        source.begin_image()
         if start == PNG_START:
             yield _take_png(source)
         elif start.startswith(JPEG_START):
@@ -181,7 +200,11 @@ def predict_stream(
         if isinstance(image, UserError):
             yield image
             continue
-        ((ids, _),) = predict_images(model, [image], config)
+        try:
+            ((ids, _),) = predict_images(model, [image], config)
+        except NotEnoughMemoryError as error:
+            yield error
+            continue
         if output == "ids":
             yield encode_ids(ids, palette)
         elif output == "color":

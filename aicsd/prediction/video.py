@@ -15,6 +15,7 @@ from aicsd.errors import UserError
 from aicsd.files import atomic_folder, atomic_path
 from aicsd.images import UInt8Array
 from aicsd.models import Segmenter
+from aicsd.models.inference import NotEnoughMemoryError
 from aicsd.prediction.inputs import BrokenInputError, Input
 from aicsd.prediction.network import predict_images
 from aicsd.prediction.settings import PredictConfig
@@ -81,7 +82,10 @@ def predict_video(
         folder = stack.enter_context(atomic_folder(results["ids"])) if "ids" in results else None
         frames = source.frames()
         while batch := list(islice(frames, config.batch_size)):
-            predictions = predict_images(model, [frame.image for frame in batch], config)
+            try:
+                predictions = predict_images(model, [frame.image for frame in batch], config)
+            except NotEnoughMemoryError as error:
+                raise BrokenInputError(f"{item.path}: {error}") from error
             for (image, time), (ids, _) in zip(batch, predictions, strict=True):
                 if folder is not None:
                     save_ids(ids, palette, folder / f"{count:06}.png")

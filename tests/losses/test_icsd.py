@@ -188,3 +188,22 @@ def test_inside_of_another_batch_is_refused(shape: tuple[int, ...]) -> None:
 def test_bad_temperature_is_refused(temperature: float) -> None:
     with pytest.raises(UserError, match="temperature"):
         ics_matrix(draw((1, 2, 2, 2)), temperature)
+
+
+def test_a_teacher_that_excludes_a_class_gives_the_limit() -> None:
+    """Logits of -inf: the loss is that of logits that go to -inf, and so is the gradient."""
+    generator = torch.Generator().manual_seed(3)
+    student = torch.randn(2, 4, 6, 5, generator=generator, requires_grad=True)
+    teacher = torch.randn(2, 4, 6, 5, generator=generator)
+    excluded = teacher.clone()
+    excluded[:, 1, :3] = -torch.inf
+    excluded[:, 2] = -torch.inf  # a class that is nowhere
+    low = teacher.clone()
+    low[:, 1, :3] = -1e9
+    low[:, 2] = 0.0  # nowhere more than elsewhere
+    losses = [icsd_loss(student, maps) for maps in (excluded, low)]
+    gradients = [torch.autograd.grad(loss, student)[0] for loss in losses]
+    assert torch.isfinite(losses[0])
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert ics_matrix(excluded).isfinite().all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -238,15 +239,21 @@ def test_large_image(model_file: Path, photos: Path, run_cli: RunCli, model: Seg
     assert np.allclose(np.load("out/large_probabilities.npy"), wanted.numpy(), atol=1e-3)
 
 
-def test_too_little_memory_is_said(
+def test_too_little_memory_is_said_and_the_others_are_predicted(
     model: Segmenter, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail_once(*arguments: object) -> object:
+        monkeypatch.undo()
+        monkeypatch.chdir(photos)
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr("aicsd.prediction.network.infer", fail)
-    with pytest.raises(UserError, match=r"not enough memory for 1 x 64x48 pixels.*--window"):
-        list(predict_files(model, find_inputs(["a/x.png"]), photos / "out", PredictConfig()))
+    monkeypatch.setattr("aicsd.prediction.network.infer", fail_once)
+    inputs = find_inputs(["a/x.png", "b/x.png"])
+    config = PredictConfig(workers=0)
+    failed, done = predict_files(model, inputs, photos / "out", config)
+    assert failed.error is not None
+    assert re.match(r"a/x.png: not enough memory for 1 x 64x48 pixels.*--window", failed.error)
+    assert (done.path, done.images) == (Path("b/x.png"), 1)
 
 
 def test_a_folder_is_whole_or_absent(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def build(options: Mapping[str, Any], classes: Classes) -> Segmenter:
     )
     backbone = net.backbone
     model = Segmenter(
-        net, classes, InputSpec(backbone.mean, backbone.std, multiple=backbone.multiple),
+        net, classes, InputSpec(backbone.mean, backbone.std, **backbone.sizes._asdict()),
         maps=net.maps, align_corners=True, backbone="backbone", min_batch=2,
         # the weights of the whole network will be in its file: where they began matters no more
         origin=Origin(PREFIX, asdict(replace(parsed, weights="none"))),

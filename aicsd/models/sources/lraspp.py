@@ -44,7 +44,7 @@ def build(options: Mapping[str, Any], classes: Classes) -> Segmenter:
     )
     backbone = net.backbone
     model = Segmenter(
-        net, classes, InputSpec(backbone.mean, backbone.std, multiple=backbone.multiple),
+        net, classes, InputSpec(backbone.mean, backbone.std, **backbone.sizes._asdict()),
         maps=net.maps, backbone="backbone",
         origin=Origin(PREFIX, asdict(replace(parsed, weights="none"))),
     )  # fmt: skip
