@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from aicsd.errors import UserError, suggest
-from aicsd.losses.adapters import make_adapters
+from aicsd.losses.adapters import IDENTITY, LOGITS, make_adapters
 from aicsd.methods import TermRecipe
 from aicsd.models import MapInfo, map_named, resize
 from aicsd.types import Batch, SegOutput
@@ -51,7 +51,9 @@ class Term(nn.Module):
         pairs = {} if teacher is None else dict(zip(recipe.at_student, widths, strict=True))
         same = recipe.contract.same_channels
         self.adapters = make_adapters(where, recipe.adapter, pairs, same_channels=same)
-        self.loss = recipe.build_loss(where, *widths[0], class_pixels)
+        own, other = widths[0]
+        own = own if recipe.adapter == IDENTITY else other
+        self.loss = recipe.build_loss(where, own, other, student[LOGITS].channels, class_pixels)
 
     def forward(
         self, student: SegOutput, teacher: SegOutput | None, batch: Batch, progress: float

@@ -13,6 +13,7 @@ from torch import nn
 from aicsd.errors import UserError
 
 LOGITS = "logits"
+IDENTITY = "identity"
 
 
 def identity(student_channels: int, teacher_channels: int) -> nn.Module:  # noqa: ARG001
@@ -52,7 +53,7 @@ def generator(student_channels: int, teacher_channels: int) -> nn.Module:
 
 
 ADAPTERS: dict[str, Callable[[int, int], nn.Module]] = {
-    "identity": identity,
+    IDENTITY: identity,
     "conv1x1": conv1x1,
     "conv1x1_bn": conv1x1_bn,
     "mlp": mlp,
@@ -76,8 +77,8 @@ def make_adapters(
     """
     found = []
     for name, (own, other) in widths.items():
-        bridge = "identity" if name == LOGITS and len(widths) > 1 else kind
-        if own != other and same_channels and bridge == "identity":
+        bridge = IDENTITY if name == LOGITS and len(widths) > 1 else kind
+        if own != other and same_channels and bridge == IDENTITY:
             raise UserError(f"{where}: {_difference(name, own, other)}")
         found.append(ADAPTERS[bridge](own, other))
     return nn.ModuleList(found)
@@ -89,7 +90,7 @@ def _difference(name: str, own: int, other: int) -> str:
             f"the student has {own} logits per pixel and the teacher {other}; both need one for "
             "each class of the data"
         )
-    bridges = ", ".join(adapter for adapter in ADAPTERS if adapter != "identity")
+    bridges = ", ".join(adapter for adapter in ADAPTERS if adapter != IDENTITY)
     return (
         f"the map {name!r} has {own} channels in the student and {other} in the teacher, and the "
         f"loss compares equal numbers: set adapter to {bridges}"

@@ -16,8 +16,10 @@ from aicsd.losses import list_losses, loss_class
 INPUTS = ("student", "teacher", "mask", "valid", "image", "progress")
 """What ``forward`` of a loss may ask for, by the names of its parameters."""
 
-CHANNELS = ("student_channels", "teacher_channels")
-"""Arguments of a constructor that come from the maps of the networks, not from a recipe."""
+CHANNELS = ("student_channels", "teacher_channels", "num_classes")
+"""Arguments of a constructor that come from the maps of the networks, not from a recipe: channels
+of the maps as ``forward`` gets them, behind an adapter where there is one; logits of the student.
+"""
 
 CLASS_PIXELS = "class_pixels"
 """Argument of a constructor that comes from the training data: labelled pixels of each class. It

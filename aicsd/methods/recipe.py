@@ -12,7 +12,7 @@ from torch import nn
 
 from aicsd.errors import UserError, check_options, suggest
 from aicsd.losses.adapters import ADAPTERS
-from aicsd.methods.contract import CLASS_PIXELS, LossContract, Losses, contract_of
+from aicsd.methods.contract import CHANNELS, CLASS_PIXELS, LossContract, Losses, contract_of
 from aicsd.schedules import SCHEDULES
 from aicsd.yaml_file import read_yaml
 
@@ -89,6 +89,7 @@ class TermRecipe:
         where: str,
         student_channels: int,
         teacher_channels: int,
+        num_classes: int,
         class_pixels: Sequence[int] | None = None,
     ) -> nn.Module:
         """The loss of this term for maps of these widths and data of these classes."""
@@ -103,7 +104,7 @@ class TermRecipe:
             )
         if self.loss is not None:
             return deepcopy(self.loss)  # a recipe may serve several networks
-        widths = {"student_channels": student_channels, "teacher_channels": teacher_channels}
+        widths = dict(zip(CHANNELS, (student_channels, teacher_channels, num_classes), strict=True))
         widths = {key: widths[key] for key in self.contract.channels}
         return _construct(where, self.contract, {**self.options, **widths})
 

@@ -41,6 +41,7 @@ class Row:
         maps: names of the maps where the loss compares several.
         refuses: values that an option must refuse, beside unknown words and bad temperatures.
         shape: of the maps of most tests, where the loss needs larger ones.
+        blobs: side of the squares of one label; 1: each pixel has its own.
         differs: what does not hold, by the name of the test (``ranks``: that two processes train as
             one), or by ``"test option=value"`` for one variant, and why; "" where it does hold.
     """
@@ -51,6 +52,7 @@ class Row:
     maps: tuple[str, ...] = ()
     refuses: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     shape: tuple[int, ...] = SHAPE
+    blobs: int = 1
     differs: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -89,11 +91,10 @@ class Case:
 
     def build(self, inputs: Inputs, dtype: torch.dtype = torch.float64) -> nn.Module:
         """The loss, the same every time, for these maps."""
-        widths = {
-            f"{side}_channels": _first(inputs[side]).shape[1]
-            for side in ("student", "teacher")
-            if f"{side}_channels" in self.contract.channels
-        }
+        widths = {"num_classes": _first(inputs["student"]).shape[1]}
+        for side in {"student", "teacher"} & set(inputs):
+            widths[f"{side}_channels"] = _first(inputs[side]).shape[1]
+        widths = {key: widths[key] for key in self.contract.channels}
         torch.manual_seed(0)
         return self.contract.loss(**self.options, **widths).to(dtype)
 
@@ -102,7 +103,11 @@ class Case:
         shape = shape or self.row.shape
         batch, channels, *size = shape
         more = 0 if self.contract.same_channels else MORE_CHANNELS
-        mask, where = draw_mask(shape), draw_valid(shape) if valid else None
+        side = self.row.blobs
+        mask = draw_mask((*shape[:2], -(-shape[2] // side), -(-shape[3] // side)))
+        mask = mask.repeat_interleave(side, 1).repeat_interleave(side, 2)
+        mask = mask[:, : shape[2], : shape[3]].contiguous()
+        where = draw_valid(shape) if valid else None
         if where is not None:
             mask[~where] = IGNORE_INDEX
             mask[0, 0, 0] = 0
@@ -254,6 +259,8 @@ class ContractSuite:
         assert sum(float(maps.grad.abs().sum()) for maps in _listed(inputs["student"])
                    if maps.grad is not None) > 0  # fmt: skip
         for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
             assert parameter.grad is not None, name
             assert float(parameter.grad.abs().sum()) > 0, name
 
@@ -384,6 +391,15 @@ class ContractSuite:
             value, gradient = case.gradient(on_both(Tensor.float, inputs))
             assert math.isfinite(float(value))
             assert bool(gradient.isfinite().all())
+
+    def test_maps_of_one_pixel_are_finite(self, case: Case) -> None:
+        classes = case.row.shape[1]  # class weights are one number for each
+        for batch in (1, 2):
+            for valid in (False, True):
+                inputs = on_both(Tensor.float, case.inputs((batch, classes, 1, 1), valid=valid))
+                value, gradient = case.gradient(inputs)
+                assert math.isfinite(float(value))
+                assert bool(gradient.isfinite().all())
 
     def test_infinite_logits_of_the_teacher_give_the_right_value_or_none(self, case: Case) -> None:
         inputs = case.inputs()

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import oracles
+import oracles_of_methods as of_methods
 import torch
 from contract_suite import ContractSuite, Row
 from torch import Tensor
@@ -167,6 +168,60 @@ def feature_kd(
 
 ROWS["feature_kd"] = Row(feature_kd, ({}, {"normalize": False}))
 ROWS["feature_kd by confidence"] = Row(feature_kd, loss="feature_kd", maps=("stage4", "logits"))
+
+
+NETWORK = "a network stands between the student and the comparison"
+RANDOM = "it draws pixels, as many as a map has"
+
+ROWS["boundary_kd"] = Row(
+    of_methods.boundary_kd,
+    ({}, {"edge": 0.0, "body": 1.0, "temperature": 1.0}, {"radius": 2, "body": 0.5}),
+    refuses={"edge": (-1.0, float("nan")), "body": (-1.0,), "radius": (0, -1)},
+    shape=(2, 4, 9, 8),
+    blobs=5,
+)
+ROWS["masked_generative"] = Row(
+    of_methods.masked_generative,
+    ({}, {"masked": 0.0}),
+    refuses={"masked": (-0.1, 1.0)},
+    differs={
+        "zero_at_the_teacher": NETWORK,
+        "function_equals_module": NETWORK,
+        "padding_equals_smaller_maps": RANDOM,
+        "padding_equals_smaller_maps masked=0.0": "",
+        "ranks": RANDOM,
+        "ranks masked=0.0": "",
+    },
+)
+ROWS["cross_image"] = Row(
+    of_methods.cross_image,
+    ({}, {"patch": 1, "temperature": 0.5}, {"patch": 3}),
+    refuses={"patch": (0, -1)},
+    differs={"ranks": "each process compares its own images"},
+)
+ROWS["cross_image_memory"] = Row(
+    of_methods.cross_image_memory,
+    (
+        {"temperature": 0.5},
+        {"pixel_slots": 2, "region_slots": 1, "pixel_keys": 9, "region_keys": 3, "regions": 2.0},
+    ),
+    refuses={
+        "pixels": (-1.0,),
+        "regions": (-1.0,),
+        **dict.fromkeys(("pixel_slots", "region_slots", "pixel_keys", "region_keys"), (0,)),
+    },
+    differs={
+        "function_equals_module": "the module has a memory",
+        "padding_equals_smaller_maps": RANDOM,
+        "ranks": "each process draws its own keys",
+    },
+)
+ROWS["refined_features"] = Row(
+    of_methods.refined_features,
+    ({}, {"refine_teacher": False}),
+    refuses={"reduction": (0, -1)},
+    differs={"zero_at_the_teacher": NETWORK, "function_equals_module": NETWORK},
+)
 
 
 class TestContract(ContractSuite):

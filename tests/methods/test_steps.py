@@ -83,6 +83,8 @@ def test_a_method_trains_and_goes_on_from_a_saved_state(
     assert set(losses) == {"loss", *recipe.active}
     assert all(bool(value.isfinite()) for value in losses.values()), losses
     for key, value in training.distiller.terms.named_parameters():
+        if not value.requires_grad:
+            continue
         assert not torch.equal(value, before[f"terms.{key}"]), key
     saved = io.BytesIO()
     torch.save(training.state_dict(), saved)
