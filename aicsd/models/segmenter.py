@@ -204,12 +204,13 @@ class Segmenter(nn.Module):
     ) -> Tensor:
         """The part of the maps of a padded image that shows the image.
 
-        Where the border of the image falls into a cell, ``exact`` maps are resized to the pixels
-        before they are cut, and others keep that cell.
+        Where the border of the image falls into a cell, or cells are aligned with the corners of
+        the padded image, ``exact`` maps are resized to the pixels before they are cut; others keep
+        that cell.
         """
         shown = [side * cells / whole for side, cells, whole in zip(
             size, maps.shape[-2:], padded, strict=True)]  # fmt: skip
-        if exact and not all(cells.is_integer() for cells in shown):
+        if exact and (self.align_corners or not all(cells.is_integer() for cells in shown)):
             return resize(maps, padded, self.align_corners)[..., : size[0], : size[1]]
         rows, columns = (math.ceil(cells) for cells in shown)
         return maps[..., :rows, :columns]
