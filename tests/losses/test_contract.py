@@ -202,7 +202,7 @@ ROWS["cross_image"] = Row(
 ROWS["cross_image_memory"] = Row(
     of_methods.cross_image_memory,
     (
-        {"temperature": 0.5},
+        {},
         {"pixel_slots": 2, "region_slots": 1, "pixel_keys": 9, "region_keys": 3, "regions": 2.0},
     ),
     refuses={
