@@ -41,6 +41,7 @@ class Distiller(nn.Module):
         class_pixels: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        self.class_pixels = class_pixels
         if recipe.needs_teacher and teacher is None:
             raise UserError(f"method {recipe.name!r} needs a teacher: give --teacher RUN")
         self.student = student

@@ -31,6 +31,11 @@ HARMLESS_KEYS = frozenset(
     )
 )  # fmt: skip
 """Keys of a config that a resumed run may change, because they do not change its result."""
+AGAINST_DIVERGENCE = (
+    "optimizer.lr", "optimizer.clip", "optimizer.skip_nonfinite", "optimizer.warmup", "precision",
+)  # fmt: skip
+"""Keys that may change, with the weights of terms, when a run goes on that had stopped because its
+loss was not finite."""
 OLD_KEYS = {"published_layout": "released_layout"}
 """Keys of a network that older versions had under another name -> the name."""
 LOCK_FILE = ".lock"
@@ -57,6 +62,7 @@ class RunFolder:
         self.loggers = self.path / "loggers.json"
         self.checkpoint = self.path / "checkpoints" / "last.pt"
         self.previous = self.checkpoint.with_name("previous.pt")
+        self.nonfinite = self.path / "nonfinite.pt"
         self.image_counts = self.path / "image_counts.safetensors"
 
     @property
@@ -232,6 +238,9 @@ class RunFolder:
         harmless = HARMLESS_KEYS | self._checked_by_content(before, now)
         if self.gets_longer(settings):
             harmless |= {"epochs"}
+        if self.nonfinite.is_file():
+            harmless |= set(AGAINST_DIVERGENCE)
+            harmless |= {k for k in now if k.startswith("terms.") and k.endswith(".weight")}
         changed = [
             f"{key} was {before.get(key)!r} and now is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())

@@ -69,6 +69,15 @@ class TrainBatches:
         return self.stop - self.start
 
 
+def batch_names(
+    dataset: SegDataset, config: DataConfig, batches: TrainBatches
+) -> Iterator[list[str]]:
+    """The names of the images of every batch."""
+    indices = epoch_indices(dataset, config)
+    for keys in batches:
+        yield [dataset.names[indices[number]] for _, number in keys]
+
+
 def plan_batches(
     count: int,
     config: DataConfig,

@@ -32,6 +32,8 @@ class RunState:
     """Spent training so far, over all resumes."""
     teacher: dict[str, Any] = field(default_factory=dict)
     """Metrics of the teacher, measured before the first step."""
+    skipped: int = 0
+    """Steps that were skipped, for their loss was not finite."""
 
 
 class Checkpoint(NamedTuple):

@@ -42,6 +42,9 @@ class OptimizerConfig:
     from 1 on, over this many steps; 0: from the start."""
     clip: float = 0.0
     """largest norm of the gradient; 0 does not clip."""
+    skip_nonfinite: bool = False
+    """skip the update of a step whose loss or gradient is NaN or infinite, and count such steps;
+    without it the run stops at the first."""
     accumulate: int = 1
     """batches whose gradients are summed into one step."""
     ema: float = 0.0

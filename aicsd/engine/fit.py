@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import replace
 from typing import Any
 
 from lightning_fabric import Fabric
 
 from aicsd.data.batches import TrainBatches
-from aicsd.data.loaders import Waiting, train_loader
+from aicsd.data.loaders import Waiting
 from aicsd.data.protocol import SegDataset
 from aicsd.distiller import Distiller
 from aicsd.engine.config import FitConfig
+from aicsd.engine.kept_step import kept
 from aicsd.engine.record import RunRecord
 from aicsd.engine.reporting import Meter
+from aicsd.engine.run_batches import RunBatches
 from aicsd.engine.step import Training, train_step
 from aicsd.engine.stop import Interrupted, stop_signal
 from aicsd.engine.watchers import Watched, watchers_of
@@ -53,13 +55,9 @@ def fit(
     finished = run.finished(total)
     if finished is not None:
         return finished, run.training.final
-    batches = Waiting(
-        train_loader(
-            train_data, config.data, replace(plan, start=state.step * accumulate),
-            pin_memory=fabric.device.type == "cuda", protocol=config.protocol,
-            color=distiller.student.input.color,
-        )
-    )  # fmt: skip
+
+    source = RunBatches(config, train_data, plan, fabric, distiller.student.input.color)
+    batches = Waiting(source.load(state.step))
     with run.logger(total) as logger, stop_signal() as stop:
         watched = Watched(run.folder, run.training, state, val_data, logger, run.evaluate)
         watchers = watchers_of(distiller)
@@ -69,18 +67,22 @@ def fit(
         started = time.monotonic() - state.seconds
         while state.step < total:
             progress = state.step / total
-            result = train_step(run.training, batches, state.step, progress)
+            with kept(run.folder, run.training, source):
+                result = train_step(run.training, batches, state.step, progress)
             meter.count(result.images * fabric.world_size, batches.take_seconds())
             step = state.step = state.step + 1
             state.seconds = time.monotonic() - started
+            state.skipped = run.training.finite.skipped
             epoch = step * accumulate // plan.per_epoch
             ends_epoch = epoch > (step - 1) * accumulate // plan.per_epoch
             saves = step % config.save_every == 0 or step == total or bool(stop)
             logs = saves or step % config.log_every == 0
             if logs:
+                with kept(run.folder, run.training, source):
+                    run.training.finite.require()
                 line = meter.line(result.losses, progress, result.lr)
-                logger.scalars(step, {"epoch": epoch, **line})
-                logger.advance(step, f"epoch {epoch} loss {line['loss']:.3f}")
+                logger.scalars(step, {"epoch": epoch, **line, **run.skipped})
+                logger.advance(step, f"epoch {epoch} loss {line['loss'] or math.nan:.3f}")
             if config.val_every and ends_epoch and epoch % config.val_every == 0 and step < total:
                 run.validate(logger)
                 for watcher in watchers:
@@ -88,7 +90,7 @@ def fit(
             stopped = bool(stop)  # perhaps since the line above: during the validation
             if stopped and not logs:
                 line = meter.line(result.losses, progress, result.lr)
-                logger.scalars(step, {"epoch": epoch, **line})
+                logger.scalars(step, {"epoch": epoch, **line, **run.skipped})
             if saves or stopped:
                 run.save()
             if stopped and step < total:

@@ -85,6 +85,11 @@ class RunRecord:
             self._require_finite()
             save_checkpoint(self.folder, self.state, self.training.state_dict())
 
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Steps that were skipped so far, for the log, where the run may skip any."""
+        return {"skipped": self.state.skipped} if self.config.optimizer.skip_nonfinite else {}
+
     def finish(self, metrics: Metrics) -> dict[str, Any]:
         """Write the trained model, the counts of its validation images and the result."""
         result = {
@@ -93,12 +98,14 @@ class RunRecord:
             "parameters": self.training.final.num_parameters(),
             "teacher": self.state.teacher or None,
         }
+        result |= {f"{name}_steps": count for name, count in self.skipped.items()}
         self.save()
         self._save_model(metrics, self.folder.model)
         if self.fabric.is_global_zero:
             self._images.save(self.folder.image_counts)
             write_text(self.folder.result, to_json(result), durable=True)
-            self.folder.previous.unlink(missing_ok=True)
+            for path in (self.folder.previous, self.folder.nonfinite):
+                path.unlink(missing_ok=True)
         self.fabric.barrier()
         return result
 
@@ -160,6 +167,7 @@ class RunRecord:
         if found is None:
             return
         self.state = found.state
+        self.training.finite.skipped = self.state.skipped
         if found.damage is not None:
             self._say(found.damage)
             if self.fabric.is_global_zero:

@@ -159,6 +159,7 @@ class Meter:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
+        self._finite: dict[str, float] = {}
         self._begin, self._images, self._waited = time.monotonic(), 0, 0.0
 
     def count(self, images: int, waited: float) -> None:
@@ -166,19 +167,16 @@ class Meter:
         self._images += images
         self._waited += waited
 
-    def line(self, losses: dict[str, Tensor], progress: float, rate: float) -> dict[str, float]:
+    def line(
+        self, losses: dict[str, Tensor], progress: float, rate: float
+    ) -> dict[str, float | None]:
         """Loss, every term with its weight, learning rate, images/s and share of waiting.
 
-        Raises:
-            UserError: a loss that is not finite.
+        In a step that was skipped, a value that is not finite is the last one that was.
         """
-        values = {name: value.item() for name, value in losses.items()}
-        if not all(math.isfinite(value) for value in values.values()):
-            raise UserError(
-                f"the loss is no longer finite (progress {progress:.3f}: "
-                + ", ".join(f"{name} = {value:g}" for name, value in values.items())
-                + "); lower optimizer.lr or a weight, or set optimizer.clip"
-            )
+        found = {name: value.item() for name, value in losses.items()}
+        self._finite |= {name: value for name, value in found.items() if math.isfinite(value)}
+        values = {name: self._finite.get(name) for name in found}
         seconds = max(time.monotonic() - self._begin, 1e-9)
         line = {
             "progress": round(progress, 6),

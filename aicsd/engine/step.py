@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aicsd.distiller import Distiller
 from aicsd.engine.config import OptimizerConfig
+from aicsd.engine.finite import FiniteCheck
 from aicsd.engine.optimizer import build_optimizer, set_learning_rate
 from aicsd.models import Segmenter
 from aicsd.types import Batch
@@ -55,6 +56,7 @@ class Training:
         self.optimizer: Any
         self.model, self.optimizer = fabric.setup(distiller, build_optimizer(settings, distiller))
         self.average = _average(distiller.student, settings.ema)
+        self.finite = FiniteCheck(distiller, fabric, settings.skip_nonfinite)
 
     @property
     def final(self) -> Segmenter:
@@ -102,11 +104,15 @@ def train_step(
         progress: part of training that is done, in [0, 1].
         clock: called with the name of each part of the step when it ends: ``data``, ``losses``,
             ``backward``, ``optimizer``.
+
+    Raises:
+        NonFiniteLossError: see :class:`aicsd.engine.finite.FiniteCheck`.
     """
     settings, fabric = training.settings, training.fabric
     training.model.train()
     lr = set_learning_rate(training.optimizer, settings, progress, step)
-    torch.manual_seed(_step_seed(training.seed, step, fabric.global_rank))
+    torch.manual_seed(step_seed(training.seed, step, fabric.global_rank))
+    training.finite.begin()
     images = 0
     for part in range(settings.accumulate):
         batch = next(batches).to(fabric.device)
@@ -115,23 +121,30 @@ def train_step(
         with fabric.no_backward_sync(training.model, enabled=unfinished):
             losses: dict[str, Tensor] = training.model(batch, progress)
             clock("losses")
-            fabric.backward(losses["loss"] / settings.accumulate)
+            if training.finite.allows_backward(losses, step):
+                fabric.backward(losses["loss"] / settings.accumulate)
             clock("backward")
         images += len(batch.image)
-    if settings.clip:
-        # 16-mixed finds its loss scale by steps with infinite gradients, which it skips
-        fabric.clip_gradients(
-            training.model, training.optimizer, max_norm=settings.clip, error_if_nonfinite=False
-        )
-    training.optimizer.step()
+    if training.finite.allows_update(step):
+        _update(training)
     training.optimizer.zero_grad(set_to_none=True)
-    if training.average is not None:
-        training.average.update_parameters(training.distiller.student)
     clock("optimizer")
     return StepResult({name: value.detach() for name, value in losses.items()}, lr, images)
 
 
-def _step_seed(seed: int, step: int, rank: int) -> int:
+def _update(training: Training) -> None:
+    if training.settings.clip:
+        # 16-mixed finds its loss scale by steps with infinite gradients, which it skips
+        training.fabric.clip_gradients(
+            training.model, training.optimizer, max_norm=training.settings.clip,
+            error_if_nonfinite=False,
+        )  # fmt: skip
+    training.optimizer.step()
+    if training.average is not None:
+        training.average.update_parameters(training.distiller.student)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
     """Dropout depends on (seed, step, rank) only, hence not on where a run was cut."""
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
 
