@@ -22,6 +22,7 @@ from aicsd.evaluation.evaluate import batches_of_equal_size
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model
 from aicsd.prediction.inputs import BrokenInputError
 from aicsd.prediction.stream import split_images
+from aicsd.teacher import Teacher
 
 RunCli = Callable[..., tuple[int, str, str]]
 
@@ -169,12 +170,34 @@ def test_networks_in_other_number_formats(dtype: torch.dtype) -> None:
         wanted = Segmenter(net, tiny_model().classes)(image).logits
         found = Segmenter(net.to(dtype), tiny_model().classes)(image).logits
     assert found.dtype == torch.float32
+    teacher = Teacher(Segmenter(net, tiny_model().classes), tiny_model().classes)
+    teacher.speed_up("eager", 64)
+    assert teacher(image).logits.dtype == torch.float32
     torch.testing.assert_close(found, wanted, atol=0.05, rtol=0.05)
 
 
 def test_an_image_without_pixels_is_refused() -> None:
     with pytest.raises(UserError, match=re.escape("image (0, 50, 3) uint8 must be (H, W, 3)")):
         tiny_model().predict(np.zeros((0, 50, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>", "web page"),
+    ],
+)
+def test_what_stands_in_place_of_a_checkpoint(
+    tmp_path: Path, run_cli: RunCli, content: bytes, words: str
+) -> None:
+    (tmp_path / "teacher.pth.tar").write_bytes(content)
+    code, _, error = run_cli(
+        "import", tmp_path / "teacher.pth.tar", "-o", tmp_path / "m.safetensors"
+    )
+    assert code == 2
+    assert words in error
+    assert "weights_only" not in error
 
 
 def test_saved_sizes_are_read_again(tmp_path: Path) -> None:

@@ -130,6 +130,11 @@ def _create(name: str, output_stride: int, pretrained: bool) -> tuple[nn.Module,
         return timm.create_model(name, features_only=True, pretrained=pretrained, **options), sizes
     except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if "home directory" in reason:
+            raise UserError(
+                f"the ImageNet weights of {name!r} have no place to be stored: this user has no "
+                "home folder; set HF_HOME to a folder, or use weights: none"
+            ) from error
         advice = "" if output_stride == 32 else "; output_stride 32 is what every backbone has"
         raise UserError(
             f"backbone {name!r} cannot serve at output_stride {output_stride}: {reason}{advice}"

@@ -128,6 +128,12 @@ class Segmenter(nn.Module):
         return self.mean.device
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the network's weights."""
+        weight = next(self.net.parameters(), self.mean)
+        return weight.dtype if weight.is_floating_point() else self.mean.dtype
+
+    @property
     def maps(self) -> dict[str, MapInfo]:
         """``logits`` and every feature that the network offers."""
         if not self._maps:
@@ -191,8 +197,7 @@ class Segmenter(nn.Module):
 
     def _run(self, pixels: Tensor) -> SegOutput:
         """The network in the number format of its weights; its maps in that of ``pixels``."""
-        weight = next(self.net.parameters(), pixels)
-        dtype = weight.dtype if weight.is_floating_point() else pixels.dtype
+        dtype = self.dtype
         output = as_output(self.net(pixels.to(dtype)))._replace(align_corners=self.align_corners)
         if dtype == pixels.dtype:
             return output  # as it is: under autocast, maps have 16 bits

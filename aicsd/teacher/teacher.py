@@ -31,7 +31,9 @@ class Teacher(nn.Module):
             if unknown:
                 raise UserError(
                     f"the teacher does not know the classes {unknown}; it knows "
-                    f"{list(model.classes.names)}: train it on the same classes"
+                    f"{list(model.classes.names)}: train it on the same classes, or, if it knows "
+                    "them under other names, aicsd import --classes FILE renames those of a "
+                    "released checkpoint"
                 )
             order = [model.classes.names.index(name) for name in classes.names]
             model = model.with_net(_SelectClasses(model.net, order), classes)
@@ -55,7 +57,8 @@ class Teacher(nn.Module):
         """
         size = self.model.input.fit((side, side))
         random = torch.Generator().manual_seed(0)
-        example = torch.rand((1, 3, *size), generator=random).to(self.model.device)
+        example = torch.rand((1, 3, *size), generator=random)
+        example = example.to(self.model.device, self.model.dtype)
         net = fold_batch_norm(self.model.net, example).to(memory_format=torch.channels_last)
         self.model = self.model.with_net(net)
         self.eval()

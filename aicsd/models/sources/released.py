@@ -206,12 +206,22 @@ def _unpickle(path: Path) -> Mapping[str, Any]:
                 f"{path} holds {found[1].rstrip('.')}, which is neither tensor nor number; reading "
                 "it could run code, so it is refused: save its state_dict alone, where you trust it"
             ) from error
-        raise UserError(
-            f"{path} is not a readable checkpoint: {reason[:200] or type(error).__name__}"
-        ) from error
+        raise UserError(f"{path} is not a readable checkpoint: {_why(path, reason)}") from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dict with a state_dict")
     return content
+
+
+def _why(path: Path, reason: str) -> str:
+    """What stands in place of a checkpoint; else why PyTorch cannot read it, without its advice."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip()
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS; git lfs pull fetches the file"
+    if start.startswith((b"<!", b"<html", b"<HTML")):
+        return "it is a web page; download the file itself"
+    cause = reason.partition("WeightsUnpickler error: ")[2] or reason
+    return cause[:200] or "it is damaged"
 
 
 def _state_dict(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
