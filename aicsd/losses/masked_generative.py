@@ -70,14 +70,23 @@ class MaskedGenerativeLoss(LossModule):
         """Maps (B, D_S, H, W) and (B, D_T, H, W) -> scalar."""
         student, teacher = prepare_pair(student, teacher, same_channels=False)
         where = match_valid(valid, student)
+        return masked_generative_loss(self.generated(student, where), teacher, valid=where)
+
+    def generated(self, student: Tensor, where: Tensor | None) -> Tensor:
+        """The teacher's map, made of a part of the student's: (B, D_S, H, W) -> (B, D_T, H, W).
+
+        Args:
+            student: in the precision of the parameters.
+            where: (B, H, W) bool, False at padding, which enters no convolution; None: no padding.
+        """
         # drawn on the CPU, so that every device hides the same pixels
         hidden = (torch.rand(len(student), *student.shape[2:]) < self.masked).to(student.device)
         outside = torch.zeros_like(hidden) if where is None else ~where
         first, second = self.generate
         with torch.autocast(student.device.type, enabled=False):
             seen = self.align(student).masked_fill((hidden | outside)[:, None], 0.0)
-            generated = second(first(seen).relu().masked_fill(outside[:, None], 0.0))
-        return masked_generative_loss(generated, teacher, valid=where)
+            made: Tensor = second(first(seen).relu().masked_fill(outside[:, None], 0.0))
+        return made
 
 
 LOSS = MaskedGenerativeLoss

@@ -79,6 +79,28 @@ def convolved(maps: np.ndarray, layer: nn.Conv2d) -> np.ndarray:
     return found
 
 
+def made(student: Tensor, valid: Tensor | None, module: nn.Module, masked: float) -> np.ndarray:
+    """What the generator makes of a part of the student's map."""
+    hidden = torch.rand(len(student), *student.shape[2:]).numpy() < masked
+    found = []
+    for b in range(len(student)):
+        aligned = convolved(student[b].numpy(), module.align)  # type: ignore[arg-type]
+        inside = np.ones_like(hidden[b]) if valid is None else valid[b].numpy()
+        first, second = module.generate  # type: ignore[misc]
+        between = np.maximum(convolved(aligned * (inside & ~hidden[b]), first), 0) * inside
+        found.append(convolved(between, second))
+    return np.stack(found)
+
+
+def relative_error(generated: np.ndarray, teacher: Tensor, valid: Tensor | None) -> float:
+    error = energy = 0.0
+    for b, y, x in grid(teacher, valid):
+        target = teacher[b, :, y, x].numpy()
+        error += float(((generated[b, :, y, x] - target) ** 2).sum())
+        energy += float((target**2).sum())
+    return error / energy
+
+
 def masked_generative(
     student: Tensor,
     teacher: Tensor,
@@ -86,18 +108,120 @@ def masked_generative(
     module: nn.Module,
     masked: float = 0.75,
 ) -> float:
-    hidden = torch.rand(len(student), *student.shape[2:]).numpy() < masked
-    error = energy = 0.0
+    return relative_error(made(student, valid, module, masked), teacher, valid)
+
+
+def dense_contrast(
+    student: Tensor,
+    teacher: Tensor,
+    valid: Tensor | None,
+    module: nn.Module,
+    masked: float = 0.75,
+    generation: float = 1.0,
+    contrast: float = 0.1,
+    groups: int = 16,
+    pool: int = 2,
+    patch: int = 4,
+    temperature: float = 0.07,
+) -> float:
+    generated = made(student, valid, module, masked)
+    channels = teacher.shape[1]
+    width = max(2, math.ceil(channels / groups))
+    squares = defaultdict(list)
+    for b, y, x in grid(teacher, valid):
+        squares[b, y // pool, x // pool].append((y, x))
+    patches = defaultdict(list)
+    for b, row, column in squares:
+        for begin in range(0, channels, width):
+            own = []
+            for maps in (generated[b], teacher[b].numpy()):
+                values = [maps[begin : begin + width, y, x] for y, x in squares[b, row, column]]
+                direction = unit(np.max(values, axis=0))
+                own.append(np.pad(direction, (0, width - len(direction))))
+            patches[b, row // patch, column // patch].append((begin, *own))
+    lost = []
+    for entries in patches.values():
+        for group, vector, positive in entries:
+            scores = [-np.abs(vector - positive).sum() / temperature]
+            for other, _, negative in entries:
+                if other != group:
+                    scores.append(-np.abs(vector - negative).sum() / temperature)
+            highest = max(scores)
+            total = math.fsum(math.exp(each - highest) for each in scores)
+            lost.append(highest + math.log(total) - scores[0])
+    mean = math.fsum(lost) / len(lost)
+    return generation * relative_error(generated, teacher, valid) + contrast * mean
+
+
+def intra_class_variation(
+    student: Tensor, teacher: Tensor, mask: Tensor, valid: Tensor | None
+) -> float:
+    members = defaultdict(list)
+    for b, y, x in grid(student, valid):
+        if mask[b, y, x] != IGNORED:
+            members[b, int(mask[b, y, x])].append((y, x))
+    squares = []
+    for (b, _), places in members.items():
+        columns = [np.stack([m[b, :, y, x].numpy() for y, x in places]) for m in (student, teacher)]
+        ours, theirs = ([unit(v) @ unit(part.mean(axis=0)) for v in part] for part in columns)
+        squares += [(own - other) ** 2 for own, other in zip(ours, theirs, strict=True)]
+    return math.fsum(squares) / max(len(squares), 1)
+
+
+def score(maps: np.ndarray, critic: nn.Module) -> float:
+    """Of one image (C, H, W), by a critic in its first training step."""
+    for layer in critic.layers:  # type: ignore[union-attr]
+        weight, start = layer.weight.detach().numpy(), layer.vector.numpy()
+        matrix = weight.reshape(len(weight), -1)
+        right = matrix.T @ start
+        right /= oracles.norm(right)
+        norm = oracles.norm(matrix @ right)
+        rows, columns = (math.ceil(side / 2) for side in maps.shape[1:])
+        found = np.zeros((len(weight), rows, columns))
+        found += layer.bias.detach().numpy()[:, None, None]
+        for y, x, dy, dx in np.ndindex(rows, columns, 3, 3):
+            row, column = 2 * y + dy - 1, 2 * x + dx - 1
+            if 0 <= row < maps.shape[1] and 0 <= column < maps.shape[2]:
+                found[:, y, x] += weight[:, :, dy, dx] @ maps[:, row, column] / norm
+        maps = np.where(found > 0, found, 0.2 * found)
+    weight = critic.head.weight.detach().numpy()[0]  # type: ignore[union-attr]
+    return float(weight @ maps.mean(axis=(1, 2)))
+
+
+def holistic(student: Tensor, teacher: Tensor, valid: Tensor | None, module: nn.Module) -> float:
+    return sum(holistic_parts(student, teacher, valid, module))
+
+
+def holistic_parts(
+    student: Tensor, teacher: Tensor, valid: Tensor | None, module: nn.Module
+) -> tuple[float, float]:
+    """What student and critic lose."""
+    parts = [0.0, 0.0]
     for b in range(len(student)):
-        aligned = convolved(student[b].numpy(), module.align)  # type: ignore[arg-type]
-        inside = np.ones_like(hidden[b]) if valid is None else valid[b].numpy()
-        first, second = module.generate  # type: ignore[misc]
-        between = np.maximum(convolved(aligned * (inside & ~hidden[b]), first), 0) * inside
-        generated = convolved(between, second)
-        for _, y, x in grid(student[b : b + 1], None if valid is None else valid[b : b + 1]):
-            target = teacher[b, :, y, x].numpy()
-            error += float(((generated[:, y, x] - target) ** 2).sum())
-            energy += float((target**2).sum())
+        scores = []
+        for logits in (student, teacher):
+            p = np.apply_along_axis(oracles.softmax, 0, logits[b].numpy())
+            seen = 1 if valid is None else valid[b].numpy()
+            scores.append(score(p * seen, module.critic))  # type: ignore[arg-type]
+        parts[0] -= scores[0] / len(student)
+        parts[1] += (max(0, 1 - scores[1]) + max(0, 1 + scores[0])) / len(student)
+    return parts[0], parts[1]
+
+
+def margin_features(student: Tensor, teacher: Tensor, valid: Tensor | None) -> float:
+    columns = [
+        np.concatenate([oracles.pixels(maps, valid, b) for b in range(len(maps))], axis=1)
+        for maps in (student, teacher)
+    ]
+    error = energy = 0.0
+    for own, other in zip(*columns, strict=True):
+        mean, deviation = other.mean(), max(float(other.std()), 1e-6)
+        below = 0.5 * math.erfc(mean / deviation / math.sqrt(2))
+        density = math.exp(-((mean / deviation) ** 2) / 2) / math.sqrt(2 * math.pi)
+        margin = mean - deviation * density / below if below > 1e-3 else -3 * deviation
+        for s, t in zip(own, np.maximum(other, margin), strict=True):
+            error += (s - t) ** 2 if s > t or t > 0 else 0.0
+            energy += t**2
     return error / energy
 
 

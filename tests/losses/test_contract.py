@@ -223,6 +223,42 @@ ROWS["refined_features"] = Row(
     differs={"zero_at_the_teacher": NETWORK, "function_equals_module": NETWORK},
 )
 
+ROWS["intra_class_variation"] = Row(of_methods.intra_class_variation)
+ROWS["dense_contrast"] = Row(
+    of_methods.dense_contrast,
+    ({}, {"masked": 0.0, "groups": 3, "contrast": 1.0}, {"pool": 1, "patch": 3, "generation": 0.0}),
+    refuses={
+        "masked": (-0.1, 1.0),
+        "generation": (-1.0,),
+        "contrast": (-1.0,),
+        **dict.fromkeys(("groups", "pool", "patch"), (0,)),
+    },
+    shape=(2, 5, 6, 7),
+    differs={
+        "zero_at_the_teacher": NETWORK,
+        "function_equals_module": NETWORK,
+        "padding_equals_smaller_maps": RANDOM,
+        "padding_equals_smaller_maps masked=0.0 groups=3 contrast=1.0": "",
+        "ranks": RANDOM,
+        "ranks masked=0.0 groups=3 contrast=1.0": "",
+    },
+)
+ROWS["holistic"] = Row(
+    of_methods.holistic,
+    ({}, {"width": 3}),
+    refuses={"width": (0,)},
+    differs={
+        "gradient": "it is a game: see test_holistic",
+        "zero_at_the_teacher": "it is a game",
+        "function_equals_module": NETWORK,
+        "padding_equals_smaller_maps": "strided convolutions see where a map ends",
+    },
+)
+ROWS["margin_features"] = Row(
+    of_methods.margin_features,
+    differs={"function_equals_module": "the module knows the margins of the teacher"},
+)
+
 
 class TestContract(ContractSuite):
     rows: ClassVar[dict[str, Row]] = ROWS
