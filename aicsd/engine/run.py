@@ -317,13 +317,26 @@ def connect_teacher(network: nn.Module, data: SegDataset) -> Teacher:
 
 @torch.no_grad()
 def try_out(distiller: Distiller, crop: int, device: torch.device) -> None:
-    """Compute all terms on an empty image, so that unfit networks are refused before a run."""
+    """Compute all terms on an empty image, so that unfit networks are refused before a run.
+
+    Raises:
+        UserError: a term that cannot compare the networks, or networks that fail on such an image.
+    """
     distiller.to(device).eval()
     if distiller.teacher is not None:
         distiller.teacher.to(device)
     image = torch.zeros(1, 3, crop, crop, dtype=torch.uint8)
     mask = torch.zeros(1, crop, crop, dtype=torch.int64)
-    distiller(Batch(image, mask, valid=mask == 0).to(device), 0.0)
+    try:
+        distiller(Batch(image, mask, valid=mask == 0).to(device), 0.0)
+    except UserError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"data.augment.crop is {crop}, and the networks cannot be run on such an image: "
+            f"{reason}"
+        ) from error
     distiller.train()
 
 

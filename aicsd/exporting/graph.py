@@ -62,9 +62,13 @@ def _normalization(model: Segmenter) -> nn.Conv2d:
 
 
 def smallest_side(model: Segmenter) -> int:
-    """Side in pixels that an image must have at least for maps of more than one cell."""
+    """Side in pixels that an image must have at least for maps of more than one cell.
+
+    A network with maps inside that it does not declare says so by ``smallest_exported_side``.
+    """
     largest_stride = max(info.stride for info in model.maps.values())
-    return model.input.fit((max(SMALLEST_SIDE, largest_stride + 1),) * 2)[0]
+    declared = int(getattr(model.net, "smallest_exported_side", 0))
+    return model.input.fit((max(SMALLEST_SIDE, largest_stride + 1, declared),) * 2)[0]
 
 
 def file_size(model: Segmenter, size: tuple[int, int] | None) -> tuple[int, int] | None:

@@ -22,7 +22,7 @@ from aicsd.models.model_file import (
     require_finite,
 )
 from aicsd.models.segmenter import Segmenter
-from aicsd.models.sources import SOURCES, Source, find_source, smp
+from aicsd.models.sources import SOURCES, Source, find_source, smp, transformers
 from aicsd.models.sources.folder import is_foreign, read_config
 from aicsd.runs import MODEL_FILE, RunFolder
 
@@ -64,9 +64,8 @@ def load_foreign(folder: Path) -> Segmenter:
     Raises:
         UserError: a library that no source knows, or a network that it cannot use.
     """
-    if "_model_class" in read_config(folder):
-        return smp.load_folder(folder)
-    raise UserError(f"{folder} holds a network of a library that no source knows")
+    is_smp = "_model_class" in read_config(folder)
+    return smp.load_folder(folder) if is_smp else transformers.load_folder(folder)
 
 
 def is_reference(reference: str | Path) -> bool:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize as resize_images
 
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
@@ -44,6 +46,8 @@ class InputSpec(NamedTuple):
     """(H, W) that a network takes if it takes no other; images are resized to it."""
     window: int = 0
     """Side in pixels of the windows that larger images are cut into; 0 takes them whole."""
+    bicubic: bool = False
+    """Whether images are resized to ``size`` bicubically, and not bilinearly."""
 
     @property
     def color(self) -> tuple[int, int, int]:
@@ -168,7 +172,16 @@ class Segmenter(nn.Module):
 
     def forward(self, image: Tensor) -> SegOutput:
         """(B, 3, H, W) uint8 RGB -> logits at the network's own resolution, and features."""
-        return self.apply_net(self.normalize(image))
+        return self.apply_net(self.normalize(self._sized(image)))
+
+    def _sized(self, image: Tensor) -> Tensor:
+        """Images of the one size that the network takes."""
+        size = self.input.size
+        if size is None or size == image.shape[-2:]:
+            return image
+        mode = InterpolationMode.BICUBIC if self.input.bicubic else InterpolationMode.BILINEAR
+        sized: Tensor = resize_images(image, list(size), mode, antialias=True)
+        return sized
 
     def normalize(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) RGB of 0 to 255 -> as the network was trained."""
@@ -177,19 +190,14 @@ class Segmenter(nn.Module):
         return pixels.flip(1) if self.input.bgr else pixels
 
     def apply_net(self, pixels: Tensor) -> SegOutput:
-        """The network on normalised images, which are brought to a size that it takes."""
+        """The network on normalised images, which are padded to a size that it takes."""
         height, width = pixels.shape[-2:]
         size = (height, width)
         fitted = size if self.input.takes_any else self.input.fit(size)
         if fitted == size:
             return self._run(pixels)
-        if self.input.size is not None:
-            pixels = F.interpolate(pixels, fitted, mode="bilinear", antialias=True)
-        else:
-            pixels = F.pad(pixels, (0, fitted[1] - width, 0, fitted[0] - height))
+        pixels = F.pad(pixels, (0, fitted[1] - width, 0, fitted[0] - height))
         output = self._run(pixels)
-        if self.input.size is not None:
-            return output
         return output._replace(
             logits=self._cut(output.logits, size, fitted, exact=True),
             features={n: self._cut(maps, size, fitted) for n, maps in output.features.items()},

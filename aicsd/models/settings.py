@@ -48,9 +48,9 @@ class ModelConfig(DeepLabV3PlusOptions):
 
     family: str = DEFAULT_FAMILY
     """kind of network: deeplabv3plus, lraspp, torchvision:NAME with a name of
-    torchvision.models.segmentation, or smp:NAME with an architecture of
-    segmentation_models_pytorch such as unet, whose encoder is the backbone; keys that it does not
-    have must stay at their defaults"""
+    torchvision.models.segmentation, smp:NAME with an architecture of segmentation_models_pytorch
+    such as unet, whose encoder is the backbone, or transformers:segformer-b0, -b1, -b2; keys that
+    it does not have must stay at their defaults"""
     options: dict[str, int | float | str | bool] = field(default_factory=dict)
     """keys that only another family has, for example {channels: 64} of lraspp"""
 

@@ -42,6 +42,13 @@ CASES: dict[str, dict[str, Any]] = {
         "family": "smp:unet",
         "options": {"encoder": "tu-mobilenetv3_small_050", "decoder_channels": [16, 16, 8, 8, 8]},
     },
+    "transformers:segformer": {
+        "family": "transformers:segformer",
+        "options": {"config": {
+            "hidden_sizes": [8, 16, 16, 24], "depths": [1, 1, 1, 1],
+            "num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 16,
+        }},
+    },
 }  # fmt: skip
 """A network of every family that can be built: reference of its kind -> keys of its config."""
 STAGES = {"stage1": 4, "stage2": 8}
@@ -204,6 +211,15 @@ def test_every_family_that_can_be_built_is_tested() -> None:
         ({"family": "hf:a/b"}, "networks of the hub are loaded, and not built"),
         ({"family": "torchvision"}, "family torchvision needs the option name"),
         ({"family": "torchvision:lraspp_mobilenet"}, "did you mean 'lraspp_mobilenet_v3_large'"),
+        ({"family": "transformers:segformer-b9"}, "to build; did you mean 'segformer-b"),
+        (
+            {"family": "transformers:segformer-b0", "options": {"config": {"depths": "x"}}},
+            "transformers has no segmentation network 'segformer-b0'; did you mean 'segformer'",
+        ),
+        (
+            {"family": "transformers:segformer", "options": {"config": {"depths": [1]}}},
+            "transformers:segformer cannot be built",
+        ),
         ({"family": "lraspp", "output_stride": 8, "options": {"output_stride": 8}}, "given twice"),
         ({"family": "lraspp", "aspp_channels": 8}, "unknown key 'aspp_channels'"),
         ({"family": "lraspp", "options": {"channels": 0}}, "channels is 0"),

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from aicsd.models.sources import deeplabv3plus, exported, hub, lraspp, released, smp, torchvision
+from aicsd.models.sources import (
+    deeplabv3plus,
+    exported,
+    hub,
+    lraspp,
+    released,
+    smp,
+    torchvision,
+    transformers,
+)
 from aicsd.models.sources.base import Source
 
-SOURCES: tuple[Source, ...] = (deeplabv3plus, lraspp, torchvision, smp, released, exported, hub)
+SOURCES: tuple[Source, ...] = (
+    deeplabv3plus, lraspp, torchvision, smp, transformers, released, exported, hub,
+)  # fmt: skip
 
 __all__ = ["SOURCES", "Source", "find_source"]
 

@@ -80,6 +80,26 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         UserError: none, or a file that cannot be read.
     """
+    names = require_weights(folder)
+    state: dict[str, Tensor] = {}
+    for name in names:
+        try:
+            state |= load_file(folder / name)
+        except Exception as error:  # whatever the damaged bytes lead it to
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{folder / name} is not a readable safetensors file: {reason}"
+            ) from error
+    require_finite(folder, state)
+    return state
+
+
+def require_weights(folder: Path) -> list[str]:
+    """Names of the safetensors files of a folder.
+
+    Raises:
+        UserError: none, or one that is not in it.
+    """
     index = folder / INDEX
     if (folder / WEIGHTS).is_file():
         names = [WEIGHTS]
@@ -91,19 +111,10 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         raise UserError(
             f"no {WEIGHTS} in {folder}{more}: save the network there with save_pretrained"
         )
-    state: dict[str, Tensor] = {}
     for name in names:
-        if Path(name).name != name:
-            raise UserError(f"{index} names the file {name!r}, which is outside of its folder")
-        try:
-            state |= load_file(folder / name)
-        except Exception as error:  # whatever the damaged bytes lead it to
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(
-                f"{folder / name} is not a readable safetensors file: {reason}"
-            ) from error
-    require_finite(folder, state)
-    return state
+        if Path(name).name != name or not (folder / name).is_file():
+            raise UserError(f"{index} names the file {name!r}, which is not in its folder")
+    return names
 
 
 def folder_classes(folder: Path, count: int, names: list[str] | None = None) -> Classes:

@@ -1,0 +1,230 @@
+"""Networks of transformers, against the library's own processors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_transformers import SIDE, tiny_network, transformers
+from torch import Tensor
+
+from aicsd.data.protocol import Classes
+from aicsd.errors import UserError
+from aicsd.models import ModelConfig, build_model, load_model, save_model
+from aicsd.models.maps import evaluating, resize
+from aicsd.models.transformers_net import KINDS, class_log_probabilities
+
+ONE_SIZE = ("beit", "data2vec-vision", "dpt", "eomt")
+MASKS = ("maskformer", "mask2former", "eomt")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of ``save_pretrained`` for every kind, with the processor of the library."""
+    place = tmp_path_factory.mktemp("networks")
+    for kind in KINDS:
+        tiny_network(kind).save_pretrained(place / kind)
+        processor_of(kind).save_pretrained(place / kind)
+    return place
+
+
+def processor_of(kind: str) -> Any:
+    options: dict[str, Any] = {"do_resize": False}
+    if kind in ONE_SIZE:
+        options = {"size": {"height": SIDE, "width": SIDE}}
+    if kind == "eomt":
+        options = {"size": {"shortest_edge": SIDE, "longest_edge": SIDE}}
+    if kind.startswith("mobile"):
+        options["do_center_crop"] = False
+    return getattr(transformers, KINDS[kind].processor)(**options)
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3))
+    large = coarse.repeat(16, 0).repeat(16, 1)[:height, :width]
+    return (0.7 * large + rng.integers(0, 60, (height, width, 3))).astype(np.uint8)
+
+
+def of_library(folder: Path, image: np.ndarray) -> tuple[np.ndarray, Tensor]:
+    """Labels by the image processor of a folder, and scores (C, H, W) at the size of the image."""
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    kind = KINDS[folder.name]
+    net = getattr(transformers, kind.model).from_pretrained(folder).eval()
+    inputs = processor(images=image, return_tensors="pt")
+    with torch.no_grad():
+        output = net(pixel_values=inputs["pixel_values"])
+    if folder.name == "eomt":
+        output.patch_offsets = None
+    size = (image.shape[0], image.shape[1])
+    (labels,) = processor.post_process_semantic_segmentation(output, target_sizes=[size])
+    if not kind.masks:
+        return labels.numpy(), F.interpolate(output.logits, size, mode="bilinear")[0]
+    (found,) = processor.post_process_semantic_segmentation(
+        output, target_sizes=[size], return_segmentation_scores=True
+    )
+    return labels.numpy(), found.segmentation_scores.log()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_are_those_of_the_library(kind: str, folders: Path) -> None:
+    model = load_model(folders / kind)
+    assert model.classes.names == ("ground", "disc", "bar")
+    # the library counts the padding of masks as image, and has squares for EoMT
+    other = {"maskformer": (96, 64), "mask2former": (96, 64), "eomt": (90, 90)}.get(kind, (50, 70))
+    sizes = [(64, 64), other]
+    for size in sizes:
+        image = picture(*size)
+        labels, scores = of_library(folders / kind, image)
+        with torch.no_grad():
+            output = model.image_output(image)
+        found = resize(output.logits, size, model.align_corners)[0]
+        assert (model.predict(image) == labels).mean() >= 0.999
+        # centred, so that random weights give every class somewhere
+        middle = scores.mean((1, 2), keepdim=True)
+        wanted = (scores - middle).argmax(0)
+        if kind in MASKS:
+            found = found - found.mean(0) + scores.mean(0)
+        same = ((found - middle).argmax(0) == wanted).float().mean()
+        # masks of one size are resized as log-probabilities, and by the library as probabilities
+        assert same >= (0.99 if kind == "eomt" and size != (SIDE, SIDE) else 0.999)
+        assert len(wanted.unique()) > 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_network_is_the_same(kind: str, folders: Path, tmp_path: Path) -> None:
+    model, path = load_model(folders / kind), tmp_path / "m.safetensors"
+    save_model(model, path)
+    loaded = load_model(path)
+    assert (loaded.origin, loaded.input, loaded.maps) == (model.origin, model.input, model.maps)
+    image = picture(50, 70)
+    assert (loaded.predict(image) == model.predict(image)).all()
+    assert {"logits", "stage1", "stage2", "stage4"} <= model.maps.keys()
+    assert 0 < len(loaded.backbone_parameters()) < len(list(loaded.parameters()))
+    for name, maps in model.image_output(image).features.items():
+        assert maps.shape[1] == model.maps[name].channels
+    pixels = torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)
+    model.train()
+    if model.min_batch == 2:
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            model(pixels)
+    else:
+        model(pixels)
+
+
+def test_queries_become_log_probabilities() -> None:
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randn(2, 4, 6, generator=generator)
+    masks = torch.randn(2, 4, 3, 5, generator=generator) * 3
+    for resized in (False, True):
+        found = class_log_probabilities(classes, masks, (3, 5), resized)
+        assert found.shape == (2, 5, 3, 5)
+        for image in range(2):
+            for row in range(3):
+                for column in range(5):
+                    sums = [
+                        sum(
+                            float(classes[image, q].double().softmax(0)[c])
+                            * float(masks[image, q, row, column].double().sigmoid())
+                            for q in range(4)
+                        )
+                        for c in range(5)
+                    ]
+                    wanted = torch.tensor([s / sum(sums) for s in sums]).log()
+                    assert torch.allclose(found[image, :, row, column], wanted, atol=1e-5)
+    nothing = class_log_probabilities(classes, torch.full_like(masks, -300.0), (3, 5), True)
+    assert torch.allclose(nothing.exp().sum(1), torch.ones(2, 3, 5))
+    large = class_log_probabilities(classes, masks, (12, 20), True)
+    assert large.shape == (2, 5, 12, 20)
+    assert torch.allclose(large.exp().sum(1), torch.ones(2, 12, 20), atol=1e-5)
+
+
+def test_padding_is_no_image(folders: Path) -> None:
+    """The masks of a padded image are cut to the image."""
+    model = load_model(folders / "mask2former")
+    assert model.input.multiple == 32
+    image = picture(50, 70)
+    color = np.array(model.input.color, np.uint8)
+    padded = np.broadcast_to(color, (64, 96, 3)).copy()
+    padded[:50, :70] = image
+    whole = load_model(folders / "mask2former").predict(padded)
+    assert (model.predict(image) == whole[:50, :70]).mean() >= 0.98  # the mean colour is rounded
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ({"do_normalize": False}, {"mean": (0.0,) * 3, "std": (1.0,) * 3, "scale": 1 / 255}),
+        ({"do_rescale": False}, {"scale": 1.0, "mean": (0.485, 0.456, 0.406)}),
+        ({"rescale_factor": 0.5}, {"scale": 0.5}),
+        ({"image_mean": [0.1, 0.2, 0.3]}, {"mean": (0.1, 0.2, 0.3), "std": (0.229, 0.224, 0.225)}),
+        ({"do_flip_channel_order": True}, {"bgr": True}),
+        ({"size_divisor": 32}, {"multiple": 32}),
+        ({"size": {"height": 128, "width": 128}}, {"size": None}),
+    ],
+)
+def test_the_input_is_that_of_the_image_processor(
+    changes: dict[str, Any], fields: dict[str, Any], folders: Path, tmp_path: Path
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).symlink_to(folders / "segformer" / name)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(changes))
+    found = load_model(tmp_path).input._asdict()
+    for key, value in fields.items():
+        assert found[key] == (pytest.approx(value) if key in ("mean", "std", "scale") else value)
+
+
+def test_folders_that_cannot_be_used(folders: Path, tmp_path: Path) -> None:
+    tiny_network("segformer").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+
+    def refused(words: str, **changes: Any) -> None:
+        (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+        with pytest.raises(UserError, match=words) as caught:
+            load_model(tmp_path)
+        assert "\n" not in str(caught.value)
+
+    refused("the kind 'bert', which is none of segformer,", model_type="bert")
+    refused("holds a SegformerForImageClassification; only a SegformerForSemanticSegmentation",
+            architectures=["SegformerForImageClassification"])  # fmt: skip
+    refused("weights missing or of another shape, such as decode_head", decoder_hidden_size=20)
+    refused("cannot be read|does not hold the network", hidden_sizes="x")
+    (tmp_path / "preprocessor_config.json").write_text('{"image_std": [0, 1, 1]}')
+    refused("preprocessor_config.json: image_mean")
+    (tmp_path / "preprocessor_config.json").write_text("[")
+    refused("is no JSON file")
+    (tmp_path / "preprocessor_config.json").unlink()
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    refused("names 2 classes, and the network has 3")
+    (tmp_path / "classes.txt").unlink()
+    (tmp_path / "model.safetensors").write_bytes(b"\x80\x04")
+    refused("does not hold the network|not a readable")
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    refused("pytorch_model.bin is a pickle.*not read")
+    with pytest.raises(UserError, match="names a network without weights"):
+        load_model("transformers:segformer-b0")
+
+
+def test_a_folder_without_names_of_classes(tmp_path: Path) -> None:
+    tiny_network("segformer", ("LABEL_0", "LABEL_1")).save_pretrained(tmp_path)
+    assert load_model(tmp_path).classes.names == ("class_0", "class_1")
+    (tmp_path / "classes.txt").write_text("sky\nroad\n")
+    assert load_model(tmp_path).classes.names == ("sky", "road")
+
+
+def test_students_by_name() -> None:
+    classes = Classes(("a", "b"), ((0, 0, 0),) * 2)
+    sizes = {}
+    for name in ("segformer-b0", "segformer-b1"):
+        model = build_model(ModelConfig(family=f"transformers:{name}"), classes)
+        assert [info.stride for key, info in model.maps.items()] == [4, 4, 8, 16, 32]
+        sizes[name] = model.num_parameters() / 1e6
+    # table 1 of the paper has 3.8 and 13.7 with 150 classes
+    assert sizes == pytest.approx({"segformer-b0": 3.72, "segformer-b1": 13.68}, abs=0.03)
+    with evaluating(model):
+        assert model(torch.zeros(1, 3, 65, 97, dtype=torch.uint8)).logits.shape[:2] == (1, 2)
