@@ -98,7 +98,7 @@ class TransformersNet(nn.Module):
         found: list[Any] = []
         hook = None
         # an exported file has logits alone, and sides that are no numbers yet
-        is_traced = torch.compiler.is_exporting() or torch.jit.is_tracing()
+        is_traced = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         if self._hook and not is_traced:
             module = self.net.get_submodule(self._hook)
             hook = module.register_forward_hook(lambda _, __, output: found.append(output))
@@ -182,5 +182,5 @@ def _stages(states: Sequence[Tensor], size: tuple[int, int], config: Any) -> dic
 def _extra_tokens(count: int, size: tuple[int, int], config: Any) -> int:
     """Tokens beside those of the patches: class, register and query tokens."""
     patch = getattr(config, "patch_size", 16)
-    rows, columns = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    rows, columns = (patch, patch) if isinstance(patch, int) else tuple(map(int, patch))
     return count - (size[0] // rows) * (size[1] // columns)
