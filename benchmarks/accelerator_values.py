@@ -5,6 +5,7 @@ The losses come from the rows of the contract tests, so that each one is compare
 
 from __future__ import annotations
 
+import copy
 import sys
 import tempfile
 import time
@@ -179,8 +180,11 @@ def compare_compiled(device: torch.device, shape: tuple[int, ...]) -> Figures:
 
     backend = "inductor" if device.type != "cpu" else "aot_eager"
     results = []
+    states = [copy.deepcopy(module.state_dict()) for module in modules]
     for function in (values, torch.compile(values, backend=backend)):
         torch._dynamo.reset()
+        for module, state in zip(modules, states, strict=True):  # some learn in the forward pass
+            module.load_state_dict(state)
         pairs = [moved(each, device) for each in inputs]
         found = function([there for _, there in pairs])
         leaves = [leaf for own, _ in pairs for leaf in own]

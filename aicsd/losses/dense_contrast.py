@@ -90,9 +90,14 @@ def check_sizes(**sizes: int) -> None:
 
 def _pooled(maps: Tensor, where: Tensor, pool: int) -> Tensor:
     """(B, D, H, W) -> maxima over the pixels inside, (B, D, h, w); 0 where there is none."""
-    inside = maps.masked_fill(~where[:, None], float("-inf"))
-    highest = F.max_pool2d(inside, pool, ceil_mode=True)
-    return highest.masked_fill(highest == float("-inf"), 0.0)
+    lowest = float("-inf")
+    inside = maps.masked_fill(~where[:, None], lowest)
+    inside = F.pad(inside, (0, -maps.shape[3] % pool, 0, -maps.shape[2] % pool), value=lowest)
+    rows, columns = inside.shape[2] // pool, inside.shape[3] // pool
+    squares = inside.reshape(*maps.shape[:2], rows, pool, columns, pool)
+    # not a max pooling: its gradient is not deterministic on every GPU
+    highest = squares.amax(dim=(3, 5))
+    return highest.masked_fill(highest == lowest, 0.0)
 
 
 def _by_patch(maps: Tensor, width: int, patch: int) -> Tensor:
