@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ HARMLESS_KEYS = frozenset(
     )
 )  # fmt: skip
 """Keys of a config that a resumed run may change, because they do not change its result."""
+PROCESSES = ("data.batch_size", "devices", "num_nodes")
+"""Keys that may change when a run goes on, if their product stays: the images of a batch."""
 AGAINST_DIVERGENCE = (
     "optimizer.lr", "optimizer.clip", "optimizer.skip_nonfinite", "optimizer.warmup", "precision",
 )  # fmt: skip
@@ -62,6 +66,7 @@ class RunFolder:
         self.loggers = self.path / "loggers.json"
         self.checkpoint = self.path / "checkpoints" / "last.pt"
         self.previous = self.checkpoint.with_name("previous.pt")
+        self.processes = self.path / ".processes"
         self.nonfinite = self.path / "nonfinite.pt"
         self.image_counts = self.path / "image_counts.safetensors"
 
@@ -134,7 +139,9 @@ class RunFolder:
                 "the folder of a run, or leave out --resume to start one"
             )
         # what a training leaves that was killed before it wrote its config
-        ours = () if self.config.is_file() else (LOCK_FILE, self.inputs.name)
+        ours = {LOCK_FILE, self.inputs.name, self.processes.name}
+        if self.config.is_file():
+            ours.clear()
         holds_files = self.path.is_dir() and any(
             path.name not in ours and not is_leftover(path) for path in self.path.iterdir()
         )
@@ -146,6 +153,7 @@ class RunFolder:
 
     def _remove_leftovers(self) -> None:
         """Remove half-written files of killed trainings; a checkpoint's can be large."""
+        shutil.rmtree(self.processes, ignore_errors=True)
         for folder in (self.path, self.checkpoint.parent):
             for path in folder.iterdir() if folder.is_dir() else ():
                 if is_leftover(path):
@@ -238,6 +246,8 @@ class RunFolder:
         harmless = HARMLESS_KEYS | self._checked_by_content(before, now)
         if self.gets_longer(settings):
             harmless |= {"epochs"}
+        if images_per_step(before) == images_per_step(now):
+            harmless |= set(PROCESSES)
         if self.nonfinite.is_file():
             harmless |= set(AGAINST_DIVERGENCE)
             harmless |= {k for k in now if k.startswith("terms.") and k.endswith(".weight")}
@@ -247,9 +257,14 @@ class RunFolder:
             if before.get(key) != now.get(key) and key not in harmless
         ]
         if changed:
+            hint = "" if before.get("devices") == now.get("devices") else (
+                f". It goes on with another number of processes if {' x '.join(PROCESSES)} is "
+                f"{images_per_step(before)}"
+            )  # fmt: skip
             raise UserError(
                 f"resume: {self.path} was started with other settings: {'; '.join(changed[:4])}"
                 f"{'; ...' if len(changed) > 4 else ''}. Repeat them, or choose another run folder"
+                f"{hint}"
             )
 
     def _checked_by_content(self, before: dict[str, Any], now: dict[str, Any]) -> set[str]:
@@ -313,6 +328,12 @@ class FinishedRun:
         """Reference of its teacher, if it has one."""
         teacher = self.config.get("teacher")
         return str(teacher) if teacher else None
+
+
+def images_per_step(settings: Mapping[str, Any]) -> int | None:
+    """Images of a batch over all processes; None if the (flat) settings do not say."""
+    counts = [settings.get(key) for key in PROCESSES]
+    return math.prod(counts) if all(isinstance(count, int) for count in counts) else None  # type: ignore[arg-type]
 
 
 def renamed(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -555,7 +555,7 @@ def test_finished_run_returns_at_once(
     run = tmp_path / "run"
     shutil.copytree(small_reference, run)
     before = dict(files_below(run))
-    monkeypatch.setattr("aicsd.engine.fit.train_loader", None)
+    monkeypatch.setattr("aicsd.engine.run_batches.train_loader", None)
     monkeypatch.setattr("aicsd.engine.record.evaluate", None)
     code, output, error = run_cli("train", "--run", run, "--resume")
     assert code == 0, error

@@ -32,14 +32,18 @@ def distill(config: DistillConfig) -> int:
 
 
 def _run(training: Callable[[], Any]) -> int:
+    from aicsd.engine.peers import EndedElsewhereError
     from aicsd.engine.reporting import score_text
     from aicsd.engine.stop import Interrupted
 
     try:
         run = training()
     except Interrupted as stop:
-        print(f"aicsd: {stop}", file=sys.stderr)
+        if str(stop):
+            print(f"aicsd: {stop}", file=sys.stderr)
         return 130
+    except EndedElsewhereError:
+        return 2
     print(f"{run.path}: val mIoU {score_text(run.metrics['miou'])}, "
           f"{run.metrics['parameters'] / 1e6:.2f} M parameters, "
           f"{run.metrics['seconds']:.0f} s of training")  # fmt: skip

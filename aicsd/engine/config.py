@@ -105,6 +105,9 @@ class FitConfig:
     """processes per machine, one per device."""
     num_nodes: int = 1
     """number of machines."""
+    sync_bn: bool | None = None
+    """batch norm over the images of all processes; null: where a process has fewer than 4 images
+    in a batch."""
     precision: Precision = "32-true"
     """number format of the forward and backward pass."""
     protocol: Protocol = "standard"

@@ -14,6 +14,7 @@ from aicsd.data.protocol import SegDataset
 from aicsd.distiller import Distiller
 from aicsd.engine.config import FitConfig
 from aicsd.engine.kept_step import kept
+from aicsd.engine.peers import any_process
 from aicsd.engine.record import RunRecord
 from aicsd.engine.reporting import Meter
 from aicsd.engine.run_batches import RunBatches
@@ -65,6 +66,14 @@ def fit(
             watcher.on_start(watched)
         meter = Meter(distiller.recipe)
         started = time.monotonic() - state.seconds
+
+        def log(step: int, epoch: int) -> None:
+            with kept(run.folder, run.training, source):
+                run.training.finite.require()
+            line = meter.line(result.losses, progress, result.lr)
+            logger.scalars(step, {"epoch": epoch, **line, **run.skipped})
+            logger.advance(step, f"epoch {epoch} loss {line['loss'] or math.nan:.3f}")
+
         while state.step < total:
             progress = state.step / total
             with kept(run.folder, run.training, source):
@@ -75,25 +84,25 @@ def fit(
             state.skipped = run.training.finite.skipped
             epoch = step * accumulate // plan.per_epoch
             ends_epoch = epoch > (step - 1) * accumulate // plan.per_epoch
-            saves = step % config.save_every == 0 or step == total or bool(stop)
+            looks = fabric.device.type == "cpu" or step % config.log_every == 0 or step == total
+            stopped = looks and any_process(bool(stop), fabric)
+            saves = step % config.save_every == 0 or step == total or stopped
             logs = saves or step % config.log_every == 0
             if logs:
-                with kept(run.folder, run.training, source):
-                    run.training.finite.require()
-                line = meter.line(result.losses, progress, result.lr)
-                logger.scalars(step, {"epoch": epoch, **line, **run.skipped})
-                logger.advance(step, f"epoch {epoch} loss {line['loss'] or math.nan:.3f}")
-            if config.val_every and ends_epoch and epoch % config.val_every == 0 and step < total:
+                log(step, epoch)
+            validates = config.val_every and ends_epoch and epoch % config.val_every == 0
+            if validates and step < total:
                 run.validate(logger)
                 for watcher in watchers:
                     watcher.on_validation(watched)
-            stopped = bool(stop)  # perhaps since the line above: during the validation
+            if fabric.world_size == 1 or validates:  # perhaps since the look above
+                stopped = stopped or any_process(bool(stop), fabric)
             if stopped and not logs:
-                line = meter.line(result.losses, progress, result.lr)
-                logger.scalars(step, {"epoch": epoch, **line, **run.skipped})
+                log(step, epoch)
             if saves or stopped:
                 run.save()
             if stopped and step < total:
+                fabric.barrier()  # a process that ends sooner would end the one that saves
                 raise Interrupted(f"stopped at step {step} of {total}; go on with --resume")
         metrics = run.validate(logger)
         for watcher in watchers:

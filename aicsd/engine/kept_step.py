@@ -10,6 +10,7 @@ import torch
 
 from aicsd.distiller import Distiller
 from aicsd.engine.finite import NonFiniteLossError
+from aicsd.engine.peers import EndedElsewhereError
 from aicsd.engine.run_batches import RunBatches
 from aicsd.engine.step import Training, step_seed
 from aicsd.errors import UserError
@@ -82,12 +83,13 @@ def kept(folder: RunFolder, training: Training, batches: RunBatches) -> Iterator
 
     Raises:
         UserError: there was one.
+        EndedElsewhereError: there was one in another process.
     """
     try:
         yield
     except NonFiniteLossError as error:
         if error.rank != training.fabric.global_rank:
-            raise UserError(f"the loss of process {error.rank} is no longer finite") from error
+            raise EndedElsewhereError(f"see process {error.rank}") from error
         again = batches.again(error.step)
         raise keep_step(folder, training, again, error.step, batches.steps) from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +23,9 @@ from aicsd.engine.config import DistillConfig, FitConfig, TrainConfig
 from aicsd.engine.device import is_first_process, open_fabric
 from aicsd.engine.fingerprints import check_inputs, describe_inputs, save_inputs
 from aicsd.engine.fit import fit
+from aicsd.engine.peers import ending_together, launch
 from aicsd.engine.stop import interruptible
+from aicsd.engine.sync_bn import share_statistics, shares_statistics
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, load_recipe, make_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, wrap_module
@@ -247,7 +249,22 @@ def _train(
             f"{recipe.name!r} learns from labels alone: give it another split, or a teacher"
         )
     fabric = open_fabric(config)
-    fabric.launch()
+    launch(fabric)
+    with ending_together(folder, fabric):
+        return _train_together(config, model, recipe, planned, splits, remarks, folder, fabric)
+
+
+def _train_together(
+    config: FitConfig,
+    model: StudentPlan,
+    recipe: Recipe,
+    planned: TeacherPlan | None,
+    splits: Splits,
+    remarks: Sequence[str],
+    folder: RunFolder,
+    fabric: Fabric,
+) -> Run:
+    """What every process does once all have met."""
     plan = plan_run(config, splits.train, fabric)
     if config.data.cache_mb:
         shared = config.data.workers > 0
@@ -256,6 +273,8 @@ def _train(
     torch.manual_seed(config.seed)
     student = model.build(splits.train.classes)
     student.require_batch(config.data.batch_size)
+    if shares_statistics(config.sync_bn, config.data.batch_size, fabric.world_size):
+        share_statistics(student)
     for note in student.notes:
         _say(fabric, folder, note)
     teacher = None if planned is None else connect_teacher(planned.network, splits.train)

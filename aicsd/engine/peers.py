@@ -1,0 +1,206 @@
+"""Processes that train together end together: one line says why, and none waits for ever.
+
+Each process counts up in a file of its own in the run folder, every few seconds, in a thread. A
+process that is killed is noticed at once by those that talk to it. One that hangs or is stopped is
+noticed because its count no longer changes: 60 seconds later all others end.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.launchers import subprocess_script
+from torch import distributed
+
+from aicsd.engine.stop import Interrupted
+from aicsd.errors import UserError
+from aicsd.runs import RunFolder
+
+BEAT = 2.0
+"""Seconds between two counts."""
+LIMIT = "AICSD_PROCESS_TIMEOUT"
+"""Variable of the environment: seconds without a new count after which a process is taken for lost;
+60 without it."""
+GRACE = 5.0
+"""Seconds that a process which ends has to tell why, before the others say what they see."""
+DONE = "done"
+
+
+class EndedElsewhereError(UserError):
+    """Another process has ended the run, and has said why."""
+
+
+_children: list[subprocess.Popen[bytes]] = []
+"""What this process has started to train with it."""
+
+
+def launch(fabric: Fabric) -> None:
+    """Start the other processes, or meet them.
+
+    Fabric would kill this process within seconds of the end of another one, perhaps while it saves.
+    """
+    observer = subprocess_script._launch_process_observer
+    subprocess_script._launch_process_observer = _remember
+    try:
+        fabric.launch()
+    finally:
+        subprocess_script._launch_process_observer = observer
+
+
+def _remember(child_processes: list[subprocess.Popen[bytes]]) -> None:
+    _children.extend(child_processes)
+
+
+def any_process(flag: bool, fabric: Fabric) -> bool:
+    """Whether ``flag`` is set in any process; all of them must ask."""
+    if fabric.world_size == 1:
+        return flag
+    count = torch.tensor(int(flag), device=fabric.device)
+    distributed.all_reduce(count, distributed.ReduceOp.MAX)
+    return bool(count.item())
+
+
+@contextmanager
+def ending_together(folder: RunFolder, fabric: Fabric) -> Iterator[None]:
+    """Train together with the other processes of a run.
+
+    Raises:
+        EndedElsewhereError: another process has ended the run, and has said why.
+        Interrupted: all were told to stop; its text is empty where another process says it.
+        UserError: another process is gone, without a word.
+    """
+    if fabric.world_size == 1:
+        yield
+        return
+    watch = _Watch(folder, fabric.global_rank, fabric.world_size)
+    watch.start()
+    try:
+        yield
+    except BaseException as error:
+        told = watch.explain(error)
+        watch.stop()
+        _end_children()
+        raise told from error
+    else:
+        watch.stop()
+
+
+class _Watch:
+    """Counts for this process, and looks at the counts of the others."""
+
+    def __init__(self, folder: RunFolder, rank: int, world: int) -> None:
+        self._run, self._place, self._rank, self._world = folder, folder.processes, rank, world
+        self._limit = float(os.environ.get(LIMIT, "60"))
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="aicsd-peers", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._write(DONE)  # those that go on for longer, to write a report, do not wait for it
+
+    def explain(self, error: BaseException) -> BaseException:
+        """The error that this process ends with."""
+        lost = _is_of_connection(error)
+        if (lost or isinstance(error, EndedElsewhereError)) and self._is_told(GRACE):
+            return EndedElsewhereError("another process has ended the run")
+        if not self._tell():
+            if isinstance(error, Interrupted):
+                return Interrupted("")
+            return EndedElsewhereError(str(error))
+        if lost:
+            return UserError(f"another of the {self._world} processes has ended; {self._advice()}")
+        return error
+
+    def _advice(self) -> str:
+        return f"go on with --run {self._run.path} --resume"
+
+    def _tell(self) -> bool:
+        """Whether this process is the one that says why the run ends: the first to ask."""
+        try:
+            self._place.mkdir(parents=True, exist_ok=True)
+            (self._place / "told").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        except OSError:  # the disk is full, or the folder is gone: better twice than not at all
+            return True
+        return True
+
+    def _is_told(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while not (self._place / "told").exists():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+        return True
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError):
+            self._place.mkdir(parents=True, exist_ok=True)
+            (self._place / str(self._rank)).write_text(text)
+
+    def _work(self) -> None:
+        counts = dict.fromkeys(set(range(self._world)) - {self._rank}, "")
+        # in counts of its own: a machine that slept has missed none of them
+        silent = dict.fromkeys(counts, 0)
+        number = 0
+        while not self._ended.wait(BEAT):
+            number += 1
+            self._write(str(number))
+            for rank in counts:
+                seen = _read(self._place / str(rank))
+                silent[rank] = silent[rank] + 1 if seen == counts[rank] != DONE else 0
+                counts[rank] = seen
+                if silent[rank] * BEAT >= self._limit:
+                    self._end(rank)
+
+    def _end(self, rank: int) -> None:
+        """End this process, whose main thread waits for one that does not answer."""
+        if self._tell():
+            print(
+                f"aicsd: error: process {rank} of {self._world} (from 0) has not answered for "
+                f"{self._limit:.0f} s; {self._advice()}",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+        _end_children(0)
+        os._exit(2)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _is_of_connection(error: BaseException) -> bool:
+    """Whether an error means that another process cannot be reached."""
+    if isinstance(error, distributed.DistError):
+        return True
+    words = ("gloo", "Connection closed by peer", "Connection reset", "Broken pipe", "NCCL")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def _end_children(seconds: float = GRACE) -> None:
+    """Wait for the processes that this one has started; end those that do not."""
+    children: Sequence[subprocess.Popen[bytes]] = tuple(_children)
+    end = time.monotonic() + seconds
+    for child in children:
+        try:
+            child.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+    _children.clear()

@@ -1,0 +1,228 @@
+"""Two processes: one batch norm, one end, and another number of them after a resume."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from conftest import write_folder
+from timm.layers import BatchNormAct2d
+from tiny_runs import train_command, train_lines
+from torch import nn
+
+from aicsd.engine.sync_bn import share_statistics, shares_statistics
+from aicsd.errors import UserError
+from aicsd.runs import RunFolder
+
+RunCli = Callable[..., tuple[int, str, str]]
+WORLD = 2
+TIMEOUT = 120
+TWO = ("--devices", "2", "--data.batch_size", "2", "--val_every", "0")
+LONG = ("--epochs", "400", "--save_every", "5")
+
+
+# batch norm
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3), BatchNormAct2d(5),
+        nn.Conv2d(5, 2, 1), nn.BatchNorm2d(2, affine=False),
+    )  # fmt: skip
+
+
+def train_on(net: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Two passes; the output of the last, its gradients and the statistics."""
+    for _ in range(2):
+        net.zero_grad()
+        output = net(images)
+        (output * images[:, :2, 2:-2, 2:-2]).mean().backward()
+    grads = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    return {"output": output.detach(), **grads, **buffers}
+
+
+def all_images() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(4, 3, 10, 9, generator=generator)
+    return images * torch.tensor([1.0, 2.0, 5.0, 0.1]).view(4, 1, 1, 1)
+
+
+def work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    net = network()
+    share_statistics(net)
+    found = train_on(net, all_images()[2 * rank : 2 * rank + 2])
+    if rank == 0:  # alone: must not wait for the other
+        with torch.no_grad():
+            net(all_images())
+        net.eval()(all_images())
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_batch_norm_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    mp.start_processes(work, (str(tmp_path),), nprocs=WORLD, start_method=method)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
+    whole = train_on(network(), all_images())
+    assert whole.keys() == ranks[0].keys()
+    for name, value in whole.items():
+        parts = [found[name] for found in ranks]
+        if name == "output":
+            found = torch.cat(parts)
+        elif "running" in name or "tracked" in name:
+            assert torch.equal(parts[0], parts[1])
+            found = parts[0]
+        else:
+            found = torch.stack(parts).mean(dim=0)  # as DDP does
+        torch.testing.assert_close(found, value, rtol=2e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "batch", "world", "shared"),
+    [(None, 3, 2, True), (None, 4, 2, False), (True, 8, 2, True), (False, 1, 2, False),
+     (True, 2, 1, False)],
+)  # fmt: skip
+def test_where_statistics_are_shared(
+    asked: bool | None, batch: int, world: int, shared: bool
+) -> None:
+    assert shares_statistics(asked, batch, world) is shared
+
+
+# the end
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("processes") / "data")
+
+
+def start(command: list[str], **more: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def wait_for(run: Path, steps: int) -> None:
+    end = time.monotonic() + TIMEOUT
+    while time.monotonic() < end:
+        if (run / "metrics.jsonl").is_file() and len(train_lines(run)) >= steps:
+            return
+        time.sleep(0.1)
+    raise AssertionError("no step was logged")
+
+
+def children(pid: int) -> list[int]:
+    """Other training processes below ``pid``."""
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout
+    return [int(word) for word in found.split()]
+
+
+def own_lines(error: str) -> list[str]:
+    assert "Traceback" not in error, error
+    return [line for line in error.splitlines() if line.startswith("aicsd:")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["child told", "main told", "child killed", "child stopped"])
+def test_all_processes_end_together(root: Path, tmp_path: Path, run_cli: RunCli, what: str) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "aicsd", *train_command(root, run, *TWO, *LONG)]
+    with start(command, AICSD_PROCESS_TIMEOUT="10") as process:
+        wait_for(run, 8)
+        (child,) = children(process.pid)
+        told, number = {
+            "child told": (child, signal.SIGTERM),
+            "main told": (process.pid, signal.SIGTERM),
+            "child killed": (child, signal.SIGKILL),
+            "child stopped": (child, signal.SIGSTOP),
+        }[what]
+        os.kill(told, number)
+        _, error = process.communicate(timeout=TIMEOUT)
+    found = own_lines(error)
+    assert len(found) == 1, error
+    code, words = {
+        "child killed": (2, "another of the 2 processes has ended; go on with"),
+        "child stopped": (2, "process 1 of 2 (from 0) has not answered for 10 s; go on with"),
+    }.get(what, (130, "stopped at step"))
+    assert process.returncode == code
+    assert words in found[0]
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+    if what != "child told":
+        return
+    # and on with one process, which gets the images of both
+    done = len(train_lines(run))
+    longer = ("--devices", "1", "--data.batch_size", "3")
+    code, _, error = run_cli("train", "--run", run, "--resume", *longer)
+    assert code == 2
+    assert "data.batch_size x devices x num_nodes is 4" in error
+    assert done < 800
+    command = [sys.executable, "-m", "aicsd", "train", "--run", str(run), "--resume",
+               "--devices", "1", "--data.batch_size", "4"]  # fmt: skip
+    with start(command) as process:
+        wait_for(run, done + 5)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130, error
+    steps = [line["step"] for line in train_lines(run)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) >= done + 5
+
+
+def test_one_process_becomes_two(root: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    """Under torchrun, which is told to stop; the weights are those of a run that was not cut."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "aicsd", *train_command(root, run, *LONG, "--val_every", "0")]
+    with start(command) as process:
+        wait_for(run, 3)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130
+    done = len(train_lines(run))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+               "--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "--", "aicsd",
+               "train", "--run", str(run), "--resume", "--devices", "2",
+               "--data.batch_size", "2"]  # fmt: skip
+    with start(command) as process:
+        wait_for(run, done + 3)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=TIMEOUT)
+    stopped = [line for line in error.splitlines() if line.startswith("aicsd:")]
+    assert len(stopped) == 1, error
+    assert "stopped at step" in stopped[0]
+    steps = [line["step"] for line in train_lines(run)]
+    assert steps == list(range(1, len(steps) + 1))
+    saved = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    assert saved["progress"]["step"] == steps[-1]
+    assert json.loads((run / "inputs.json").read_text())["epoch_batches"] == 2
+
+
+def test_another_number_of_images_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    kept = {"seed": 0, "devices": 2, "num_nodes": 1, "epochs": 1, "data": {"batch_size": 4}}
+    folder.save_config(kept)
+    folder.check_settings({**kept, "devices": 1, "data": {"batch_size": 8}}, {})
+    with pytest.raises(UserError, match=r"data.batch_size x devices x num_nodes is 8"):
+        folder.check_settings({**kept, "devices": 1}, {})
+    with pytest.raises(UserError, match=r"other settings: data.batch_size was 4"):
+        folder.check_settings({**kept, "data": {"batch_size": 8}}, {})
