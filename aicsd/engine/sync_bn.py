@@ -10,8 +10,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 FEW_IMAGES = 4
 """Images of a process below which its own statistics are poor: the statistics are shared then."""
@@ -90,11 +89,11 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:  # noqa: ARG004
         total = values.clone()
-        dist.all_reduce(total)
+        distributed.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # noqa: ARG004
         total = grad.clone()
-        dist.all_reduce(total)
+        distributed.all_reduce(total)
         return total
