@@ -38,6 +38,7 @@ class TrainOptions(TypedDict, total=False):
 class DistillOptions(TrainOptions, total=False):
     """Keys of :class:`aicsd.engine.config.DistillConfig`, where they are explained."""
 
+    teacher_classes: str | None
     teacher_runtime: Runtime
     teacher_cache: str | None
     teacher_cache_top_k: int

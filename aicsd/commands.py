@@ -40,6 +40,7 @@ def evaluate(
     model: Model,
     *,
     data: Data = None,
+    teacher_classes: File | None = None,
     protocol: Protocol = "standard",
     short_side: int | None = None,
     boundary: bool = False,
@@ -57,6 +58,8 @@ def evaluate(
     Args:
         model: run folder, model file, exported .onnx or .xml, or hf:user/name.
         data: images and labels; the validation split of the run without it.
+        teacher_classes: what the classes of the network are called in the data, as of distill: a
+            YAML file, or cityscapes_camvid.
         protocol: released resizes image and labels, as the released code does.
         short_side: resize image and labels to this shorter side in pixels; released alone means
             513.
@@ -77,11 +80,14 @@ def evaluate(
     from aicsd.evaluation import InferenceConfig, short_side_of, to_json
     from aicsd.evaluation import evaluate as measure
     from aicsd.files import write_text
+    from aicsd.teacher import is_nameless, with_classes
     from aicsd.terminal import progress_bar
 
     inference = InferenceConfig(scales, flip, window, overlap)
     network = open_model(model, device)
     dataset = open_split(data, model)
+    if teacher_classes is not None or is_nameless(network.classes):
+        network = with_classes(network, dataset.classes, teacher_classes)[0].eval()
     with progress_bar() as bar:
         task = bar.add_task("evaluating", total=len(dataset), note="")
         metrics = measure(

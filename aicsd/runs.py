@@ -221,12 +221,13 @@ class RunFolder:
     def save_config(self, settings: Mapping[str, Any]) -> None:
         """Write the complete settings, from which the run can be repeated.
 
-        A teacher that is a file or folder of this machine is kept as an absolute path.
+        A teacher or a map of its classes in a file of this machine is kept as an absolute path.
         """
         settings = dict(settings)
-        teacher = settings.get("teacher")
-        if teacher is not None and Path(teacher).exists():
-            settings["teacher"] = str(Path(teacher).absolute())
+        for key in ("teacher", "teacher_classes"):
+            named = settings.get(key)
+            if named is not None and Path(named).exists():
+                settings[key] = str(Path(named).absolute())
         write_text(self.config, yaml.safe_dump(settings, sort_keys=False), durable=True)
 
     def check_settings(self, settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -271,6 +272,8 @@ class RunFolder:
         """Keys that name files, where the content of the files is compared later."""
         teachers = [Path(str(values.get("teacher"))).absolute() for values in (before, now)]
         keys = {"teacher"} if self.inputs.is_file() or teachers[0] == teachers[1] else set()
+        if self.inputs.is_file():  # a teacher is compared with its classes as the run sees them
+            keys.add("teacher_classes")
         if before.get("teacher_cache") and now.get("teacher_cache"):
             keys.add("teacher_cache")
         return keys

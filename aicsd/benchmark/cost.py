@@ -124,7 +124,9 @@ def measure_cost(
     student = build_untrained(config.network, data.train.classes, config.seed)
     teacher = None
     if source is not None:
-        teacher = Teacher(source.network(data, config.seed), data.train.classes)
+        teacher = Teacher(
+            source.network(data, config.seed), data.train.classes, config.teacher_classes
+        )
     bench = _Bench(config, data, student, teacher, fabric)
     batches, load = bench.load()
     parts = bench.steps(steps)

@@ -56,7 +56,9 @@ def prepare(cell: Cell) -> Prepared:
     student = build_model(config.student, train.classes).to(fabric.device)
     teacher = None
     if config.teacher is not None:
-        teacher = connect_teacher(load_model(config.teacher), train).to(fabric.device)
+        teacher = connect_teacher(
+            load_model(config.teacher), train.classes, config.teacher_classes
+        ).to(fabric.device)
         if config.teacher_cache is not None:
             cache = TeacherCache(Path(config.teacher_cache), config.teacher_cache_top_k)
             train = cache.attach(train, teacher, workers=0)

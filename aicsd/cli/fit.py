@@ -66,7 +66,10 @@ TRAIN = Command(
 )  # fmt: skip
 DISTILL = Command(
     DistillConfig, distill,
-    ("teacher", "method", "terms", *COMMON, *(f"student.{key}" for key in NETWORK)),
+    (
+        "teacher", "teacher_classes", "method", "terms", *COMMON,
+        *(f"student.{key}" for key in NETWORK),
+    ),
     "aicsd distill --config folder/aicsd --data.root my_data --teacher runs/teacher --run runs/kd",
     base=_saved_config,
 )  # fmt: skip

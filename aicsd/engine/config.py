@@ -143,6 +143,10 @@ class DistillConfig(FitConfig):
     teacher: str | None = None
     """run folder or model file of the trained teacher, or a checkpoint of the released AICSD
     code."""
+    teacher_classes: str | None = None
+    """what the teacher's classes are called in the data: a YAML file with lines such as
+    'sidewalk: Pavement' (several may become one, null leaves one out), or cityscapes_camvid;
+    without it classes meet by name."""
     teacher_runtime: Runtime = "eager"
     """eager, compiled (torch.compile: some time at the start, less at each step), or openvino
     (on a CPU; for methods that compare logits)."""

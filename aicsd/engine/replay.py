@@ -14,13 +14,12 @@ from aicsd.data.protocol import Classes
 from aicsd.distiller import Distiller
 from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.engine.kept_step import FORMAT, Part, examine
-from aicsd.engine.run import StudentPlan, of_protocol, recipe_of
+from aicsd.engine.run import StudentPlan, connect_teacher, of_protocol, recipe_of
 from aicsd.errors import UserError
 from aicsd.files import at_home
 from aicsd.methods import load_recipe
-from aicsd.models import ModelConfig, Segmenter, load_model
+from aicsd.models import ModelConfig, load_model
 from aicsd.runs import RunFolder
-from aicsd.teacher import Teacher
 from aicsd.types import Batch
 
 
@@ -113,7 +112,6 @@ def _rebuild(
     built = StudentPlan(model, student).build(classes)
     teacher = None
     if network is not None:
-        segmenter = network if isinstance(network, Segmenter) else Segmenter(network, classes)
-        teacher = Teacher(segmenter, classes)
+        teacher = connect_teacher(network, classes, keys.get("teacher_classes"))
     pixels = content["class_pixels"]
     return Distiller(built, recipe, teacher, None if pixels is None else tuple(pixels))

@@ -28,7 +28,14 @@ from aicsd.engine.stop import interruptible
 from aicsd.engine.sync_bn import share_statistics, shares_statistics
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, load_recipe, make_recipe
-from aicsd.models import ModelConfig, Segmenter, build_model, load_model, wrap_module
+from aicsd.models import (
+    ModelConfig,
+    Segmenter,
+    build_model,
+    load_model,
+    without_names,
+    wrap_module,
+)
 from aicsd.runs import RunFolder
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import TeacherCache
@@ -71,6 +78,7 @@ class TeacherPlan(NamedTuple):
     network: nn.Module
     runtime: Runtime = "eager"
     cache: TeacherCache | None = None
+    classes: str | None = None
 
 
 def run_training(
@@ -128,7 +136,9 @@ def run_distillation(
     if recipe.needs_teacher and config.teacher_cache is not None:
         check_cache(recipe, config.teacher_cache_top_k)
         cache = TeacherCache(Path(config.teacher_cache), config.teacher_cache_top_k)
-    teacher = None if network is None else TeacherPlan(network, config.teacher_runtime, cache)
+    teacher = None
+    if network is not None:
+        teacher = TeacherPlan(network, config.teacher_runtime, cache, config.teacher_classes)
     return _run(config, StudentPlan(config.student, student), recipe, teacher, splits)
 
 
@@ -277,7 +287,11 @@ def _train_together(
         share_statistics(student)
     for note in student.notes:
         _say(fabric, folder, note)
-    teacher = None if planned is None else connect_teacher(planned.network, splits.train)
+    teacher = None
+    if planned is not None:
+        teacher = connect_teacher(planned.network, splits.train.classes, planned.classes)
+        for note in teacher.notes:
+            _say(fabric, folder, note)
     distiller = Distiller(student, recipe, teacher, class_pixels(recipe, splits.train))
     longer = config.resume and folder.gets_longer(asdict(config))
     inputs = describe_inputs(splits, plan.per_epoch, distiller.teacher)
@@ -321,17 +335,21 @@ def class_pixels(recipe: Recipe, train: SegDataset) -> tuple[int, ...] | None:
     return survey_dataset(train).pixels if recipe.needs_class_pixels else None
 
 
-def connect_teacher(network: nn.Module, data: SegDataset) -> Teacher:
-    """A frozen teacher of the classes of ``data``.
+def connect_teacher(network: nn.Module, classes: Classes, class_map: str | None = None) -> Teacher:
+    """A frozen teacher of the classes of the data.
 
     Args:
         network: a segmenter, or a module that takes images normalised by the ImageNet mean and std
-            and knows the classes in the order of ``data``.
-        data: what the student is trained on.
+            and knows the classes in the order of the data, if no map says otherwise.
+        classes: of the data.
+        class_map: what the teacher's classes are called in the data.
+
+    Raises:
+        UserError: classes that the teacher does not know.
     """
     if not isinstance(network, Segmenter):
-        network = Segmenter(network, data.classes)
-    return Teacher(network, data.classes)
+        network = without_names(network)
+    return Teacher(network, classes, class_map)
 
 
 @torch.no_grad()

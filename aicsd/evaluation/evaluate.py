@@ -73,7 +73,8 @@ def evaluate(
     if model.classes.names != dataset.classes.names:
         raise UserError(
             f"the model was trained on the classes {list(model.classes.names)} but the dataset has "
-            f"{list(dataset.classes.names)}"
+            f"{list(dataset.classes.names)}: give --teacher_classes MAP.yaml, which turns the ones "
+            "into the others"
         )
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = model.device

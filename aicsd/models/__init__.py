@@ -6,7 +6,7 @@ from aicsd._lazy import on_first_use
 
 if TYPE_CHECKING:
     from aicsd.models.backbone import Backbone
-    from aicsd.models.build import build_model, wrap_module
+    from aicsd.models.build import build_model, without_names, wrap_module
     from aicsd.models.deeplabv3plus import DeepLabV3Plus
     from aicsd.models.inference import InferenceConfig, image_batch, infer, predict_ids
     from aicsd.models.load import is_there, load_model
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "aicsd.models.backbone": ("Backbone",),
-    "aicsd.models.build": ("build_model", "wrap_module"),
+    "aicsd.models.build": ("build_model", "without_names", "wrap_module"),
     "aicsd.models.deeplabv3plus": ("DeepLabV3Plus",),
     "aicsd.models.inference": ("InferenceConfig", "image_batch", "infer", "predict_ids"),
     "aicsd.models.load": ("is_there", "load_model"),
@@ -52,6 +52,7 @@ __all__ = [
     "predict_ids",
     "resize",
     "save_model",
+    "without_names",
     "wrap_module",
 ]
 

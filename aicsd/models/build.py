@@ -13,6 +13,7 @@ from aicsd.models.model_file import is_model_file
 from aicsd.models.segmenter import Segmenter
 from aicsd.models.settings import ModelConfig
 from aicsd.models.sources import SOURCES, find_source
+from aicsd.models.sources.base import nameless_classes
 
 OWN_MODULE = "module"
 """Family, in the config of a run, of a network that was given as a module."""
@@ -43,6 +44,16 @@ def wrap_module(net: nn.Module, classes: Classes) -> Segmenter:
             "give a student with one for each class"
         )
     return model
+
+
+def without_names(net: nn.Module) -> Segmenter:
+    """A network of one's own with as many classes as it gives logits, which have no names.
+
+    Args:
+        net: takes images normalised by the ImageNet mean and std and returns logits (B, C, h, w).
+    """
+    maps = Segmenter(net, nameless_classes(1)).maps
+    return Segmenter(net, nameless_classes(maps["logits"].channels), maps=maps)
 
 
 def build_model(config: ModelConfig, classes: Classes) -> Segmenter:

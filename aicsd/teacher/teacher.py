@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from aicsd.data.protocol import Classes
-from aicsd.errors import UserError
-from aicsd.models import MapInfo, Segmenter, as_output
+from aicsd.models import MapInfo, Segmenter
+from aicsd.teacher.class_map import ClassMap, with_classes
 from aicsd.teacher.folding import fold_batch_norm
 from aicsd.teacher.runtime import Look, start_runtime
 from aicsd.types import Runtime, SegOutput
@@ -19,24 +21,26 @@ class Teacher(nn.Module):
     Args:
         model: a trained segmenter; it normalises its own input. Its parameters get frozen.
         classes: of the student. The teacher may know more of them, in any order.
+        class_map: what the teacher's classes are called in the data: a YAML file, the name of a map
+            of the package, or a mapping. Several may become one.
 
     Raises:
-        UserError: a class that the teacher does not know.
+        UserError: a class that the teacher does not know, or a map that does not fit.
     """
 
-    def __init__(self, model: Segmenter, classes: Classes) -> None:
+    def __init__(
+        self, model: Segmenter, classes: Classes, class_map: str | Path | ClassMap | None = None
+    ) -> None:
         super().__init__()
-        if model.classes.names != classes.names:
-            unknown = [name for name in classes.names if name not in model.classes.names]
-            if unknown:
-                raise UserError(
-                    f"the teacher does not know the classes {unknown}; it knows "
-                    f"{list(model.classes.names)}: train it on the same classes, or, if it knows "
-                    "them under other names, aicsd import --classes FILE renames those of a "
-                    "released checkpoint"
+        self.notes: list[str] = []
+        """What is worth saying about its classes."""
+        if class_map is not None or model.classes.names != classes.names:
+            model, ignored = with_classes(model, classes, class_map)
+            if ignored:
+                self.notes.append(
+                    "classes of the teacher that the data does not have are left out: "
+                    f"{', '.join(ignored)}"
                 )
-            order = [model.classes.names.index(name) for name in classes.names]
-            model = model.with_net(_SelectClasses(model.net, order), classes)
         self.model = model.requires_grad_(False)
         self.eval()
         self._look: tuple[Look] = (self.model,)  # no submodule
@@ -68,18 +72,3 @@ class Teacher(nn.Module):
     def forward(self, image: Tensor) -> SegOutput:
         """(B, 3, H, W) uint8 -> logits in the student's class order, without autograd."""
         return self._look[0](image)
-
-
-class _SelectClasses(nn.Module):
-    """A network with some of its classes, in another order."""
-
-    order: Tensor
-
-    def __init__(self, net: nn.Module, order: list[int]) -> None:
-        super().__init__()
-        self.net = net
-        self.register_buffer("order", torch.tensor(order))
-
-    def forward(self, image: Tensor) -> SegOutput:
-        output = as_output(self.net(image))
-        return output._replace(logits=output.logits[:, self.order])

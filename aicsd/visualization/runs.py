@@ -94,7 +94,8 @@ def open_run_data(
 
 
 def _open_teacher(named: str, runs: Sequence[FinishedRun], classes: Classes) -> Network:
-    model = Teacher(load_model(named), classes).model
+    class_map = next((run.config.get("teacher_classes") for run in runs), None)
+    model = Teacher(load_model(named), classes, class_map).model
     folder = RunFolder(named)
     run = folder.read() if folder.is_finished else None
     measured = _teacher_metrics(runs) or (run.result if run is not None else {})
