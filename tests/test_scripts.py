@@ -46,6 +46,7 @@ def test_term_scale_covers_every_term() -> None:
         assert value > 0
         assert norm > 0
         assert ratio > 0
+    assert scales["masked_generative native"].value < 0.9  # a generator that knows nothing: 1
 
     for name in ("icsd", "attention", "pairwise", "correlation"):
         recipe = load_recipe("none", {name: {"at": terms[name].at}})

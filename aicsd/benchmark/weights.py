@@ -11,9 +11,13 @@ from aicsd.methods import Recipe, TermRecipe, load_recipe
 from aicsd.models import Segmenter, map_named
 from aicsd.teacher import Teacher
 from aicsd.terms import Term
-from aicsd.types import Batch
+from aicsd.types import Batch, SegOutput
 
 LABELS = "cross_entropy"
+LEARNING_STEPS = 40
+LEARNING_RATE = 3e-3
+"""With which the networks of a term learn before it is measured: an adapter, a generator or a
+critic that knows nothing pulls in no direction, and hardly at all."""
 
 
 class Scale(NamedTuple):
@@ -33,7 +37,7 @@ def term_scales(
     batches: Sequence[Batch],
     terms: Mapping[str, tuple[str, TermRecipe]],
 ) -> dict[str, Scale]:
-    """How large terms and their gradients are.
+    """How large terms and their gradients are, once the networks of a term have learned.
 
     Args:
         student: is left in training mode.
@@ -44,15 +48,25 @@ def term_scales(
     labels = load_recipe("none").terms[LABELS]
     found: dict[str, list[Scale]] = {}
     student.train()
+    torch.manual_seed(0)
+    modules = {}
+    for label, (name, term) in terms.items():
+        maps_there = None if teacher is None or not term.needs_teacher else teacher.maps
+        modules[label] = Term(name, term, student.maps, maps_there).to(batches[0].image.device)
+    with torch.no_grad():
+        outputs = [
+            (student(batch.image), None if teacher is None else teacher(batch.image), batch)
+            for batch in batches
+        ]
+    for module in modules.values():
+        _learn(module, outputs)
     for batch in batches:
         torch.manual_seed(0)
         output = student(batch.image)
         target = None if teacher is None else teacher(batch.image)
         by_labels = Term(LABELS, labels, student.maps, None)(output, None, batch, 0.5)
-        for label, (name, term) in terms.items():
-            maps_there = None if teacher is None or not term.needs_teacher else teacher.maps
-            module = Term(name, term, student.maps, maps_there).to(batch.image.device)
-            value = module(output, target, batch, 0.5)
+        for label, (_, term) in terms.items():
+            value = modules[label](output, target, batch, 0.5)
             maps = map_named(output, term.at_student[0], label)
             norm, unit = (
                 torch.autograd.grad(each, maps, retain_graph=True)[0].norm().item()
@@ -64,6 +78,20 @@ def term_scales(
         value, norm, unit = (sum(column) / len(scales) for column in zip(*scales, strict=True))
         means[label] = Scale(value, norm, norm / unit)
     return means
+
+
+def _learn(term: Term, outputs: Sequence[tuple[SegOutput, SegOutput | None, Batch]]) -> None:
+    """Train what a term holds, and nothing else, on fixed outputs."""
+    own = [each for each in term.parameters() if each.requires_grad]
+    if not own:
+        return
+    optimizer = torch.optim.AdamW(own, lr=LEARNING_RATE)
+    for step in range(LEARNING_STEPS):
+        output, target, batch = outputs[step % len(outputs)]
+        optimizer.zero_grad()
+        term(output, target, batch, 0.5).backward()
+        optimizer.step()
+    optimizer.zero_grad()
 
 
 def matched_weights(
