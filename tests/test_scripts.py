@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -125,3 +127,13 @@ def test_the_table_of_costs(
         found = next(line for line in printed.splitlines() if line.startswith(f"| {name} |"))
         figures = found.split("|")[2:5]
         assert f"| {row} |{'|'.join(figures)}|" in page
+
+
+def test_killed_trainings_leave_what_an_undisturbed_one_leaves() -> None:
+    """The short form of the soak; the long one is in docs/reliability.md."""
+    command = [sys.executable, str(REPOSITORY / "scripts" / "soak.py"), "--kills", "3"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert "3 kills of" in done.stdout
+    assert "; 0 differences" in done.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -123,11 +122,14 @@ def _create(name: str, output_stride: int, pretrained: bool) -> tuple[nn.Module,
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; see timm.list_models()"
         raise UserError(f"unknown backbone {name!r}{hint}")
+    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+    multiple = 1
     try:
-        with torch.random.fork_rng(devices=()):  # random weights stay those of the seed
-            free, sizes = _try_sizes(name, output_stride)
-        options |= dict(free)
-        return timm.create_model(name, features_only=True, pretrained=pretrained, **options), sizes
+        if config is not None and config.fixed_input_size:
+            free, multiple = _free_size(name, options)
+            options |= free
+        body = timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+        return body, _try_sizes(body, multiple)
     except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if "home directory" in reason:
@@ -146,39 +148,52 @@ def _create(name: str, output_stride: int, pretrained: bool) -> tuple[nn.Module,
         ) from error
 
 
-@cache
-def _try_sizes(name: str, output_stride: int) -> tuple[tuple[tuple[str, Any], ...], Sizes]:
-    """Options by which a backbone takes images of many sizes, and the sizes that it then takes.
+def _free_size(name: str, options: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Options by which a network of one input size takes any, and the multiple that remains.
 
     Tried out without weights: a network that takes one size only is refused before it is built.
     """
-    options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
-    config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
-    is_fixed = config is not None and config.fixed_input_size
-    free: dict[str, Any] = {"strict_img_size": False} if is_fixed else {}
+    free: dict[str, Any] = {"strict_img_size": False}
     with torch.device("meta"):
         try:
             body = timm.create_model(name, features_only=True, **options, **free)
         except TypeError:  # a family without that option
             free = {}
             body = timm.create_model(name, features_only=True, **options)
-        body.eval()
         if 4 not in cast(Any, body).feature_info.reduction():
-            return (), Sizes()  # refused for its strides
+            return {}, 1  # refused for its strides
+        body.eval()
         for multiple in (1, 4, 32):
-            if _takes(body, *(-(-side // multiple) * multiple for side in (97, 131))):
-                break
-        else:
-            if not is_fixed:
-                return (), Sizes()
-            height, width = cast(Any, body).default_cfg["input_size"][1:]
-            raise UserError(
-                f"backbone {name!r} takes images of {height}x{width} pixels only; choose one that "
-                "takes any size"
-            )
-        sides = (side for side in (1, 2, 4, 8, 16, 32) if side % multiple == 0)
-        least = next((side for side in sides if _takes(body, side, side)), 32)
-    return tuple(free.items()), Sizes(multiple, least)
+            height, width = (-(-side // multiple) * multiple for side in (97, 131))
+            try:
+                with torch.no_grad():
+                    body(torch.zeros(1, 3, height, width))
+            except (RuntimeError, AssertionError):
+                continue
+            return free, multiple
+    height, width = cast(Any, body).default_cfg["input_size"][1:]
+    raise UserError(
+        f"backbone {name!r} takes images of {height}x{width} pixels only; choose one that takes "
+        "any size"
+    )
+
+
+def _try_sizes(body: nn.Module, multiple: int) -> Sizes:
+    """The sizes that a backbone takes, tried out on small images; ``multiple`` is known."""
+    if next(body.parameters()).is_meta:
+        return Sizes(multiple)  # only its shapes are wanted
+    if 4 not in cast(Any, body).feature_info.reduction():
+        return Sizes(multiple)  # refused for its strides
+    training = body.training
+    body.eval()
+    sides = (49, 67)
+    multiples = [each for each in (1, 4, 32) if each >= multiple]
+    fitting = (m for m in multiples if _takes(body, *(-(-side // m) * m for side in sides)))
+    multiple = next(fitting, multiple)
+    tried = (side for side in (1, 2, 4, 8, 16) if side % multiple == 0)
+    least = next((side for side in tried if _takes(body, side, side)), 32)
+    body.train(training)
+    return Sizes(multiple, least)
 
 
 @torch.no_grad()

@@ -47,7 +47,9 @@ from aicsd.terminal import progress_bar
 def fingerprint(model: Segmenter) -> str:
     """Digest of all that decides about a network's logits: tensors, structure, input, classes."""
     structure = model.origin or repr(model.net)
-    facts = (structure, model.classes.names, model.input, model.align_corners)
+    # as it was before networks could have a least side, so that older caches and runs are known
+    spec = [value for name, value in model.input._asdict().items() if (name, value) != ("least", 1)]
+    facts = (structure, model.classes.names, spec, model.align_corners)
     digest = sha256(json.dumps(facts).encode())
     for name, tensor in model.net.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
