@@ -44,7 +44,6 @@ import aicsd.engine.run as engine
 from aicsd.engine import record
 from aicsd.engine.stop import Interrupted
 from aicsd.teacher.cache import TeacherCache
-from aicsd.visualization import report
 
 PHASES = ("start", "cache", "training", "validation", "checkpoint", "report")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -104,11 +103,12 @@ def train(teacher: Path, run: Path, workers: int) -> None:
     output = os.open(run.parent / f"{run.name}.out", os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    record.evaluate = told("validation", record.evaluate)
-    record.save_checkpoint = told("checkpoint", record.save_checkpoint)
-    TeacherCache.attach = told("cache", TeacherCache.attach)  # type: ignore[method-assign]
-    engine.fit = told("training", engine.fit)
-    engine.write_report = told("report", report.write_report)
+    for module, name, of in (
+        (record, "evaluate", "validation"), (record, "save_checkpoint", "checkpoint"),
+        (TeacherCache, "attach", "cache"), (engine, "fit", "training"),
+        (engine, "write_report", "report"),
+    ):  # fmt: skip
+        setattr(module, name, told(of, getattr(module, name)))
     resume = (run / "config.yaml").is_file()
     try:
         aicsd.distill(teacher, NETWORK, resume=resume, **settings(run, workers))
