@@ -137,3 +137,28 @@ def test_killed_trainings_leave_what_an_undisturbed_one_leaves() -> None:
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     assert "3 kills of" in done.stdout
     assert "; 0 differences" in done.stdout
+
+
+def test_readers_refuse_damaged_files_in_one_line(tmp_path: Path) -> None:
+    """The short form of the fuzzing; one input of a reader that fails is found and kept."""
+    import fuzz
+
+    command = [sys.executable, str(REPOSITORY / "scripts" / "fuzz.py"), "--inputs", "1500"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert ", 0 findings (seed 0)" in done.stdout
+
+    def fail(path: Path) -> None:
+        data = path.read_bytes()
+        if data[:1] == b"\x00":
+            os.abort()
+        if len(data) < 20:
+            raise KeyError("short")
+
+    reader = fuzz.Reader("x", [b"\x01" * 30], fail)
+    found = fuzz.fuzz_reader("x", reader, tmp_path, 0, range(200))
+    assert {f.what.partition(" ")[0] for f in found} == {"the", "KeyError"}
+    for finding in found:
+        data = fuzz.damaged("x", reader, 0, finding.number)
+        assert data[:1] == b"\x00" or len(data) < 20

@@ -8,6 +8,7 @@ import posixpath
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -60,7 +61,8 @@ def unpack(archive: Path, inside: str, place: Path, progress: Progress | None = 
         temporary.replace(place)
     except (
         tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError,
-        EOFError, RuntimeError, ValueError, NotImplementedError, MemoryError,
+        EOFError, RuntimeError, ValueError, NotImplementedError, MemoryError, IndexError,
+        OverflowError, struct.error,
     ) as error:  # fmt: skip
         if isinstance(error, UserError):
             raise
@@ -85,7 +87,7 @@ def _members(archive: Path, file: IO[bytes]) -> Iterator[Member]:
 def _zip_members(file: IO[bytes]) -> Iterator[Member]:
     with zipfile.ZipFile(file) as opened:
         for entry in opened.infolist():
-            if entry.is_dir():
+            if entry.filename.endswith("/") or not entry.filename:
                 continue
             link = None
             if stat.S_ISLNK(entry.external_attr >> 16):

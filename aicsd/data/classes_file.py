@@ -93,14 +93,15 @@ def read_color_table(path: Path) -> ColorTable:
     names: list[str] = []
     palette: list[Color] = []
     colors: dict[Color, int] = {}
-    for number, row in enumerate(csv.reader(_text(path).splitlines(), skipinitialspace=True), 1):
+    for number, row in enumerate(_rows(path), 1):
         words = [word.strip() for word in row]
         if not any(words) or (number == 1 and not any(word.isdigit() for word in words)):
             continue
         color = _color(words[1:]) if len(words) == 4 else None
         if color is None or not words[0]:
             raise UserError(
-                f"{path}, line {number}: {','.join(row)!r} must be name,r,g,b with 0 to 255 each"
+                f"{path}, line {number}: {','.join(row)[:60]!r} must be name,r,g,b with 0 to 255 "
+                "each"
             )
         if color in colors:
             raise UserError(f"{path}, line {number}: the colour {','.join(words[1:])} stands twice")
@@ -112,6 +113,13 @@ def read_color_table(path: Path) -> ColorTable:
     if not 1 <= len(names) <= IGNORE_INDEX:
         raise UserError(f"{path} names {len(names)} classes; 1 to {IGNORE_INDEX} are possible")
     return ColorTable(Classes(tuple(names), tuple(palette)), colors)
+
+
+def _rows(path: Path) -> list[list[str]]:
+    try:
+        return list(csv.reader(_text(path).splitlines(), skipinitialspace=True))
+    except csv.Error as error:
+        raise UserError(f"{path} holds no lines of name,r,g,b: {error}") from error
 
 
 def _text(path: Path) -> str:
