@@ -51,6 +51,7 @@ COMMANDS = {
                        "latency, table, methods", "benchmark", "ACTIONS"),
     "data": Entry("check, fetch or convert a dataset: aicsd data check, prepare, convert", "data",
                   "ACTIONS"),
+    "reproduce": Entry("repeat a finished run, and say whether it comes out the same", "reproduce"),
     "debug": Entry("what went wrong in a training: aicsd debug replay", "debug", "ACTIONS"),
 }  # fmt: skip
 """Every command of ``aicsd``. A new one is a file here and a line."""
