@@ -39,6 +39,7 @@ class DistillOptions(TrainOptions, total=False):
     """Keys of :class:`aicsd.engine.config.DistillConfig`, where they are explained."""
 
     teacher_classes: str | None
+    force_teacher: bool
     teacher_runtime: Runtime
     teacher_cache: str | None
     teacher_cache_top_k: int

@@ -29,7 +29,7 @@ OLD_MODEL_FILE = "student.safetensors"
 HARMLESS_KEYS = frozenset(
     (
         "resume", "run", "save_every", "log_every", "logger", "data.root", "data.workers",
-        "data.cache_mb", "data.check", "terms_of",
+        "data.cache_mb", "data.check", "terms_of", "force_teacher",
     )
 )  # fmt: skip
 """Keys of a config that a resumed run may change, because they do not change its result."""

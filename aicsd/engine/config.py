@@ -147,6 +147,9 @@ class DistillConfig(FitConfig):
     """what the teacher's classes are called in the data: a YAML file with lines such as
     'sidewalk: Pavement' (several may become one, null leaves one out), or cityscapes_camvid;
     without it classes meet by name."""
+    force_teacher: bool = False
+    """train with a teacher whose validation mIoU is no better than guessing; a run of fewer than
+    200 steps does so anyway."""
     teacher_runtime: Runtime = "eager"
     """eager, compiled (torch.compile: some time at the start, less at each step), or openvino
     (on a CPU; for methods that compare logits)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import asdict
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -60,7 +61,16 @@ def fit(
     source = RunBatches(config, train_data, plan, fabric, distiller.student.input.color)
     batches = Waiting(source.load(state.step))
     with run.logger(total) as logger, stop_signal() as stop:
-        watched = Watched(run.folder, run.training, state, val_data, logger, run.evaluate)
+        watched = Watched(
+            run.folder,
+            run.training,
+            state,
+            val_data,
+            logger,
+            run.evaluate,
+            asdict(config),
+            total,
+        )
         watchers = watchers_of(distiller)
         for watcher in watchers:
             watcher.on_start(watched)

@@ -6,14 +6,15 @@ follows from its networks and terms: a loss names what is worth recording in ``w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from aicsd.data.protocol import SegDataset
 from aicsd.distiller import Distiller
 from aicsd.engine.checkpoint import RunState
 from aicsd.engine.reporting import RunLogger, score_text
+from aicsd.engine.sanity import check_teacher, find_headroom
 from aicsd.engine.step import Training
 from aicsd.evaluation import Metrics
 from aicsd.images import UInt8Array
@@ -39,6 +40,8 @@ class Watched:
         val_data: the validation split.
         logger: where figures and pictures go.
         evaluate: measures a network on the validation split, on all processes together.
+        config: settings of the run, as plain data.
+        total: steps of the whole run.
     """
 
     folder: RunFolder
@@ -47,6 +50,8 @@ class Watched:
     val_data: SegDataset
     logger: RunLogger
     evaluate: Callable[[Segmenter], Metrics]
+    config: Mapping[str, Any]
+    total: int
 
     @property
     def is_first_process(self) -> bool:
@@ -64,7 +69,10 @@ class Watcher(Protocol):
 
 
 class TeacherScore:
-    """Evaluates the teacher before the first step, so that a wrongly loaded one is noticed."""
+    """Evaluates the teacher before the first step, so that a wrongly loaded one is noticed.
+
+    One that is no better than guessing is refused, unless the run's config has ``force_teacher``.
+    """
 
     def on_start(self, run: Watched) -> None:
         teacher = run.training.distiller.teacher
@@ -74,6 +82,14 @@ class TeacherScore:
         metrics = run.evaluate(teacher.model)
         run.state.teacher = metrics.to_dict()
         run.logger.say(f"teacher val mIoU {score_text(metrics.miou, why=True)}")
+        forced = bool(run.config.get("force_teacher"))
+        warning = check_teacher(metrics.miou, metrics.confusion, forced, run.total)
+        if warning is not None:
+            run.logger.say(warning)
+        if run.is_first_process:
+            headroom = find_headroom(run.folder.path, run.config, metrics.miou)
+            if headroom is not None:
+                run.logger.say(str(headroom))
 
     def on_validation(self, run: Watched) -> None:
         pass

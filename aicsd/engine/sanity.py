@@ -1,0 +1,171 @@
+"""Whether a teacher is worth learning from: its score against guessing and the student alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aicsd.errors import UserError
+from aicsd.runs import FinishedRun, RunFolder
+
+ASSUMED_STD = 0.005
+"""Standard deviation of mIoU over seeds where fewer than two runs show it."""
+TRIAL_STEPS = 200
+"""Steps below which a run tries things out and costs little."""
+CRITICAL = (1.959964 + 0.841621) ** 2
+"""For a two-sided level of 5 % and a power of 80 % (Cohen, 1988, table 2.4)."""
+OTHER_DATA_KEYS = ("root", "workers", "cache_mb", "check")
+"""Keys of the data that change nothing about what a network learns."""
+
+
+def guessing_miou(confusion: Sequence[Sequence[int]]) -> float:
+    """mIoU of drawing every pixel's class at random, each as likely.
+
+    Args:
+        confusion: (C, C) pixel counts of any network on the same labels, rows = label.
+
+    Returns:
+        NaN if no pixel has a label.
+    """
+    counts = [sum(row) for row in confusion]
+    total, classes = sum(counts), len(counts)
+    if not total:
+        return math.nan
+    shares = [count / total for count in counts]
+    right = [share / classes for share in shares]
+    return statistics.fmean(
+        hit / (share + 1 / classes - hit) for hit, share in zip(right, shares, strict=True)
+    )
+
+
+def constant_miou(confusion: Sequence[Sequence[int]]) -> float:
+    """mIoU of giving every pixel the most common class; NaN if no pixel has a label."""
+    counts = [sum(row) for row in confusion]
+    present = sum(count > 0 for count in counts)
+    return max(counts) / sum(counts) / present if present else math.nan
+
+
+def check_teacher(
+    score: float, confusion: Sequence[Sequence[int]], forced: bool, steps: int
+) -> str | None:
+    """Refuse a teacher that is no better than guessing.
+
+    Args:
+        score: its mIoU on the validation split.
+        confusion: its (C, C) pixel counts there.
+        forced: whether it is to be used nevertheless.
+        steps: of the whole run; a trial of fewer than :data:`TRIAL_STEPS` goes on.
+
+    Returns:
+        A line for one that is no better than a constant answer.
+
+    Raises:
+        UserError: its score is that of guessing, or below.
+    """
+    guess = guessing_miou(confusion)
+    if math.isnan(guess) or math.isnan(score):
+        return None
+    doubts = "are its classes, their order, its channel order and its normalisation right?"
+    if score <= guess:
+        text = (
+            f"the teacher's val mIoU {score:.4f} is no better than guessing ({guess:.4f}): {doubts}"
+        )
+        if forced or steps < TRIAL_STEPS:
+            return f"warning: {text}"
+        raise UserError(f"{text} To train with it nevertheless: --force_teacher true --resume true")
+    constant = constant_miou(confusion)
+    if score <= constant:
+        return (
+            f"warning: the teacher's val mIoU {score:.4f} is no better than the most common class "
+            f"everywhere ({constant:.4f}): {doubts}"
+        )
+    return None
+
+
+class Headroom(NamedTuple):
+    """What a student may gain, and what it takes to see it."""
+
+    gap: float
+    """Teacher's mIoU minus the mean of the student alone."""
+    alone: float
+    runs: int
+    """Finished runs of the student alone."""
+    std: float
+    """Standard deviation over their seeds, or :data:`ASSUMED_STD`."""
+
+    @property
+    def seeds(self) -> int:
+        """Runs of each of two methods by which half of the gap would show.
+
+        A difference of means d is found with n = 2 (z_0.975 + z_0.8)² s² / d² runs each.
+        """
+        return max(2, math.ceil(2 * CRITICAL * self.std**2 / (self.gap / 2) ** 2))
+
+    def __str__(self) -> str:
+        scores = (
+            f"teacher {100 * (self.alone + self.gap):.2f}, student alone {100 * self.alone:.2f} "
+            f"over {self.runs} run{'s' * (self.runs > 1)}"
+        )
+        if self.gap <= 0:
+            return f"no headroom: {scores}; the student has nothing to gain in mIoU"
+        spread = (
+            f"a standard deviation of {100 * self.std:.2f} points between seeds"
+            f"{'' if self.runs > 1 else ' is assumed'}"
+        )
+        return (
+            f"headroom {100 * self.gap:.2f} points ({scores}); half of it shows with {self.seeds} "
+            f"seeds of each method ({spread})"
+        )
+
+
+def find_headroom(place: Path, config: Mapping[str, Any], teacher_miou: float) -> Headroom | None:
+    """Headroom by the finished runs of the same student alone beside a run folder.
+
+    Runs count that differ from the run in nothing but method, teacher, terms and seed.
+
+    Args:
+        place: folder of the run.
+        config: of the run.
+        teacher_miou: on the validation split.
+
+    Returns:
+        None if there is no such run.
+    """
+    mine = _comparable(config)
+    scores: dict[int, float] = {}
+    for path in sorted(place.absolute().parent.iterdir()):
+        run = _finished(path)
+        if run is None or not run.is_alone or _comparable(run.config) != mine:
+            continue
+        miou = run.result.get("miou")
+        if isinstance(miou, int | float) and math.isfinite(miou):
+            scores[int(run.config["seed"])] = float(miou)
+    if not scores or not math.isfinite(teacher_miou):
+        return None
+    found = list(scores.values())
+    std = statistics.stdev(found) if len(found) > 1 else ASSUMED_STD
+    mean = statistics.fmean(found)
+    return Headroom(teacher_miou - mean, mean, len(found), std)
+
+
+def _finished(path: Path) -> FinishedRun | None:
+    folder = RunFolder(path)
+    if not folder.is_finished:
+        return None
+    try:
+        return folder.read()
+    except UserError:
+        return None  # whatever else lies beside the run
+
+
+def _comparable(config: Mapping[str, Any]) -> str:
+    """What two runs must have in common for their students to be compared."""
+    data = {k: v for k, v in (config.get("data") or {}).items() if k not in OTHER_DATA_KEYS}
+    network = config.get("student") or config.get("model")
+    keys = ("epochs", "optimizer", "protocol", "precision")
+    found = {"data": data, "network": network, **{key: config.get(key) for key in keys}}
+    return json.dumps(found, sort_keys=True)
