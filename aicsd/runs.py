@@ -28,8 +28,8 @@ OLD_MODEL_FILE = "student.safetensors"
 """Name of the trained network in runs of aicsd before 0.2."""
 HARMLESS_KEYS = frozenset(
     (
-        "resume", "run", "save_every", "log_every", "logger", "data.root", "data.workers",
-        "data.cache_mb", "data.check", "terms_of", "force_teacher",
+        "resume", "run", "save_every", "log_every", "logger", "report_images", "data.root",
+        "data.workers", "data.cache_mb", "data.check", "terms_of", "force_teacher",
     )
 )  # fmt: skip
 """Keys of a config that a resumed run may change, because they do not change its result."""

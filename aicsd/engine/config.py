@@ -95,6 +95,8 @@ class FitConfig:
     logger: str = "tensorboard"
     """where the same figures and a few pictures go too: tensorboard, wandb, mlflow, several
     with commas between, or none."""
+    report_images: int = 6
+    """images in report.html, which is written at the end; 0: no report."""
     seed: int = 0
     """seed of weights, order, augmentation and dropout."""
     resume: bool = False
@@ -118,8 +120,9 @@ class FitConfig:
         for name in ("epochs", "save_every", "log_every", "devices", "num_nodes"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.val_every < 0:
-            raise UserError(f"val_every is {self.val_every}; it must be 0 or more")
+        for name in ("val_every", "report_images"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         check_loggers(self.logger)
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}; it must be 0 or more and below 2^63")

@@ -44,7 +44,6 @@ from aicsd.visualization.ics_history import read_history
 from aicsd.visualization.report import write_report
 from aicsd.visualization.runs import Network
 
-REPORT_IMAGES = 6
 Losses = Mapping[str, type[nn.Module]]
 
 
@@ -230,7 +229,7 @@ def _finished(config: FitConfig, folder: RunFolder, module: nn.Module | None) ->
                 f"resume: {folder.path} has no checkpoint to go on from for {config.epochs} epochs"
             )
         return None
-    if not (folder.is_finished and folder.report.is_file()):
+    if not folder.is_finished or (config.report_images and not folder.report.is_file()):
         return None
     try:
         net = module.net if isinstance(module, Segmenter) else module
@@ -317,8 +316,8 @@ def _train_together(
         folder.save_config(asdict(config))
     metrics, trained = fit(config, distiller, splits.train, splits.val, plan, fabric)
     trained.eval()
-    if fabric.is_global_zero and not folder.report.is_file():
-        _report(folder, trained, distiller.teacher, splits.val)
+    if fabric.is_global_zero and config.report_images and not folder.report.is_file():
+        _report(folder, trained, distiller.teacher, splits.val, config.report_images)
     return Run(folder.path, metrics, trained.cpu())
 
 
@@ -383,7 +382,11 @@ def _say(fabric: Fabric, folder: RunFolder, text: str) -> None:
 
 
 def _report(
-    folder: RunFolder, student: Segmenter, teacher: Teacher | None, val_data: SegDataset
+    folder: RunFolder,
+    student: Segmenter,
+    teacher: Teacher | None,
+    val_data: SegDataset,
+    images: int,
 ) -> None:
     """Write the report; whatever goes wrong with it must not fail a training that is done."""
     try:
@@ -393,7 +396,7 @@ def _report(
         if teacher is not None:
             measured = run.result["teacher"]
             networks.insert(0, Network("teacher", teacher.model, measured, None, is_teacher=True))
-        write_report(folder.report, networks, val_data, images=REPORT_IMAGES)
+        write_report(folder.report, networks, val_data, images=images)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
         print(f"{folder.path.name}: no {folder.report.name}: {reason}", file=sys.stderr)
