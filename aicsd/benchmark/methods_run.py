@@ -108,7 +108,10 @@ class Campaign:
                     break
                 time.sleep(POLL_SECONDS)
                 self._collect()
-                self._measure(most=1)  # in between, so that processes are looked after
+                if len(self._running) < jobs:
+                    # one at a time, so that processes are looked after; and only where nothing
+                    # is left to start, for measuring takes seconds
+                    self._measure(most=1)
             self._end()
             stopped = bool(stop)
             if not stopped and time.monotonic() < deadline:
