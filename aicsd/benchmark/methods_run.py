@@ -28,11 +28,15 @@ POLL_SECONDS = 0.2
 WATCH_PARENT = """
 import os, signal, sys, threading
 def wait():
-    sys.stdin.read()
+    os.read(0, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=wait, daemon=True).start()
 """
-"""Program that ends its process when the process at the other end of its standard input is gone."""
+"""Program that ends its process when the process at the other end of its standard input is gone.
+
+It reads the descriptor: a thread inside ``sys.stdin.read`` holds a lock for which every forked
+process that loads images would wait for ever.
+"""
 RUN_AICSD = f"{WATCH_PARENT}from aicsd.cli import main\nmain()"
 
 
