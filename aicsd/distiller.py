@@ -5,7 +5,7 @@ Everything that differs between methods is in the recipe. Without a teacher this
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,8 @@ class Distiller(nn.Module):
         self.student = student
         self.recipe = recipe
         self._teacher = (teacher,) if recipe.needs_teacher else (None,)
+        self.recorded: Callable[[Tensor], SegOutput] | None = None
+        """The student in training mode, where its passes are recorded."""
         self.terms = nn.ModuleDict(
             {
                 name: Term(
@@ -75,7 +77,7 @@ class Distiller(nn.Module):
             Every term by name, unweighted and detached, and ``loss``: their weighted sum, with
             the graph.
         """
-        student = self.student(batch.image)
+        student = (self.recorded or self.student)(batch.image)
         teacher = self.teacher_output(batch)
         values = {
             name: term(student, teacher, batch, progress) for name, term in self.terms.items()

@@ -20,7 +20,7 @@ NAMES = {
     "epochs": "epochs",
 }
 """Columns that name a row, and the key of the config behind each. Other keys go by themselves."""
-UNIMPORTANT = HARMLESS_KEYS | {"seed", "accelerator", "teacher_runtime", "val_every"}
+UNIMPORTANT = HARMLESS_KEYS | {"seed", "accelerator", "teacher_runtime", "val_every", "cuda_graphs"}
 """Keys in which runs of one group may differ."""
 OF_METHOD = ("method", "teacher", "terms.")
 """Beginnings of the keys in which a run may differ from its baseline."""

@@ -59,6 +59,8 @@ def fit(
         return finished, run.training.final
 
     source = RunBatches(config, train_data, plan, fabric, distiller.student.input.color)
+    if config.cuda_graphs:
+        run.training.record(config.data.batch_size, config.data.augment.crop)
     batches = Waiting(source.load(state.step))
     with run.logger(total) as logger, stop_signal() as stop:
         watched = Watched(

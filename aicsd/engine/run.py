@@ -23,6 +23,7 @@ from aicsd.engine.config import DistillConfig, FitConfig, TrainConfig
 from aicsd.engine.device import is_first_process, open_fabric
 from aicsd.engine.fingerprints import check_inputs, describe_inputs, save_inputs
 from aicsd.engine.fit import fit
+from aicsd.engine.graphs import check_graphs
 from aicsd.engine.peers import ending_together, launch
 from aicsd.engine.stop import interruptible
 from aicsd.engine.sync_bn import share_statistics, shares_statistics
@@ -258,6 +259,7 @@ def _train(
             f"{recipe.name!r} learns from labels alone: give it another split, or a teacher"
         )
     fabric = open_fabric(config)
+    check_graphs(config, fabric.device)
     launch(fabric)
     with ending_together(folder, fabric):
         return _train_together(config, model, recipe, planned, splits, remarks, folder, fabric)

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from aicsd.distiller import Distiller
 from aicsd.engine.config import OptimizerConfig
 from aicsd.engine.finite import FiniteCheck
+from aicsd.engine.graphs import StudentGraph
 from aicsd.engine.optimizer import build_optimizer, set_learning_rate
 from aicsd.models import Segmenter
 from aicsd.types import Batch
@@ -65,6 +66,20 @@ class Training:
             return self.distiller.student
         assert isinstance(self.average.module, Segmenter)
         return self.average.module
+
+    def record(self, batch_size: int, crop: int) -> None:
+        """Record the passes of the networks as CUDA graphs, for batches of this shape.
+
+        Before a loader starts: its threads must not use the device during a recording.
+        """
+        pixels = torch.zeros(
+            (batch_size, crop, crop, 3), dtype=torch.uint8, device=self.fabric.device
+        )
+        image = pixels.permute(0, 3, 1, 2)  # the layout of a batch
+        if self.distiller.teacher is not None:
+            self.distiller.teacher.record(image)
+        self.distiller.train()
+        self.distiller.recorded = StudentGraph(self.distiller.student, image)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything from which the training continues exactly."""

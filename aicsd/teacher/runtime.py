@@ -17,6 +17,8 @@ from aicsd.types import Runtime, SegOutput
 
 Look = Callable[[Tensor], SegOutput]
 """(B, 3, H, W) uint8 -> logits, and features if the runtime has them."""
+WARM_UP = 3
+"""Passes before the recording of a CUDA graph, in which libraries choose their algorithms."""
 
 
 def start_runtime(model: Segmenter, runtime: Runtime) -> Look:
@@ -36,6 +38,33 @@ def start_runtime(model: Segmenter, runtime: Runtime) -> Look:
         compiled: Look = torch.compile(model, options=options)
         return compiled
     return _OpenVINO(model) if runtime == "openvino" else model
+
+
+class TeacherGraph:
+    """A frozen network whose forward pass is recorded.
+
+    Args:
+        run: (B, 3, H, W) uint8 -> logits and features.
+        image: of the shape and layout of every further batch.
+    """
+
+    def __init__(self, run: Look, image: Tensor) -> None:
+        self._image = image.clone()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.no_grad(), torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                run(self._image)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.graph(self._graph):
+            self._output: SegOutput = run(self._image)
+
+    def __call__(self, image: Tensor) -> SegOutput:
+        """(B, 3, H, W) uint8 -> logits and features, which the next call overwrites."""
+        self._image.copy_(image)
+        self._graph.replay()
+        return self._output
 
 
 class _LogitsOf(nn.Module):

@@ -11,7 +11,7 @@ from aicsd.data.protocol import Classes
 from aicsd.models import MapInfo, Segmenter
 from aicsd.teacher.class_map import ClassMap, with_classes
 from aicsd.teacher.folding import fold_batch_norm
-from aicsd.teacher.runtime import Look, start_runtime
+from aicsd.teacher.runtime import Look, TeacherGraph, start_runtime
 from aicsd.types import Runtime, SegOutput
 
 
@@ -67,6 +67,10 @@ class Teacher(nn.Module):
         self.model = self.model.with_net(net)
         self.eval()
         self._look = (start_runtime(self.model, runtime),)
+
+    def record(self, image: Tensor) -> None:
+        """Record the forward pass as a CUDA graph, for batches of this shape and layout."""
+        self._look = (TeacherGraph(self._look[0], image),)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> SegOutput:
