@@ -118,6 +118,7 @@ CASES = [
     ("seed_too_big", f"{TRAIN} --seed 99999999999999999999", ["seed is 99999999999999999999"]),
     ("save_every", f"{TRAIN} --save_every 0", ["save_every is 0", "1 or more"]),
     ("val_every", f"{TRAIN} --val_every -1", ["val_every is -1", "0 or more"]),
+    ("graphs", f"{TRAIN} --cuda_graphs true --accelerator cpu", ["cuda_graphs", "cuda", "cpu"]),
     ("lr", f"{TRAIN} --optimizer.lr 0", ["optimizer.lr is 0", "above 0"]),
     ("head_lr", f"{TRAIN} --optimizer.head_lr_factor -1", ["optimizer.head_lr_factor is -1"]),
     ("momentum", f"{TRAIN} --optimizer.momentum -1", ["optimizer.momentum is -1", "0 or more"]),

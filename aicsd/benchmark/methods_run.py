@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import PIPE, Popen, TimeoutExpired
 
 import yaml
 
@@ -25,6 +25,8 @@ from aicsd.files import write_text
 from aicsd.runs import RunFolder
 
 POLL_SECONDS = 0.2
+END_SECONDS = 300
+"""Time in which a training that was asked to end has saved where it stands."""
 WATCH_PARENT = """
 import os, signal, sys, threading
 def wait():
@@ -223,7 +225,11 @@ class Campaign:
         for running in self._running:
             running.process.send_signal(signal.SIGTERM)
         for running in self._running:
-            running.process.wait()
+            try:
+                running.process.wait(END_SECONDS)
+            except TimeoutExpired:
+                running.process.kill()
+                running.process.wait()
             if not running.folder.is_finished:
                 self._say(f"{running.folder.path.name}: stopped; the next call goes on with it")
         finished = [running for running in self._running if running.folder.is_finished]

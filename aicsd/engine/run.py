@@ -25,6 +25,7 @@ from aicsd.engine.fingerprints import check_inputs, describe_inputs, save_inputs
 from aicsd.engine.fit import fit
 from aicsd.engine.graphs import check_graphs
 from aicsd.engine.peers import ending_together, launch
+from aicsd.engine.run_report import write_run_report
 from aicsd.engine.stop import interruptible
 from aicsd.engine.sync_bn import share_statistics, shares_statistics
 from aicsd.errors import UserError
@@ -41,9 +42,6 @@ from aicsd.runs import RunFolder
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import TeacherCache
 from aicsd.types import Batch, Runtime
-from aicsd.visualization.ics_history import read_history
-from aicsd.visualization.report import write_report
-from aicsd.visualization.runs import Network
 
 Losses = Mapping[str, type[nn.Module]]
 
@@ -319,7 +317,7 @@ def _train_together(
     metrics, trained = fit(config, distiller, splits.train, splits.val, plan, fabric)
     trained.eval()
     if fabric.is_global_zero and config.report_images and not folder.report.is_file():
-        _report(folder, trained, distiller.teacher, splits.val, config.report_images)
+        write_run_report(folder, trained, distiller.teacher, splits.val, config.report_images)
     return Run(folder.path, metrics, trained.cpu())
 
 
@@ -381,24 +379,3 @@ def try_out(distiller: Distiller, crop: int, device: torch.device) -> None:
 def _say(fabric: Fabric, folder: RunFolder, text: str) -> None:
     if fabric.is_global_zero:
         print(f"{folder.path.name}: {text}", file=sys.stderr)
-
-
-def _report(
-    folder: RunFolder,
-    student: Segmenter,
-    teacher: Teacher | None,
-    val_data: SegDataset,
-    images: int,
-) -> None:
-    """Write the report; whatever goes wrong with it must not fail a training that is done."""
-    try:
-        run = folder.read()
-        history = read_history(folder.path)
-        networks = [Network(run.title, student, run.result, run, history=history)]
-        if teacher is not None:
-            measured = run.result["teacher"]
-            networks.insert(0, Network("teacher", teacher.model, measured, None, is_teacher=True))
-        write_report(folder.report, networks, val_data, images=images)
-    except Exception as error:
-        reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
-        print(f"{folder.path.name}: no {folder.report.name}: {reason}", file=sys.stderr)

@@ -274,6 +274,22 @@ def test_a_search_takes_the_best_of_short_trainings(
     assert "| small | kd, weights x 0.3 | cross_entropy 1, pixel_kd 0.6 |" in text
 
 
+def test_a_training_with_workers_does_not_wait_for_its_standard_input() -> None:
+    # a forked process closes its standard input, on which a thread of the training waits
+    program = f"""{methods_run.WATCH_PARENT}
+import multiprocessing, time
+time.sleep(0.5)
+process = multiprocessing.get_context("fork").Process(target=print)
+process.start()
+process.join(20)
+stuck = process.is_alive()
+process.kill()
+sys.exit(stuck)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as training:
+        assert training.wait(60) == 0
+
+
 def test_matched_steps_and_labelled_views(
     tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining]
 ) -> None:
