@@ -4,24 +4,42 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aicsd.cli.convert import convert
 from aicsd.cli.parser import Command
 from aicsd.data.open import AUTO
 from aicsd.data.prepare import DOWNLOADS
-from aicsd.inputs import DataSplit
+from aicsd.inputs import DataSplit, open_model
+
+if TYPE_CHECKING:
+    from aicsd.data import SegDataset
 
 SHOWN = 100
 """Unusable samples of a split that are named; the others are counted."""
 
 
-def check(*, data: DataSplit | None = None, sheet: str | None = None) -> int:
+def check(
+    *,
+    data: DataSplit | None = None,
+    sheet: str | None = None,
+    teacher: str | None = None,
+    teacher_classes: str | None = None,
+    images: int = 20,
+    crop: int = 512,
+    device: str = "auto",
+) -> int:
     """Decode every image and mask; name those that cannot be used, and what is in the others.
 
     Args:
         data: splits to check, separated by commas; train,val without them.
         sheet: PNG file that gets images of the first split with their masks over them.
+        teacher: a network to compare with the labels of the last split: as it is, on training
+            crops, moved by 1 and 2 pixels, and with its channels swapped.
+        teacher_classes: what its classes are called in the data, as of distill.
+        images: number of images for the teacher.
+        crop: side in pixels of its training crops.
+        device: auto, cpu, cuda or mps; for the teacher.
     """
     from aicsd.data import open_dataset, survey
     from aicsd.data.overview import label_sheet, summary
@@ -45,7 +63,32 @@ def check(*, data: DataSplit | None = None, sheet: str | None = None) -> int:
         dataset = open_dataset(name, data.root, splits[0], data.options)
         save_image(label_sheet(dataset), Path(sheet))
         print(f"{sheet}: images of {splits[0]}")
+    if teacher is not None:
+        dataset = open_dataset(name, data.root, splits[-1], data.options)
+        _check_teacher(teacher, teacher_classes, dataset, splits[-1], images, crop, device)
     return 2 if unusable else 0
+
+
+def _check_teacher(
+    teacher: str, class_map: str | None, dataset: SegDataset, split: str, images: int, crop: int,
+    device: str,
+) -> None:  # fmt: skip
+    """Print how well a teacher fits the labels, seen in the right way and in wrong ones."""
+    from aicsd.evaluation.alignment import alignment, misalignments
+    from aicsd.teacher import with_classes
+    from aicsd.terminal import progress_bar
+
+    model = open_model(teacher, device)
+    if class_map is not None or model.classes.names != dataset.classes.names:
+        model = with_classes(model, dataset.classes, class_map)[0].eval()
+    with progress_bar() as bar:
+        task = bar.add_task("teacher", total=min(images, len(dataset.labelled)), note="")
+        variants = alignment(model, dataset, images, crop, lambda: bar.advance(task))
+    print(f"teacher on {split}, mIoU %:")
+    for variant in variants:
+        print(f"  {variant.name:<18} {100 * variant.miou:6.2f}")
+    for line in misalignments(variants):
+        print(f"aicsd: warning: {line}", file=sys.stderr)
 
 
 def prepare(dataset: str, *, root: str) -> int:
