@@ -78,8 +78,32 @@ def image_size(path: Path) -> tuple[int, int]:
         UserError: no such file, another format, a damaged or too large one.
     """
     with _opened(path) as picture:
-        width, height = picture.size
-        return (width, height) if _orientation(picture) >= 5 else (height, width)
+        return _size(picture)
+
+
+def decode_size(data: bytes, name: str) -> tuple[int, int]:
+    """(H, W) of the bytes of an image file, as :func:`image_size`.
+
+    Raises:
+        UserError: as :func:`image_size`, naming ``name``.
+    """
+    with _identified(io.BytesIO(data), name) as picture:
+        return _size(picture)
+
+
+def _size(picture: PILImage.Image) -> tuple[int, int]:
+    width, height = picture.size
+    return (width, height) if _orientation(picture) >= 5 else (height, width)
+
+
+def decode_values(data: bytes, name: str, lossy: bool = False) -> IntArray:
+    """(H, W) whole numbers of the bytes of an image file, as :func:`read_values`.
+
+    Raises:
+        UserError: as :func:`read_values`, naming ``name``.
+    """
+    with _identified(io.BytesIO(data), name) as picture:
+        return _values(picture, name, lossy)
 
 
 def read_values(path: Path, lossy: bool = False) -> IntArray:
@@ -94,18 +118,22 @@ def read_values(path: Path, lossy: bool = False) -> IntArray:
             a compression that changes values.
     """
     with _opened(path) as picture:
-        _require_lossless(picture, path, lossy)
-        if picture.mode not in ONE_CHANNEL:
-            raise UserError(
-                f"{path} is a {picture.mode} image; a mask has one channel of class ids (8-bit "
-                "grey or palette PNG), or colours that a classes.csv (name,r,g,b) lists"
-            )
-        factor = _grey_factor(picture, path)
-        signed = picture.format == "TIFF" and picture.tag_v2.get(SAMPLE_FORMAT_TAG) == (2,)  # type: ignore[attr-defined]
-        values = _upright(np.asarray(picture), _orientation(picture)) // factor
-        if signed and values.dtype == np.uint8:
-            values = values.view(np.int8)
-        return values.astype(np.uint8) if values.dtype == np.bool_ else values
+        return _values(picture, str(path), lossy)
+
+
+def _values(picture: PILImage.Image, name: str, lossy: bool) -> IntArray:
+    _require_lossless(picture, name, lossy)
+    if picture.mode not in ONE_CHANNEL:
+        raise UserError(
+            f"{name} is a {picture.mode} image; a mask has one channel of class ids (8-bit "
+            "grey or palette PNG), or colours that a classes.csv (name,r,g,b) lists"
+        )
+    factor = _grey_factor(picture, name)
+    signed = picture.format == "TIFF" and picture.tag_v2.get(SAMPLE_FORMAT_TAG) == (2,)  # type: ignore[attr-defined]
+    values = _upright(np.asarray(picture), _orientation(picture)) // factor
+    if signed and values.dtype == np.uint8:
+        values = values.view(np.int8)
+    return values.astype(np.uint8) if values.dtype == np.bool_ else values
 
 
 def read_mask(path: Path, lossy: bool = False) -> UInt8Array:
@@ -228,7 +256,7 @@ def _upright(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     return pixels
 
 
-def _require_lossless(picture: PILImage.Image, path: Path, lossy: bool) -> None:
+def _require_lossless(picture: PILImage.Image, path: object, lossy: bool) -> None:
     if not lossy and (picture.format in LOSSY or picture.info.get("compression") == "jpeg"):
         raise UserError(
             f"{path} is a JPEG: its compression changes class ids along every edge; save masks as "
@@ -237,7 +265,7 @@ def _require_lossless(picture: PILImage.Image, path: Path, lossy: bool) -> None:
         )
 
 
-def _grey_factor(picture: PILImage.Image, path: Path) -> int:
+def _grey_factor(picture: PILImage.Image, path: object) -> int:
     tile = getattr(picture, "tile", None)
     arguments = tile[0][3] if tile else ""
     kind = arguments[0] if isinstance(arguments, tuple) and arguments else arguments

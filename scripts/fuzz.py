@@ -22,6 +22,7 @@ import resource
 import shutil
 import signal
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -41,6 +42,7 @@ from aicsd.data import Classes
 from aicsd.data.archives import unpack
 from aicsd.data.classes_file import read_classes, read_color_table
 from aicsd.data.sbd_file import read_sbd_mask
+from aicsd.data.shards import open_shards
 from aicsd.engine.checkpoint import RunState, load_checkpoint, save_checkpoint
 from aicsd.engine.config import DistillConfig
 from aicsd.engine.replay import replay
@@ -134,6 +136,14 @@ def zipped(path: Path) -> None:
         archive.writestr("a/c.png", bytes(range(200)))
 
 
+def shard(images: dict[str, list[bytes]], path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, data in (("a.jpg", images["image"][1]), ("a.mask.png", images["mask"][0])):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+
+
 def unpacked(path: Path) -> None:
     place = path.parent / "unpacked"
     shutil.rmtree(place, ignore_errors=True)
@@ -146,6 +156,8 @@ def readers(run: Path) -> dict[str, Reader]:
     torch.manual_seed(0)
     model = build_model(ModelConfig(**TINY), CLASSES)  # type: ignore[arg-type]
     run.mkdir(parents=True)
+    (run.parent / "shards").mkdir()
+    (run.parent / "shards" / "classes.txt").write_text("a\nb\nc\n")
     keys: dict[str, Any] = {"run": "r", "method": "aicsd", "student": TINY, "epochs": 3, "seed": 1}
     keys |= {"data": {"name": "digits", "augment": {"crop": 64}}}
     config = yaml.safe_dump(keys).encode()
@@ -198,6 +210,8 @@ def readers(run: Path) -> dict[str, Reader]:
                                 read_color_table),
         "beside": Reader("model.yaml", [b"classes: [a, b]\nmean: [0, 0, 0]\nstd: [1, 1, 1]\n"],
                          lambda p: read_beside(p.with_suffix(".onnx"))),
+        "shard": Reader("shards/train.tar", [bytes_of(partial(shard, images), "x.tar")],
+                        lambda p: open_shards(p.parent, "train").read(0)),
         "archive": Reader("x.zip", [bytes_of(zipped, "x.zip")], unpacked),
         "cache": Reader("cache/index.jsonl", [json.dumps(index_head).encode() + b"\n"],
                         lambda p: read_index(p.parent)),

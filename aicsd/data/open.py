@@ -13,6 +13,7 @@ from aicsd.data.entry import DatasetEntry
 from aicsd.data.file_dataset import FileDataset, LayoutError
 from aicsd.data.folder import FOLDER
 from aicsd.data.protocol import Classes, SegDataset
+from aicsd.data.shards import SHARDS
 from aicsd.data.voc import VOC
 from aicsd.errors import UserError, check_options, suggest
 
@@ -28,6 +29,7 @@ DATASETS: dict[str, DatasetEntry] = {
     "voc": VOC,
     "camvid": CAMVID,
     "cityscapes": CITYSCAPES,
+    "shards": SHARDS,
     OWN: FOLDER,
 }
 """Every dataset. A new one is a file and a line here."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -80,6 +82,23 @@ def folder(root: Path) -> Tree:
     return Tree(str(root), {}, ("unlabelled",))
 
 
+def shards(root: Path) -> Tree:
+    root.mkdir(parents=True)
+    (root / "classes.txt").write_text("ground\ndisc\nbar\n")
+    for split, names in SPLITS.items():
+        for number, name in enumerate(names):
+            with tarfile.open(root / f"{split}-{number:06}.tar", "w") as tar:
+                for end, image in (("png", picture(ord(name))), ("mask.png", mask_of((0, 2, 255)))):
+                    buffer = io.BytesIO()
+                    image.save(buffer, "PNG")
+                    entry = tarfile.TarInfo(f"{name}.{end}")
+                    entry.size = buffer.tell()
+                    buffer.seek(0)
+                    tar.addfile(entry, buffer)
+    return Tree(str(root), {})
+
+
 TREES: dict[str, Callable[[Path], Tree]] = {
     "digits": digits, "voc": voc, "camvid": camvid, "cityscapes": cityscapes, "folder": folder,
+    "shards": shards,
 }  # fmt: skip
