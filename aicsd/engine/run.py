@@ -122,6 +122,11 @@ def run_distillation(
     recipe = recipe_of(config, losses)
     config = replace(config, terms=recipe.to_dict(), terms_of=config.method)
     if recipe.needs_teacher and network is None:
+        if config.teacher is None and config.resume:
+            raise UserError(
+                f"resume: the teacher of {config.run} was given from Python as a module; give it "
+                "again: aicsd.distill(module, ..., resume=True)"
+            )
         if config.teacher is None:
             raise UserError(
                 f"method {recipe.name!r} needs a teacher: give --teacher RUN_OR_SAFETENSORS"

@@ -12,7 +12,7 @@ from aicsd.models.load import is_reference, load_model
 from aicsd.models.model_file import is_model_file
 from aicsd.models.segmenter import Segmenter
 from aicsd.models.settings import ModelConfig
-from aicsd.models.sources import SOURCES, find_source
+from aicsd.models.sources import SOURCES, find_source, smp, transformers
 from aicsd.models.sources.base import nameless_classes
 
 OWN_MODULE = "module"
@@ -23,15 +23,15 @@ def wrap_module(net: nn.Module, classes: Classes) -> Segmenter:
     """A network of one's own as a student of ``classes``.
 
     Args:
-        net: a segmenter of these classes, or a module that takes images normalised by the ImageNet
-            mean and std and returns logits (B, C, h, w), a dict with ``out`` or an object with
-            ``logits``.
+        net: a segmenter of these classes, a network of segmentation_models_pytorch or
+            transformers, or a module that takes images normalised by the ImageNet mean and std and
+            returns logits (B, C, h, w), a dict with ``out`` or an object with ``logits``.
         classes: of the data.
 
     Raises:
         UserError: a segmenter of other classes, or another number of logits.
     """
-    model = net if isinstance(net, Segmenter) else Segmenter(net, classes)
+    model = net if isinstance(net, Segmenter) else _adopt(net, classes) or Segmenter(net, classes)
     if model.classes.names != classes.names:
         raise UserError(
             f"the student predicts the classes {list(model.classes.names)}, and the data has "
@@ -46,12 +46,20 @@ def wrap_module(net: nn.Module, classes: Classes) -> Segmenter:
     return model
 
 
+def _adopt(net: nn.Module, classes: Classes | None = None) -> Segmenter | None:
+    """A module that a library has built, with all that is known of it."""
+    return smp.adopt(net, classes) or transformers.adopt(net, classes)
+
+
 def without_names(net: nn.Module) -> Segmenter:
     """A network of one's own with as many classes as it gives logits, which have no names.
 
     Args:
-        net: takes images normalised by the ImageNet mean and std and returns logits (B, C, h, w).
+        net: as of :func:`wrap_module`; one of transformers names its classes.
     """
+    adopted = _adopt(net)
+    if adopted is not None:
+        return adopted
     maps = Segmenter(net, nameless_classes(1)).maps
     return Segmenter(net, nameless_classes(maps["logits"].channels), maps=maps)
 

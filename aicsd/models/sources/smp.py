@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,7 +16,7 @@ from aicsd.data.protocol import Classes
 from aicsd.errors import UserError, suggest
 from aicsd.models.maps import STAGES
 from aicsd.models.segmenter import IMAGENET, InputSpec, Origin, Segmenter
-from aicsd.models.sources.base import parse_options, require
+from aicsd.models.sources.base import nameless_classes, parse_options, require
 from aicsd.models.sources.folder import fill, find_folder, folder_classes, read_config, read_weights
 from aicsd.types import SegOutput
 
@@ -123,17 +124,39 @@ def build(options: Mapping[str, Any], classes: Classes) -> Segmenter:
             raise UserError(f"family {PREFIX}: unknown key {key!r}{suggest(key, known)}")
     if parsed.binary and len(classes.names) != 2:
         raise UserError(f"family {PREFIX}: binary is for 2 classes, not {len(classes.names)}")
-    is_vit = parsed.name == VIT
-    if is_vit and not {"dynamic_img_size", "img_size"} & further.keys():
+    if parsed.name == VIT and not {"dynamic_img_size", "img_size"} & further.keys():
         further["dynamic_img_size"] = True
     count = 1 if parsed.binary else len(classes.names)
     whole = _create(kind, encoder, parsed.weights, count, further)
     described = {"name": parsed.name, "encoder": encoder, "weights": "none",
                  "binary": parsed.binary, **further}  # fmt: skip
+    return _segmenter(whole, described, classes)
+
+
+def adopt(module: nn.Module, classes: Classes | None = None) -> Segmenter | None:
+    """A network that was built with the library, or None if ``module`` is none.
+
+    Args:
+        module: is trained in place.
+        classes: that it predicts; without them they have no names.
+
+    Raises:
+        UserError: a network that cannot be used.
+    """
+    library = sys.modules.get(LIBRARY)
+    if library is None or not isinstance(module, library.base.SegmentationModel):
+        return None
+    held = dict(getattr(module, "config", None) or {})
+    options, count = _described({**held, "_model_class": type(module).__name__}, "the module")
+    return _segmenter(module, options, classes or nameless_classes(max(count, 2)))
+
+
+def _segmenter(whole: nn.Module, described: dict[str, Any], classes: Classes) -> Segmenter:
+    is_vit = described["name"] == VIT
     return Segmenter(
-        SMPNet(whole, is_vit, parsed.binary), classes, _input(encoder, whole, is_vit),
-        align_corners=True, backbone="encoder", min_batch=2 if parsed.name in POOLED else 1,
-        origin=Origin(PREFIX, described),
+        SMPNet(whole, is_vit, described["binary"]), classes,
+        _input(described["encoder"], whole, is_vit), align_corners=True, backbone="encoder",
+        min_batch=2 if described["name"] in POOLED else 1, origin=Origin(PREFIX, described),
     )  # fmt: skip
 
 
@@ -152,23 +175,7 @@ def load_folder(folder: Path) -> Segmenter:
 
     The library keeps no names of classes: a file ``classes.txt`` in the folder gives them.
     """
-    config = read_config(folder)
-    name = str(config.get("_model_class", "")).lower()
-    if name not in ARCHITECTURES:
-        raise UserError(
-            f"{folder} names no network of {LIBRARY} in config.json (_model_class: "
-            f"{config.get('_model_class')!r}; known are {', '.join(ARCHITECTURES)})"
-        )
-    if config.get("in_channels", 3) != 3 or config.get("aux_params") is not None:
-        raise UserError(f"{folder}: only networks for 3 channels without aux_params can be used")
-    count = int(config.get("classes", 1))
-    options = {key: value for key, value in config.items()
-               if key not in TAKEN and not key.startswith("_") and value is not None}  # fmt: skip
-    if name == VIT:
-        options.setdefault("dynamic_img_size", False)
-    if count == 1:
-        options["binary"] = True
-    options |= {"name": name, "encoder": str(config.get("encoder_name", ""))}
+    options, count = _described(read_config(folder), str(folder))
     try:
         model = build(options, folder_classes(folder, max(count, 2)))
     except UserError as error:
@@ -176,6 +183,31 @@ def load_folder(folder: Path) -> Segmenter:
     state = {_in_net(key): value for key, value in read_weights(folder).items()}
     fill(folder, model.net, state)
     return model.eval()
+
+
+def _described(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], int]:
+    """Options of a network of the library by its own configuration, and its logits.
+
+    Raises:
+        UserError: a network that cannot be used; ``where`` says which.
+    """
+    name = str(config.get("_model_class", "")).lower()
+    if name not in ARCHITECTURES:
+        raise UserError(
+            f"{where} names no network of {LIBRARY} in config.json (_model_class: "
+            f"{config.get('_model_class')!r}; known are {', '.join(ARCHITECTURES)})"
+        )
+    if config.get("in_channels", 3) != 3 or config.get("aux_params") is not None:
+        raise UserError(f"{where}: only networks for 3 channels without aux_params can be used")
+    count = int(config.get("classes", 1))
+    options = {key: list(value) if isinstance(value, tuple) else value
+               for key, value in config.items()
+               if key not in TAKEN and not key.startswith("_") and value is not None}  # fmt: skip
+    if name == VIT:
+        options.setdefault("dynamic_img_size", False)
+    encoder = str(config.get("encoder_name", ""))
+    described = {"name": name, "encoder": encoder, "weights": "none", "binary": count == 1}
+    return {**described, **options}, count
 
 
 def _in_net(key: str) -> str:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError, suggest
 from aicsd.models.segmenter import IMAGENET, InputSpec, Origin, Segmenter
-from aicsd.models.sources.base import parse_options, require
+from aicsd.models.sources.base import named_classes, nameless_classes, parse_options, require
 from aicsd.models.sources.folder import (
     find_folder,
     folder_classes,
@@ -110,7 +111,7 @@ def load_folder(folder: Path) -> Segmenter:
     require_weights(folder)
     library = _library()
     config = _config(library, kind, held, None)
-    labels = [str(config.id2label[number]) for number in range(len(config.id2label))]
+    labels = _labels(config)
     classes = folder_classes(folder, len(labels), None if _are_numbers(labels) else labels)
     try:
         net, report = getattr(library, kind.model).from_pretrained(
@@ -129,6 +130,32 @@ def load_folder(folder: Path) -> Segmenter:
     spec = _input(library, kind, config, folder)
     model = _segmenter(kind, net, kind_name, net.config.to_dict(), classes, spec)
     return model.eval()
+
+
+def adopt(module: nn.Module, classes: Classes | None = None) -> Segmenter | None:
+    """A network that was built with the library, or None if ``module`` is none.
+
+    Its input is that of the image processor of its kind.
+
+    Args:
+        module: is trained in place.
+        classes: that it predicts; without them those of its configuration.
+    """
+    library = sys.modules.get("transformers")
+    config = getattr(module, "config", None)
+    kind = KINDS.get(str(getattr(config, "model_type", "")))
+    if library is None or config is None or kind is None or type(module).__name__ != kind.model:
+        return None
+    if classes is None:
+        labels = _labels(config)
+        unnamed = _are_numbers(labels)
+        classes = nameless_classes(len(labels)) if unnamed else named_classes(labels)
+    spec = _input(library, kind, config, None)
+    return _segmenter(kind, module, config.model_type, config.to_dict(), classes, spec)
+
+
+def _labels(config: Any) -> list[str]:
+    return [str(config.id2label[number]) for number in range(len(config.id2label))]
 
 
 def _library() -> Any:
@@ -216,14 +243,14 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
-def _input(library: Any, kind: Kind, config: Any, folder: Path) -> InputSpec:
+def _input(library: Any, kind: Kind, config: Any, folder: Path | None) -> InputSpec:
     """What the image processor in the folder, or else that of the kind, makes of an image.
 
     Its resizing is followed where the network takes one size only: any other sees an image, or a
     crop of a training, at its own scale.
     """
-    path = folder / PROCESSOR
-    held = read_object(path) if path.is_file() else {}
+    path = (folder or Path()) / PROCESSOR
+    held = read_object(path) if folder is not None and path.is_file() else {}
     defaults = getattr(library, kind.processor)
 
     def value(key: str, otherwise: Any = None) -> Any:
