@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from subprocess import run as run_process
+from traceback import extract_tb
 from typing import Any
 
 # asked for by deterministic kernels, and read when the device is first used
@@ -101,7 +102,9 @@ def _attempt(check: Callable[[], dict[str, Any]]) -> tuple[str, dict[str, Any]]:
     except (
         Exception
     ) as error:  # a missing compiler, memory that is too small, a kernel that is not there
-        return "error", {"detail": " ".join(f"{type(error).__name__}: {error}".split())[:400]}
+        where = extract_tb(error.__traceback__)[-1]
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+        return "error", {"detail": f"{text} ({Path(where.filename).name}:{where.lineno})"}
 
 
 def _shown(figures: dict[str, Any]) -> str:
