@@ -107,7 +107,8 @@ def test_the_guide_to_own_data(
     monkeypatch.chdir(prepare(tmp_path / "guide"))
     commands = aicsd_commands((REPOSITORY / "docs" / "getting-started.md").read_text())
     assert [command[0] for command in commands] == [
-        "data", "train", "distill", "distill", "evaluate", "report", "predict", "export", "predict",
+        "data", "init", "train", "distill", "distill", "evaluate", "report", "predict", "export",
+        "predict",
     ]  # fmt: skip
     for command in commands:
         code, _, error = run_cli(*command, *QUICK_FLAGS.get(command[0], []))

@@ -39,7 +39,7 @@ LAYERS = (
     ("prediction",),
     ("exporting",),
     ("engine",),
-    ("api", "inputs", "catalog"),
+    ("api", "inputs", "catalog", "starter"),
     ("commands",),
     ("benchmark",),
     ("cli",),

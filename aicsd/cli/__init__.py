@@ -31,6 +31,7 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
+    "init": Entry("write a first config for your own data, each value with its reason", "init"),
     "train": Entry("train a network on labels alone: a teacher, or a student without one", "fit",
                    "TRAIN"),
     "distill": Entry("distil a teacher into a student", "fit", "DISTILL"),

@@ -13,7 +13,9 @@ import numpy.typing as npt
 from aicsd.data.file_dataset import FileDataset, MasksWithheldError
 from aicsd.data.masks import IdMasks
 from aicsd.data.open import Options, image_paths, open_unchecked
+from aicsd.data.padding import padding_warning
 from aicsd.data.protocol import Sample, SegDataset, Splits
+from aicsd.data.settings import AugmentConfig
 from aicsd.errors import UserError
 from aicsd.images import read_image
 from aicsd.types import IGNORE_INDEX
@@ -110,8 +112,12 @@ def check_dataset(dataset: SegDataset, decode_images: bool = False) -> Iterator[
     return (found for found in _examined(dataset, decode_images) if isinstance(found, str))
 
 
-def check_splits(splits: Splits) -> list[str]:
+def check_splits(splits: Splits, augment: AugmentConfig | None = None) -> list[str]:
     """Refuse splits that cannot be trained on and validated on.
+
+    Args:
+        splits: images to train and to validate on.
+        augment: crops of the training images; too large ones get a line.
 
     Returns:
         A line for everything odd.
@@ -131,6 +137,9 @@ def check_splits(splits: Splits) -> list[str]:
         for refusal in result.refusals:
             raise UserError(f"{name}: {refusal}")
         notes += [f"{name}: {note}" for note in result.notes]
+        if augment is not None and dataset is splits.train:
+            warning = padding_warning(result.sizes, augment)
+            notes += [] if warning is None else [warning]
     return notes
 
 

@@ -37,7 +37,7 @@ def open_splits(config: DataConfig, check: bool = True) -> tuple[Splits, list[st
     )
     notes: list[str] = []
     if check and config.check and DATASETS[config.named().name].layout:  # generated data is sound
-        notes = check_splits(Splits(train, val))
+        notes = check_splits(Splits(train, val), config.augment)
     return Splits(training_images(train, config), val), notes
 
 

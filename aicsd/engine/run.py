@@ -255,7 +255,7 @@ def _train(
     if splits is None:
         splits, remarks = open_splits(config.data, check=not begun)
     elif config.data.check and not begun:
-        remarks = check_splits(splits)
+        remarks = check_splits(splits, config.data.augment)
     if not recipe.needs_teacher and not len(splits.train.labelled):
         raise UserError(
             f"no image of the split {config.data.train_split!r} has labels, and method "
