@@ -136,7 +136,7 @@ def test_killed_trainings_leave_what_an_undisturbed_one_leaves() -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert "3 kills of" in done.stdout
+    assert int(done.stdout.partition(" kills of")[0].split()[-1]) >= 3
     assert "; 0 differences" in done.stdout
 
 
