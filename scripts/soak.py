@@ -41,7 +41,7 @@ from torch.utils import tensorboard  # noqa: F401
 
 import aicsd
 import aicsd.engine.run as engine
-from aicsd.engine import record
+from aicsd.engine import record, run_report
 from aicsd.engine.stop import Interrupted
 from aicsd.teacher.cache import TeacherCache
 
@@ -106,7 +106,7 @@ def train(teacher: Path, run: Path, workers: int) -> None:
     for module, name, of in (
         (record, "evaluate", "validation"), (record, "save_checkpoint", "checkpoint"),
         (TeacherCache, "attach", "cache"), (engine, "fit", "training"),
-        (engine, "write_report", "report"),
+        (run_report, "write_report", "report"),
     ):  # fmt: skip
         setattr(module, name, told(of, getattr(module, name)))
     resume = (run / "config.yaml").is_file()

@@ -20,7 +20,7 @@ from tiny_models import CLASSES, noise, save_tiny_model
 
 from aicsd.data import Classes
 from aicsd.models import load_model
-from aicsd.prediction.page import legend, look, matrix_picture
+from aicsd.prediction.page import legend, look, matrix_picture, refusing
 
 RunCli = Callable[..., tuple[int, str, str]]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -135,3 +135,20 @@ def test_an_upload_in_the_browser(address: str, tmp_path: Path) -> None:
     assert all(text.count(name) >= 2 for name in CLASSES.names)  # in both legends
     assert pictures.count(64) == 3  # the image and two overlays
     assert not foreign
+
+
+def test_a_file_that_is_no_image_is_one_line() -> None:
+    class Error(Exception):
+        def __init__(self, text: str, print_exception: bool) -> None:
+            super().__init__(text)
+            assert not print_exception
+
+    def read(payload: str) -> str:
+        if payload == "bad":
+            raise OSError("cannot identify image file")
+        return payload
+
+    call = refusing(read, Error)
+    assert call("good") == "good"
+    with pytest.raises(Error, match="not a readable image"):
+        call("bad")

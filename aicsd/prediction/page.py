@@ -6,7 +6,7 @@ import html
 import io
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,8 @@ FIRST_PORT, PORTS = 7860, 100
 BUTTONS = ["download", "fullscreen"]
 """Buttons of a picture. Gradio's third one would share it on the internet."""
 MAX_UPLOAD = "64mb"
+KEPT = (600, 3600)
+"""Seconds after which uploads are looked at, and deleted; at the end all are."""
 FONTS = ("system-ui", "sans-serif")
 """Fonts of the machine; a page must not fetch any."""
 
@@ -138,10 +140,11 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
             values += [picture, told, legend(model.classes, view.ids), view.matrix]
         return values
 
-    with gradio.Blocks(title="aicsd", analytics_enabled=False) as page:
+    with gradio.Blocks(title="aicsd", analytics_enabled=False, delete_cache=KEPT) as page:
         with gradio.Row():
             source = gradio.Image(type="numpy", image_mode="RGB", sources=["upload", "clipboard"],
                                   label="image", height=320)  # fmt: skip
+            source.preprocess = refusing(source.preprocess, gradio.Error)
             opacity = gradio.Slider(0, 1, 0.5, step=0.05, label="opacity of the class colours")
         results: list[Any] = []
         with gradio.Row():
@@ -159,6 +162,19 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
         gradio.on([source.change, opacity.release], show, [source, opacity], results,
                   api_name=False)  # fmt: skip
     return page
+
+
+def refusing(read: Callable[[Any], Any], error_class: Any) -> Callable[[Any], Any]:
+    """``read`` of an upload, with one line on the page for a file that is no image."""
+
+    def call(payload: Any) -> Any:
+        try:
+            return read(payload)
+        except Exception as error:  # Pillow raises nearly anything
+            text = "this file is not a readable image; the page takes PNG, JPEG, BMP, TIFF and WebP"
+            raise error_class(text, print_exception=False) from error
+
+    return call
 
 
 def _size_of(model: Segmenter) -> str:

@@ -191,7 +191,9 @@ def read_index(folder: Path) -> Index | None:
         key = _key(head)
         complete = bool(lines) and isinstance(lines[-1], dict)
         checks = [Checksums(*line) for line in (lines[:-1] if complete else lines)]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+        ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError,
+    ) as error:  # fmt: skip
         if isinstance(error, UserError):
             raise
         raise _damaged(folder, f"{INDEX_FILE} makes no sense") from error
