@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -24,6 +24,15 @@ FOLDER_FILES = ("config.json", "preprocessor_config.json", "classes.txt")
 """What is read of a model of another library, beside its weights; it must have the first."""
 PUBLIC_PREFIXES = (PREFIX, "hf-hub:", "hf_hub:", "smp:", "torchvision:", "transformers:")
 """Prefixes of values with a slash that are no local path."""
+
+
+class NetworkFacts(NamedTuple):
+    """What a model card says of a network without a run."""
+
+    name: str
+    """Its backbone or architecture."""
+    classes: tuple[str, ...]
+    parameters: int
 
 
 def is_hub_name(path: str | Path) -> bool:
@@ -157,23 +166,56 @@ def push(run: str | Path, name: str, private: bool = False) -> str:
     Raises:
         UserError: the run has not finished, no login, no access or no network.
     """
-    if name.count("/") != 1 or not all(name.split("/")):
-        raise UserError(f"{name!r} is no name of a model on the hub; give user/name")
+    hub = _ready_to_push(name)
     folder, finished = RunFolder(run), _read(Path(run))
-    hub = require_hub()
-    if hub.get_token() is None:
-        raise not_logged_in()
     files: dict[str, Any] = {
         MODEL_FILE: folder.model,
         folder.config.name: yaml.safe_dump(finished.config, sort_keys=False).encode(),
         folder.result.name: (json.dumps(finished.result, indent=1) + "\n").encode(),
     }
-    card = model_card(finished, name).encode()
+    return _commit(hub, name, files, model_card(finished, name), private)
+
+
+def push_file(file: Path, name: str, facts: NetworkFacts, private: bool = False) -> str:
+    """Put one model file on the hub, with a short model card, in one commit.
+
+    Args:
+        file: safetensors file that ``aicsd.models.save_model`` wrote.
+        name: ``user/name``; made if it is not there.
+        facts: what the card says.
+        private: of a new one: seen by its owner alone.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        UserError: no login, no access or no network.
+    """
+    hub = _ready_to_push(name)
+    return _commit(hub, name, {MODEL_FILE: file}, network_card(facts, name), private)
+
+
+def _ready_to_push(name: str) -> Any:
+    """The module ``huggingface_hub``, for a user who is logged in.
+
+    Raises:
+        UserError: ``name`` is no name of a model, or no login.
+    """
+    if name.count("/") != 1 or not all(name.split("/")):
+        raise UserError(f"{name!r} is no name of a model on the hub; give user/name")
+    hub = require_hub()
+    if hub.get_token() is None:
+        raise not_logged_in()
+    return hub
+
+
+def _commit(hub: Any, name: str, files: dict[str, Any], card: str, private: bool) -> str:
+    """Add files, and the card where there is none yet; the address of the commit."""
     with hub_errors(name):
         api = hub.HfApi()
         api.create_repo(name, private=private or None, exist_ok=True)
         if not api.file_exists(name, CARD):
-            files[CARD] = card
+            files[CARD] = card.encode()
         commit = api.create_commit(
             name,
             [hub.CommitOperationAdd(file, content) for file, content in files.items()],
@@ -234,6 +276,45 @@ def model_card(run: FinishedRun, name: str) -> str:
     return f"---\n{front.to_yaml()}\n---\n\n{_text(run, name, dataset)}"
 
 
+def network_card(facts: NetworkFacts, name: str) -> str:
+    """The model card of a network without a run."""
+    front = require_hub().ModelCardData(
+        library_name="aicsd", pipeline_tag="image-segmentation", tags=["semantic-segmentation"],
+        model_name=name.split("/")[1],
+    )  # fmt: skip
+    return f"""---
+{front.to_yaml()}
+---
+
+# {name.split("/")[1]}
+
+`{facts.name}` ({facts.parameters / 1e6:.2f} M parameters) for semantic segmentation into
+{len(facts.classes)} classes: {", ".join(facts.classes)}.
+{_USE.format(reference=f"{PREFIX}{name}")}
+{_LICENCE}"""
+
+
+_USE = """
+## Use
+
+```bash
+pip install 'aicsd[hub]'
+aicsd predict {reference} photo.jpg --out predictions
+```
+
+```python
+import aicsd
+
+class_ids = aicsd.load_model("{reference}").predict("photo.jpg")  # (H, W) uint8
+```
+"""
+_LICENCE = """## Licence
+
+None is named here: it is for the owner of this model to choose, in keeping with the terms of the
+data, of the teacher and of the weights that training started from.
+"""
+
+
 def _text(run: FinishedRun, name: str, dataset: str) -> str:
     config, metrics = run.config, run.result
     keys = config.get("student") or config.get("model") or {}
@@ -265,20 +346,7 @@ def _text(run: FinishedRun, name: str, dataset: str) -> str:
 semantic segmentation into {len(metrics["per_class_iou"])} classes, {trained} with the package
 `aicsd`, whose method is Adaptive Inter-Class Similarity Distillation
 ([arXiv 2308.04243](https://arxiv.org/abs/2308.04243)).
-
-## Use
-
-```bash
-pip install 'aicsd[hub]'
-aicsd predict {PREFIX}{name} photo.jpg --out predictions
-```
-
-```python
-import aicsd
-
-class_ids = aicsd.load_model("{PREFIX}{name}").predict("photo.jpg")  # (H, W) uint8
-```
-
+{_USE.format(reference=f"{PREFIX}{name}")}
 ## Metrics
 
 On the split `{config.get("data", {}).get("val_split", "val")}` of `{dataset}`
@@ -296,11 +364,7 @@ On the split `{config.get("data", {}).get("val_split", "val")}` of `{dataset}`
 `{dataset}`, seed {config.get("seed")}. `config.yaml` has every setting, without the paths of the
 machine.
 {terms}
-## Licence
-
-None is named here: it is for the owner of this model to choose, in keeping with the terms of the
-data, of the teacher and of the weights that training started from.
-"""
+{_LICENCE}"""
 
 
 def _network(keys: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from tiny_models import CLASSES, noise, save_tiny_model
@@ -25,8 +26,9 @@ hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not inst
 
 from huggingface_hub import ModelCard, constants  # noqa: E402
 
+from aicsd.errors import UserError  # noqa: E402
 from aicsd.hub import without_paths  # noqa: E402
-from aicsd.models import load_model  # noqa: E402
+from aicsd.models import Segmenter, load_model  # noqa: E402
 
 RunCli = Callable[..., tuple[int, str, str]]
 SECRET = "/home/alice/secret"
@@ -226,6 +228,57 @@ def test_push_and_use(
     # the second time from the cache, without a network
     use_hub("http://127.0.0.1:9", tmp_path, monkeypatch)
     assert np.array_equal(load_model("hf:ada/small").predict(noise(64, 48, 2)), wanted)
+
+
+def test_a_network_without_a_run(
+    fake: FakeHub, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """save_pretrained, from_pretrained and push_to_hub, by the names that other libraries use."""
+    model, image = load_model(run_folder), noise(64, 48, 2)
+    wanted = model.predict(image)
+    assert len(np.unique(wanted)) > 1
+    file = model.save_pretrained(tmp_path / "new" / "net")
+    assert file == tmp_path / "new" / "net" / "model.safetensors"
+    assert [path.name for path in file.parent.iterdir()] == ["model.safetensors"]
+    again = Segmenter.from_pretrained(file.parent)
+    assert again.classes == model.classes
+    assert not again.training
+    assert np.array_equal(again.predict(image), wanted)
+    assert model.push_to_hub("ada/net", private=True) == f"{fake.url}/ada/net/commit/{'0' * 40}"
+    assert fake.private["ada/net"]
+    assert set(fake.repos["ada/net"]) == {"model.safetensors", "README.md"}
+    card = ModelCard(fake.repos["ada/net"]["README.md"].decode())
+    assert card.data.to_dict()["library_name"] == "aicsd"
+    assert 'load_model("hf:ada/net")' in card.text
+    assert "3 classes: ground, disc, bar" in card.text
+    for name in ("ada/net", "ada/net@main", "hf:ada/net"):
+        assert np.array_equal(Segmenter.from_pretrained(name).predict(image), wanted)
+    # a folder here goes before a model of that name there
+    monkeypatch.chdir(tmp_path)
+    fake.repos["new/net"] = {}
+    assert np.array_equal(Segmenter.from_pretrained("new/net").predict(image), wanted)
+    with pytest.raises(UserError, match="no model hf:ada/none on the hub"):
+        Segmenter.from_pretrained("ada/none")
+    with pytest.raises(UserError, match="is a run folder"):
+        model.save_pretrained(run_folder)
+    with pytest.raises(UserError, match="is no name"):
+        model.push_to_hub("net")
+
+
+def test_a_module_of_ones_own(fake: FakeHub, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Conv2d(3, 3, 3, padding=1)
+    model = Segmenter(module, CLASSES)
+    model.save_pretrained(tmp_path / "own")
+    model.push_to_hub("ada/own")
+    wanted = model.predict(noise(32, 24))
+    for reference in (tmp_path / "own", "ada/own"):
+        empty = torch.nn.Conv2d(3, 3, 3, padding=1)
+        again = Segmenter.from_pretrained(reference, net=empty)
+        assert again.net is empty
+        assert np.array_equal(again.predict(noise(32, 24)), wanted)
+        with pytest.raises(UserError, match="net=module"):
+            Segmenter.from_pretrained(reference)
 
 
 def test_the_card(fake: FakeHub, run_folder: Path, run_cli: RunCli) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +21,13 @@ from aicsd.errors import UserError
 from aicsd.images import UInt8Array, read_image
 from aicsd.models.inference import InferenceConfig, image_batch, predict_ids
 from aicsd.models.maps import LOGITS, MapInfo, as_output, evaluating, resize
+from aicsd.runs import MODEL_FILE, RunFolder
 from aicsd.types import SegOutput
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+HUB_NAME = r"[\w.-]+/[\w.-]+(@[\w./-]+)?"
+"""``user/name``, or ``user/name@revision``."""
 MEASURED_SIDE = 128
 """Side in pixels of the image on which maps are measured."""
 
@@ -256,6 +261,74 @@ class Segmenter(nn.Module):
                 f"image {array.shape} {array.dtype} must be (H, W, 3) uint8 in RGB order"
             )
         return predict_ids(self, array, inference)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Save the network as ``folder/model.safetensors``.
+
+        The file holds the weights, the classes and what the network wants of an image. A module
+        that aicsd did not build is saved too; :meth:`from_pretrained` then needs it as ``net``.
+
+        Args:
+            folder: made if it is not there.
+
+        Returns:
+            The file.
+
+        Raises:
+            UserError: the folder is a run, whose network must stay as it is, or cannot be written.
+        """
+        from aicsd.models.model_file import save_model  # it imports this module
+
+        run = RunFolder(folder)
+        if run.config.is_file():
+            raise UserError(f"{folder} is a run folder, which holds its own model; give another")
+        save_model(self, run.model)
+        return run.model
+
+    @classmethod
+    def from_pretrained(cls, reference: str | Path, net: nn.Module | None = None) -> Segmenter:
+        """A trained network in evaluation mode, from a folder or from the Hugging Face hub.
+
+        Args:
+            reference: folder of :meth:`save_pretrained`; a model ``user/name`` or
+                ``user/name@revision`` on the hub, where there is no such folder; or anything else
+                that :func:`aicsd.load_model` takes.
+            net: module that gets the weights of a network that aicsd did not build.
+
+        Raises:
+            UserError: nothing there, no network, or not a model.
+        """
+        from aicsd import hub
+        from aicsd.models.load import is_there, load_file, load_model  # they import this module
+
+        name = str(reference)
+        is_name = not isinstance(reference, Path) and re.fullmatch(HUB_NAME, name) is not None
+        if is_name and not is_there(name):
+            name = f"{hub.PREFIX}{name}"
+        if net is not None and hub.is_hub_name(name):
+            return load_file(hub.download(name, MODEL_FILE), net)
+        return load_model(name, net)
+
+    def push_to_hub(self, name: str, private: bool = False) -> str:
+        """Put the network on the Hugging Face hub, with a short model card.
+
+        ``aicsd push RUN`` puts a whole run there: config, metrics, and a card that reports them.
+
+        Args:
+            name: ``user/name``; made if it is not there.
+            private: of a new one: seen by its owner alone.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            UserError: no login (``hf auth login``), no access or no network.
+        """
+        from aicsd import hub
+
+        facts = hub.NetworkFacts(self.name, self.classes.names, self.num_parameters())
+        with TemporaryDirectory() as folder:
+            return hub.push_file(self.save_pretrained(folder), name, facts, private)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Parameters of the declared backbone; none if the network declares none."""
