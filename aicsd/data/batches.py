@@ -21,10 +21,24 @@ def training_images(dataset: SegDataset, config: DataConfig) -> SegDataset:
     return part(dataset, config.train_images)
 
 
-def epoch_indices(dataset: SegDataset, config: DataConfig) -> list[int]:
-    """What an epoch shows: each sample once, those with labels ``labelled_repeat`` times."""
-    repeated = list(dataset.labelled) * (config.labelled_repeat - 1)
-    return [*range(len(dataset)), *repeated]
+def epoch_indices(
+    dataset: SegDataset, config: DataConfig, seed: int = 0, epoch: int = 0
+) -> list[int]:
+    """What an epoch shows: each sample once, those with labels ``labelled_repeat`` times.
+
+    With ``unlabelled_ratio`` it shows that many samples without labels for each view of one with
+    labels, and takes them in turns from epoch to epoch: each is shown before one is shown again.
+    """
+    labelled = list(dataset.labelled)
+    if not config.unlabelled_ratio or len(labelled) in (0, len(dataset)):
+        return [*range(len(dataset)), *(labelled * (config.labelled_repeat - 1))]
+    shown = labelled * config.labelled_repeat
+    count = max(1, round(config.unlabelled_ratio * len(shown)))
+    known = set(labelled)
+    others = [index for index in range(len(dataset)) if index not in known]
+    rounds = [divmod(epoch * count + place, len(others)) for place in range(count)]
+    orders = {turn: epoch_order(seed, turn, len(others)) for turn in {turn for turn, _ in rounds}}
+    return [*shown, *(others[orders[turn][place]] for turn, place in rounds)]
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> list[int]:
@@ -73,8 +87,11 @@ def batch_names(
     dataset: SegDataset, config: DataConfig, batches: TrainBatches
 ) -> Iterator[list[str]]:
     """The names of the images of every batch."""
-    indices = epoch_indices(dataset, config)
+    last_epoch, indices = -1, list[int]()
     for keys in batches:
+        (epoch,) = {epoch for epoch, _ in keys}
+        if epoch != last_epoch:
+            last_epoch, indices = epoch, epoch_indices(dataset, config, batches.seed, epoch)
         yield [dataset.names[indices[number]] for _, number in keys]
 
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import cv2
@@ -63,11 +63,17 @@ class _Augmented:
     config: AugmentConfig
     seed: int
     padding: Padding
-    indices: list[int]
-    """Of the dataset, by the number of a sample in the epoch."""
+    data: DataConfig
+    _shown: dict[int, list[int]] = field(default_factory=dict)
+    """Indices of the dataset, by the number of a sample in the epoch; of the last epochs."""
 
     def __call__(self, key: tuple[int, int]) -> Crop:
-        sample = self.dataset.read(self.indices[key[1]])
+        epoch, number = key
+        if epoch not in self._shown:
+            if len(self._shown) > 1:  # a loader is at most one epoch ahead
+                self._shown.clear()
+            self._shown[epoch] = epoch_indices(self.dataset, self.data, self.seed, epoch)
+        sample = self.dataset.read(self._shown[epoch][number])
         rng = np.random.default_rng((self.seed, *key))
         return augment(sample, rng, self.config, self.padding)
 
@@ -227,8 +233,7 @@ def train_loader(
     Crops are padded with ``color``, the student's mean colour (``Segmenter.input.color``).
     """
     padding = padding_of(protocol, dataset.classes, color)
-    indices = epoch_indices(dataset, config)
-    load = _Augmented(dataset, config.augment, batches.seed, padding, indices)
+    load = _Augmented(dataset, config.augment, batches.seed, padding, config)
     return _run(
         _Fallible(load, _stack), config.workers, batch_sampler=batches, pin_memory=pin_memory
     )

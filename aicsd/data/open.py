@@ -12,6 +12,7 @@ from aicsd.data.digits import DIGITS
 from aicsd.data.entry import DatasetEntry
 from aicsd.data.file_dataset import FileDataset, LayoutError
 from aicsd.data.folder import FOLDER
+from aicsd.data.photos import PHOTOS
 from aicsd.data.protocol import Classes, SegDataset
 from aicsd.data.shards import SHARDS
 from aicsd.data.voc import VOC
@@ -24,12 +25,15 @@ GENERATED = "digits"
 """The dataset that needs no root."""
 OWN = "folder"
 """The dataset of a root that has the layout of no other."""
+PHOTOS_ONLY = "photos"
+"""The dataset that has no masks."""
 DATASETS: dict[str, DatasetEntry] = {
     GENERATED: DIGITS,
     "voc": VOC,
     "camvid": CAMVID,
     "cityscapes": CITYSCAPES,
     "shards": SHARDS,
+    PHOTOS_ONLY: PHOTOS,
     OWN: FOLDER,
 }
 """Every dataset. A new one is a file and a line here."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from aicsd.data.open import AUTO, DATASETS, GENERATED, MEMORY, find_name
+from aicsd.data.open import AUTO, DATASETS, GENERATED, MEMORY, PHOTOS_ONLY, find_name
 from aicsd.errors import UserError
 
 
@@ -59,6 +60,14 @@ class DataConfig:  # noqa: D101
             all. Shows what few labels are worth.
         unlabelled_rest: train on the other images of the split too, without their labels; a
             teacher still provides a target there.
+        images: folder of photos without any mask to train on, in place of a dataset: short for
+            name photos and root. The student learns from its teacher alone, and is compared with
+            it on photos that are left out of training.
+        classes: file with the class names for images, one a line.
+        unlabelled: folder of further photos without masks, which are mixed in; a teacher provides
+            a target there.
+        unlabelled_ratio: images without labels that an epoch shows for each one with labels, in
+            turns; 0 shows each of them once.
         labelled_repeat: times that an epoch shows each image that has labels, where others have
             none; with 8, 50 labels are half of what the student sees beside 400 images without.
         val_split: split to validate on during training.
@@ -77,6 +86,10 @@ class DataConfig:  # noqa: D101
     train_split: str = "train"
     train_images: int = 0
     unlabelled_rest: bool = False
+    images: str | None = None
+    classes: str | None = None
+    unlabelled: str | None = None
+    unlabelled_ratio: float = 0.0
     labelled_repeat: int = 1
     val_split: str = "val"
     batch_size: int = 8
@@ -87,8 +100,11 @@ class DataConfig:  # noqa: D101
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
+        self._check_images()
         if self.name != MEMORY:
             find_name(self.name, self.root)
+        if not 0 <= self.unlabelled_ratio < float("inf"):
+            raise UserError(f"data.unlabelled_ratio is {self.unlabelled_ratio}; it is 0 or more")
         if self.batch_size < 1:
             raise UserError(f"data.batch_size is {self.batch_size}; it must be 1 or more")
         if self.train_images < 0:
@@ -104,6 +120,25 @@ class DataConfig:  # noqa: D101
         if self.cache_mb < 0:
             raise UserError(f"data.cache_mb is {self.cache_mb}; it must be 0 or more")
 
+    def _check_images(self) -> None:
+        if self.images is None and self.classes is not None:
+            raise UserError("data.classes goes with data.images; a dataset names its own classes")
+        if self.images is None:
+            return
+        for name, given in (("root", self.root), ("unlabelled", self.unlabelled)):
+            if given is not None:
+                raise UserError(
+                    f"data.images is {self.images} and data.{name} is {given}; give one of them"
+                )
+        if self.name not in (AUTO, PHOTOS_ONLY):
+            raise UserError(f"data.images has no masks, and data.name is {self.name!r}; give one")
+
     def named(self) -> DataConfig:
-        """The same settings with the name of the dataset that they lead to."""
+        """The same settings with the name and root of the dataset that they lead to."""
+        if self.images is not None:
+            named = {} if self.classes is None else {"classes": str(Path(self.classes).absolute())}
+            return replace(
+                self, name=PHOTOS_ONLY, root=self.images, images=None, classes=None,
+                options={**named, **self.options},
+            )  # fmt: skip
         return replace(self, name=find_name(self.name, self.root))

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from aicsd.data.batches import training_images
-from aicsd.data.check import check_splits
+from aicsd.data.check import check_dataset, check_splits
+from aicsd.data.file_dataset import LayoutError
 from aicsd.data.open import AUTO, DATASETS, open_dataset
-from aicsd.data.protocol import SegDataset, Splits
+from aicsd.data.photos import photo_dataset
+from aicsd.data.protocol import Classes, SegDataset, Splits
 from aicsd.data.settings import DataConfig
+from aicsd.data.wrappers import WithPhotos
 from aicsd.errors import UserError, suggest
 
 Data = str | Path | Mapping[str, Any] | Splits | tuple[SegDataset, SegDataset]
@@ -31,14 +34,32 @@ def open_splits(config: DataConfig, check: bool = True) -> tuple[Splits, list[st
     Raises:
         UserError: a dataset that cannot be opened, or its first file that cannot be used.
     """
+    config = config.named()
     train, val = (
         open_dataset(config.name, config.root, split, config.options)
         for split in (config.train_split, config.val_split)
     )
     notes: list[str] = []
-    if check and config.check and DATASETS[config.named().name].layout:  # generated data is sound
+    if check and config.check and DATASETS[config.name].layout:  # generated data is sound
         notes = check_splits(Splits(train, val), config.augment)
-    return Splits(training_images(train, config), val), notes
+    train = training_images(train, config)
+    if config.unlabelled is not None:
+        train = WithPhotos(train, _photos(config.unlabelled, train.classes, check and config.check))
+    return Splits(train, val), notes
+
+
+def _photos(folder: str, classes: Classes, check: bool) -> SegDataset:
+    """Photos without labels, each of which can be read."""
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise UserError(f"data.unlabelled: no folder {path}")
+    try:
+        photos = photo_dataset(path, classes)
+    except LayoutError as error:
+        raise UserError(f"data.unlabelled: {error}") from error
+    for problem in check_dataset(photos) if check else ():
+        raise UserError(f"data.unlabelled: {problem}")
+    return photos
 
 
 def data_settings(data: Data) -> tuple[dict[str, Any], Splits | None]:

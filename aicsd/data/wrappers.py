@@ -71,3 +71,34 @@ class PartlyLabelled:
 
     def size(self, index: int) -> tuple[int, int]:
         return self.dataset.size(index)
+
+
+class WithPhotos:
+    """A dataset, and behind it photos without labels.
+
+    Args:
+        dataset: comes first.
+        photos: of the same classes.
+    """
+
+    def __init__(self, dataset: SegDataset, photos: SegDataset) -> None:
+        self.dataset, self.photos = dataset, photos
+        self.classes = dataset.classes
+        self.names = [*dataset.names, *(f"unlabelled/{name}" for name in photos.names)]
+        self.labelled = list(dataset.labelled)
+        self.notes = list(getattr(dataset, "notes", []))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> Sample:
+        dataset, place = self._place(index)
+        return dataset.read(place)
+
+    def size(self, index: int) -> tuple[int, int]:
+        dataset, place = self._place(index)
+        return dataset.size(place)
+
+    def _place(self, index: int) -> tuple[SegDataset, int]:
+        first = len(self.dataset)
+        return (self.dataset, index) if index < first else (self.photos, index - first)

@@ -98,6 +98,8 @@ class RunRecord:
             "parameters": self.training.final.num_parameters(),
             "teacher": self.state.teacher or None,
         }
+        if labels_by := getattr(self.val_data, "labels_by", None):
+            result["labels"] = labels_by
         result |= {f"{name}_steps": count for name, count in self.skipped.items()}
         self.save()
         self._save_model(metrics, self.folder.model)

@@ -41,6 +41,7 @@ from aicsd.models import (
 from aicsd.runs import RunFolder
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import TeacherCache
+from aicsd.teacher.labels import TeacherLabelled
 from aicsd.types import Batch, Runtime
 
 Losses = Mapping[str, type[nn.Module]]
@@ -309,6 +310,10 @@ def _train_together(
             splits = splits._replace(train=train)
         else:
             distiller.teacher.speed_up(planned.runtime, config.data.augment.crop)
+        if not len(splits.train.labelled) and not len(splits.val.labelled):
+            splits = splits._replace(val=TeacherLabelled(splits.val, distiller.teacher))
+            remarks = [*remarks, f"no image has labels: mIoU is the agreement with the teacher on "
+                       f"{len(splits.val)} images"]  # fmt: skip
     for remark in remarks:
         _say(fabric, folder, remark)
     if longer:
