@@ -18,6 +18,7 @@ from aicsd.inputs import (
     File,
     Files,
     Model,
+    describe_data,
     open_model,
     open_split,
     parse_size,
@@ -265,13 +266,20 @@ def report(
     Raises:
         UserError: a run that has not finished, or a page that cannot be written.
     """
+    from aicsd.benchmark.compared import compare_networks
     from aicsd.visualization.report import measure, write_report
 
     networks, dataset, notes = _open_compared(runs, teacher, images, data, device)
     if evaluate:
         networks = [measure(network, dataset) for network in networks]
+    settings, remarks = compare_networks(networks, remeasured=evaluate)
+    first = runs if isinstance(runs, str | Path) else runs[0]
+    source = describe_data(data, first)
     path = Path(at_home(out))
-    write_report(path, networks, dataset, images=images, notes=notes)
+    write_report(
+        path, settings, dataset, images=images, notes=[*notes, *remarks],
+        measured_on=source if evaluate else None, shown_from=source,
+    )  # fmt: skip
     return path
 
 

@@ -110,6 +110,25 @@ def open_split(
     return open_dataset(trained_on["name"], trained_on["root"], split, options)
 
 
+def describe_data(data: Data, run: str | Path) -> str | None:
+    """What :func:`open_split` opens, as ``camvid, split test``; None without data of its own."""
+    from aicsd.visualization.runs import data_title
+
+    if isinstance(data, Mapping):
+        data = build_config(DataSplit, data)
+    elif isinstance(data, str | Path):
+        data = DataSplit(**data_settings(data)[0])
+    if data is None or data == DataSplit():
+        return None
+    if not isinstance(data, DataSplit):
+        return "the data given"
+    if data.name is not None or data.root is not None:
+        return data_title(data.name, data.root, data.split or "val")
+    trained_on = _data_of_run(run) or {}
+    split = data.split or trained_on.get("val_split", "val")
+    return data_title(trained_on.get("name"), trained_on.get("root"), split)
+
+
 def _data_of_run(model: Model) -> dict[str, Any] | None:
     """The key ``data`` of the config of a run; ``model`` is its folder or a file in it."""
     if not isinstance(model, str | Path):

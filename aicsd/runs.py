@@ -33,6 +33,8 @@ HARMLESS_KEYS = frozenset(
     )
 )  # fmt: skip
 """Keys of a config that a resumed run may change, because they do not change its result."""
+UNIMPORTANT = HARMLESS_KEYS | {"seed", "accelerator", "teacher_runtime", "val_every", "cuda_graphs"}
+"""Keys in which runs of one setting may differ."""
 PROCESSES = ("data.batch_size", "devices", "num_nodes")
 """Keys that may change when a run goes on, if their product stays: the images of a batch."""
 AGAINST_DIVERGENCE = (

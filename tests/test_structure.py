@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "aicsd"
 LAYERS = (
     ("types", "errors", "telemetry", "_lazy", "_version"),
     ("yaml_file", "settings"),
-    ("files", "terminal"),
+    ("files", "terminal", "benchmark.statistics"),
     ("config",),
     ("runs", "tensor_files"),
     ("hub",),
@@ -39,6 +39,8 @@ LAYERS = (
     ("prediction",),
     ("exporting",),
     ("engine",),
+    ("benchmark.table",),
+    ("benchmark.compared",),
     ("api", "inputs", "catalog", "starter"),
     ("commands",),
     ("benchmark",),

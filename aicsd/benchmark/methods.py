@@ -26,14 +26,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aicsd.benchmark.table import UNIMPORTANT, settings_of
+from aicsd.benchmark.table import settings_of
 from aicsd.config import build_config
 from aicsd.engine.config import DistillConfig
 from aicsd.engine.run import check_cache, recipe_of
 from aicsd.errors import UserError, suggest
 from aicsd.files import read_yaml
 from aicsd.methods import Recipe
-from aicsd.runs import RunFolder
+from aicsd.runs import UNIMPORTANT, RunFolder
 
 MATCHES = ("steps", "labelled_views")
 KEYS = ("common", "students", "seeds", "methods", "baseline", "main", "equal_time", "search")

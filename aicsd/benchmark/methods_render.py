@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aicsd.benchmark.methods_results import Results, measured_on
-from aicsd.benchmark.methods_table import Gain, Line, Statistics, spread, to_json
+from aicsd.benchmark.methods_table import Line, Statistics, spread, to_json
+from aicsd.benchmark.statistics import Gain
 from aicsd.files import atomic_path, write_text
 
 NOISE = "°"

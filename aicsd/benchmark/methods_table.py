@@ -9,33 +9,7 @@ from typing import Any
 
 from aicsd.benchmark.methods import Key
 from aicsd.benchmark.methods_results import CellResult, Results, step_time
-from aicsd.benchmark.statistics import Floats, Interval, paired_interval, resampled
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Difference of mIoU to another row, over the seeds that both have.
-
-    Args:
-        to: the other row.
-        values: one a seed.
-        interval: of their mean; None for one seed.
-        over_images: whether the noise of the images is in it.
-    """
-
-    to: str
-    values: list[float]
-    interval: Interval | None
-    over_images: bool
-
-    @property
-    def mean(self) -> float:
-        return mean(self.values)
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether its sign is beyond the noise."""
-        return self.interval is not None and self.interval.excludes_zero
+from aicsd.benchmark.statistics import Floats, Gain, gain_over, resampled
 
 
 @dataclass(frozen=True)
@@ -145,7 +119,7 @@ class Statistics:
         if all(cell.parts is not None for pair in pairs for cell in pair):
             over_images = [self._over_images(one) - self._over_images(other)
                            for one, other in pairs]  # fmt: skip
-        return Gain(to, values, paired_interval(values, over_images), bool(over_images))
+        return gain_over(to, values, over_images)
 
     def _over_images(self, cell: CellResult) -> Floats:
         assert cell.parts is not None

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from aicsd.engine.config import DistillConfig
 from aicsd.errors import UserError, suggest
 from aicsd.methods import load_recipe
-from aicsd.runs import HARMLESS_KEYS, RunFolder, flatten
+from aicsd.runs import UNIMPORTANT, RunFolder, flatten
 
 NAMES = {
     "method": "method",
@@ -20,8 +20,6 @@ NAMES = {
     "epochs": "epochs",
 }
 """Columns that name a row, and the key of the config behind each. Other keys go by themselves."""
-UNIMPORTANT = HARMLESS_KEYS | {"seed", "accelerator", "teacher_runtime", "val_every", "cuda_graphs"}
-"""Keys in which runs of one group may differ."""
 OF_METHOD = ("method", "teacher", "terms.")
 """Beginnings of the keys in which a run may differ from its baseline."""
 
@@ -77,6 +75,8 @@ class Group:
     apart: dict[str, Any] = field(default_factory=dict)
     """Settings that tell it from other groups of the same names."""
     difference: Difference | None = None
+    baseline: Group | None = None
+    """The group that the difference is taken to."""
 
     @property
     def seeds(self) -> list[int]:
@@ -92,6 +92,20 @@ class Group:
         """The mIoU by seed, where a pixel with a label was there to measure it."""
         found = {run.seed: run.metrics["miou"] for run in self.runs}
         return {seed: miou for seed, miou in found.items() if miou is not None}
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether these students learned from labels only."""
+        return bool(self.runs[0].settings["method"] == "none")
+
+    @property
+    def without_method(self) -> dict[str, Any]:
+        """What it must share with a group that it is compared with."""
+        return {
+            key: value
+            for key, value in self.runs[0].experiment.items()
+            if not key.startswith(OF_METHOD)
+        }
 
     def class_iou(self, name: str) -> list[float]:
         """IoU of a class in every run in which it occurs."""
@@ -152,7 +166,11 @@ def _complete_terms(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def group_runs(
-    runs: Sequence[MeasuredRun], by: Sequence[str] = tuple(NAMES), baseline: str | None = None
+    runs: Sequence[MeasuredRun],
+    by: Sequence[str] = tuple(NAMES),
+    baseline: str | None = None,
+    *,
+    same_images: bool = False,
 ) -> list[Group]:
     """Groups of runs that differ only in the seed, in the order of the runs.
 
@@ -162,13 +180,15 @@ def group_runs(
             runs that differ in another key: the keys in which such groups differ stand
             beside the names.
         baseline: method that differences are taken to; without it ``none``, where there is one.
+        same_images: whether the metrics were measured anew, whatever the settings say.
 
     Raises:
         UserError: no run, runs that do not compare, the same run twice, an unknown name.
     """
     if not runs:
         raise UserError("there is no finished run among the folders")
-    _check_comparable(runs)
+    if not same_images:
+        _check_comparable(runs)
     known = dict.fromkeys([*NAMES, *(key for run in runs for key in run.settings)])
     for name in by:
         if name not in known:
@@ -229,11 +249,11 @@ def _compare_to_baseline(groups: Sequence[Group], baseline: str | None) -> None:
             raise UserError(f"baseline: no run of method {baseline!r}{suggest(baseline, known)}")
         return
     for group in groups:
-        rest = _without_method(group)
+        rest = group.without_method
         found = [
             other
             for other in groups
-            if other.runs[0].settings["method"] == method and _without_method(other) == rest
+            if other.runs[0].settings["method"] == method and other.without_method == rest
         ]
         if not found or group.runs[0].settings["method"] == method:
             continue
@@ -247,11 +267,4 @@ def _compare_to_baseline(groups: Sequence[Group], baseline: str | None) -> None:
         if seeds:
             values = [after[seed] - before[seed] for seed in seeds]
             group.difference = Difference(method, seeds, values)
-
-
-def _without_method(group: Group) -> dict[str, Any]:
-    return {
-        key: value
-        for key, value in group.runs[0].experiment.items()
-        if not key.startswith(OF_METHOD)
-    }
+            group.baseline = found[0]

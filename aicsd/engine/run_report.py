@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 
 from aicsd.data.protocol import SegDataset
+from aicsd.engine.sanity import find_headroom
 from aicsd.models import Segmenter
 from aicsd.runs import RunFolder
 from aicsd.teacher import Teacher
 from aicsd.visualization.ics_history import read_history
 from aicsd.visualization.report import write_report
 from aicsd.visualization.runs import Network
+from aicsd.visualization.settings import each_alone
 
 
 def write_run_report(
@@ -28,7 +30,12 @@ def write_run_report(
         if teacher is not None:
             measured = run.result["teacher"]
             networks.insert(0, Network("teacher", teacher.model, measured, None, is_teacher=True))
-        write_report(folder.report, networks, val_data, images=images)
+        remarks = []
+        if teacher is not None and run.result["teacher"].get("miou") is not None:
+            headroom = find_headroom(folder.path, run.config, run.result["teacher"]["miou"])
+            if headroom is not None and not run.is_alone:
+                remarks.append(f"By the runs beside this one: {headroom}.")
+        write_report(folder.report, each_alone(networks), val_data, images=images, remarks=remarks)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
         print(f"{folder.path.name}: no {folder.report.name}: {reason}", file=sys.stderr)

@@ -9,15 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aicsd.benchmark.statistics import ASSUMED_STD, CRITICAL
 from aicsd.errors import UserError
 from aicsd.runs import FinishedRun, RunFolder
 
-ASSUMED_STD = 0.005
-"""Standard deviation of mIoU over seeds where fewer than two runs show it."""
 TRIAL_STEPS = 200
 """Steps below which a run tries things out and costs little."""
-CRITICAL = (1.959964 + 0.841621) ** 2
-"""For a two-sided level of 5 % and a power of 80 % (Cohen, 1988, table 2.4)."""
 OTHER_DATA_KEYS = ("root", "workers", "cache_mb", "check")
 """Keys of the data that change nothing about what a network learns."""
 

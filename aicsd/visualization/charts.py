@@ -12,12 +12,15 @@ import numpy as np
 from PIL import Image
 
 from aicsd.images import UInt8Array
+from aicsd.visualization.figures import MINUS
 from aicsd.visualization.views import FloatArray
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 24
 """Size of a chart in units of its SVG, and margins that hold the scales."""
 MOST_POINTS = 240
+SCALE_STEPS = 64
+"""Colours of the scale beside a heat map."""
 UNKNOWN_COLOR = 128
 """Grey level of a cell that has no value."""
 
@@ -88,7 +91,7 @@ def nice_ticks(highest: float) -> list[float]:
 
 
 def heat_map(matrix: FloatArray, colors: str, lowest: float, highest: float) -> dict[str, Any]:
-    """A matrix as a picture with one pixel an entry, and its values for those who point at one.
+    """A matrix as a picture with one pixel an entry, its values, and a scale of the colours.
 
     Args:
         matrix: (C, C); NaN is grey.
@@ -100,11 +103,22 @@ def heat_map(matrix: FloatArray, colors: str, lowest: float, highest: float) -> 
 
     span = (highest - lowest) or 1.0
     parts = np.clip((matrix - lowest) / span, 0, 1)
-    rgb = matplotlib.colormaps[colors](np.nan_to_num(parts))[..., :3]
-    pixels = np.rint(255 * rgb).astype(np.uint8)
+    scale = np.linspace(1, 0, SCALE_STEPS)[:, None]
+    pixels, bar = (
+        np.rint(255 * matplotlib.colormaps[colors](np.nan_to_num(values))[..., :3]).astype(np.uint8)
+        for values in (parts, scale)
+    )
     pixels[np.isnan(matrix)] = UNKNOWN_COLOR
     values = [[None if v != v else float(f"{v:.3g}") for v in row] for row in matrix.tolist()]
-    return {"picture": png(Image.fromarray(pixels)), "values": values}
+    labels = [f"{lowest + part * span:.3g}" for part in (1, 0.5, 0)]
+    return {
+        "picture": png(Image.fromarray(pixels)), "values": values,
+        "bar": png(Image.fromarray(bar)), "labels": [*map(_minus, labels)],
+    }  # fmt: skip
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", MINUS)
 
 
 def png(picture: Image.Image) -> str:

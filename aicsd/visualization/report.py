@@ -14,34 +14,24 @@ import numpy as np
 import torch
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
 
 from aicsd._version import __version__
-from aicsd.data.protocol import Classes, Sample, SegDataset
+from aicsd.data.protocol import Classes, SegDataset
 from aicsd.evaluation import evaluate
 from aicsd.evaluation.cost import Cost, measure_costs
 from aicsd.files import write_text
-from aicsd.images import Color, UInt8Array, color_table
 from aicsd.runs import FinishedRun, RunFolder
-from aicsd.visualization.charts import Chart, Line, draw_chart, heat_map, jpeg, png
+from aicsd.visualization.charts import Chart, Line, draw_chart, heat_map
 from aicsd.visualization.curves import LOSS, MIOU, WEIGHT, series, smooth, term_names
 from aicsd.visualization.figures import DIVERGING, MINUS, SEQUENTIAL
 from aicsd.visualization.ics_history import shared_teacher
-from aicsd.visualization.runs import Network
-from aicsd.visualization.views import (
-    ERROR_PALETTE,
-    FloatArray,
-    Views,
-    error_map,
-    ics_distance,
-    look,
-    spread,
-    unit_rows,
-)
+from aicsd.visualization.pages import draw_pages, hex_color
+from aicsd.visualization.runs import Network, data_title
+from aicsd.visualization.settings import Setting, percent
+from aicsd.visualization.verdict import interval_text, verdict
+from aicsd.visualization.views import FloatArray, Views, ics_distance, look, spread, unit_rows
 
 TEMPLATES = Path(__file__).parent / "templates"
-PICTURE_SIDE = 480
-"""Longest side of a picture in the page, in pixels."""
 LIBRARIES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy")
 CONFUSIONS_LISTED = 6
 NO_VALUE = "\N{EN DASH}"
@@ -49,54 +39,80 @@ NO_VALUE = "\N{EN DASH}"
 
 def write_report(
     path: Path,
-    networks: Sequence[Network],
+    settings: Sequence[Setting],
     dataset: SegDataset,
     *,
     images: int = 6,
     notes: Sequence[str] = (),
+    measured_on: str | None = None,
+    shown_from: str | None = None,
+    remarks: Sequence[str] = (),
 ) -> None:
-    """Write the page that compares ``networks``.
+    """Write the page that compares ``settings``.
 
     Args:
         path: HTML file; written beside its place and renamed.
-        networks: teacher first; one without a model has only its figures shown.
+        settings: teacher first; one without a model has only its figures shown.
         dataset: where the pictures come from.
         images: how many, spread evenly over ``dataset``; fewer if it has fewer.
         notes: what the reader should know is missing.
+        measured_on: dataset and split of the figures; without it those of the first run.
+        shown_from: dataset and split of ``dataset``, where they are others.
+        remarks: sentences to follow the verdict.
 
     Raises:
         UserError: an image that cannot be read, or a path that cannot be written.
     """
     indices = spread(dataset, images) if len(dataset) else []
     samples = [dataset.read(index) for index in indices]
-    remarks = list(notes) + ([] if samples else ["The split has no images to show."])
-    models = {net.title: net.model for net in networks if net.model is not None and samples}
+    missing = list(notes) + ([] if samples else ["The split has no images to show."])
+    models = {s.title: s.model for s in settings if s.model is not None and samples}
     views = {title: look(model, samples) for title, model in models.items()}
     costs = measure_costs(models, *samples[0].mask.shape) if models else {}
-    colors = {net.title: number for number, net in enumerate(networks)}
-    runs = {net.title: net.run for net in networks if net.run is not None}
     names = [dataset.names[index] for index in indices]
+    runs = [net for setting in settings for net in setting.networks]
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     html = environment.get_template("report.html.j2").render(
-        title=" · ".join(net.run.path.name for net in networks if net.run and not net.is_teacher),
-        verdict=verdict(networks),
-        notes=remarks,
-        table=_table(networks, costs),
+        title=" · ".join(setting.title for setting in settings if not setting.is_teacher),
+        about=_about(settings, len(samples), len(dataset), measured_on, shown_from),
+        verdict=[*verdict(settings), *remarks],
+        notes=missing,
+        table=_table(settings, costs),
         size=next(iter(costs.values()), None),
-        classes=_classes(networks, dataset.classes),
-        confusions=_confusions(networks, dataset.classes.names),
+        classes=_classes(settings, dataset.classes),
+        confusions=_confusions(settings, dataset.classes.names),
         names=dataset.classes.names,
-        panels=_panels(samples, names, views, dataset.classes),
-        legend=_legend(samples, views, dataset.classes),
-        ics=_ics(networks, views),
-        charts=_charts(runs, networks, colors),
-        repeat=[_repeat(title, run) for title, run in runs.items()],
+        panels=draw_pages(samples, names, views, dataset.classes),
+        seeds=any(len(setting.networks) > 1 for setting in settings),
+        ics=_ics(settings, views),
+        charts=_charts(settings),
+        repeat=[_repeat(net.title, net.run) for net in runs if net.run is not None],
         versions=_versions(),
     )
     write_text(path, html)
+
+
+def _about(
+    settings: Sequence[Setting],
+    shown: int,
+    images: int,
+    measured_on: str | None,
+    source: str | None,
+) -> str:
+    """Dataset, split and number of images of the figures, and of the pictures."""
+    nets = [net for setting in settings for net in setting.networks]
+    run = next((net.run for net in nets if net.run is not None and not net.is_teacher), None)
+    data = run.config.get("data", {}) if run is not None else {}
+    if measured_on is None and data:
+        measured_on = data_title(data["name"], data.get("root"), data["val_split"])
+    count = next((net.metrics["images"] for net in nets if "images" in net.metrics), None)
+    text = f"Measured on {measured_on}" if measured_on else "Measured"
+    text += f", {count} images." if count is not None else "."
+    place = f" of {source}" if source and source != measured_on else ""
+    return f"{text} Pictures: {shown} of the {images} images{place}."
 
 
 def measure(network: Network, dataset: SegDataset) -> Network:
@@ -106,86 +122,73 @@ def measure(network: Network, dataset: SegDataset) -> Network:
     return replace(network, metrics=evaluate(network.model, dataset).to_dict())
 
 
-def verdict(networks: Sequence[Network]) -> list[str]:
-    """The result in sentences: gain over the student alone, and the part of the gap it closes."""
-    teacher = next((net for net in networks if net.is_teacher and net.metrics), None)
-    students = [net for net in networks if not net.is_teacher]
-    alone = next((net for net in students if net.run and net.run.is_alone), None)
-    sentences = []
-    for net in students:
-        text = f"{net.title}: {_percent(net.metrics['miou'])} % mIoU"
-        if alone is not None and net is not alone:
-            gain, gap = _gain(net, alone), _gain(teacher, alone)
-            text += _points(gain, alone.title)
-            if gain is not None and gap is not None and gain > 0 and gap > 0:
-                text += f", {100 * gain / gap:.0f} % of its gap to the teacher"
-        elif teacher is not None:
-            text += _points(_gain(net, teacher), "the teacher")
-        sentences.append(f"{text}.")
-    if alone is not None and len(students) > 1:
-        sentences.append(
-            "Repeat the runs with other seeds before trusting a difference of a point or two."
-        )
-    return sentences
-
-
-def _gain(network: Network | None, other: Network) -> float | None:
-    """Difference of two mIoU; None where one was not measured, for want of labels."""
-    one = None if network is None else network.metrics.get("miou")
-    two = other.metrics.get("miou")
-    return None if one is None or two is None else one - two
-
-
-def _points(gain: float | None, other: str) -> str:
-    return "" if gain is None else f", {100 * gain:+.1f} points against {other}"
-
-
-def _table(networks: Sequence[Network], costs: dict[str, Cost]) -> list[dict[str, str]]:
+def _table(settings: Sequence[Setting], costs: dict[str, Cost]) -> list[dict[str, str]]:
+    """A row for each setting; what no row has is left out."""
+    seeds = any(len(setting.networks) > 1 for setting in settings)
+    gains = [setting.gain for setting in settings if setting.gain is not None]
     rows = []
-    for net in networks:
-        cost = costs.get(net.title)
-        parameters = cost.parameters if cost else net.metrics.get("parameters")
-        rows.append({
-            "network": net.title,
-            "mIoU %": _percent(net.metrics.get("miou")),
-            "class accuracy %": _percent(net.metrics.get("class_accuracy")),
+    for setting in settings:
+        cost, gain = costs.get(setting.title), setting.gain
+        parameters = cost.parameters if cost else setting.mean("parameters")
+        row = {"network": setting.title}
+        if seeds:
+            row["seeds"] = ", ".join(
+                str(net.seed) for net in setting.networks if net.seed is not None
+            ) or NO_VALUE  # fmt: skip
+        row["mIoU %"] = _percent(setting.values("miou"))
+        if gains:
+            row[f"points against {gains[0].to}"] = (
+                NO_VALUE if gain is None else f"{100 * gain.mean:+.1f}"
+            )
+        if any(gain.interval for gain in gains):
+            row["95 % interval"] = (interval_text(gain) if gain else "") or NO_VALUE
+        row |= {
+            "class accuracy %": _percent(setting.values("class_accuracy")),
             "parameters": f"{parameters / 1e6:.2f} M" if parameters else NO_VALUE,
             "GMACs": NO_VALUE if cost is None or cost.gmacs is None else f"{cost.gmacs:.2f}",
             "ms per image": NO_VALUE if cost is None else _milliseconds(cost.milliseconds),
-        })  # fmt: skip
+        }
+        rows.append(row)
     return rows
 
 
-def _classes(networks: Sequence[Network], classes: Classes) -> dict[str, Any]:
-    """IoU of every class and network, and the last student's gain over what it is compared with."""
-    measured = [net for net in networks if net.metrics]
-    students = [net for net in measured if not net.is_teacher]
-    base = next((net for net in students if net.run and net.run.is_alone), None)
-    base = base if base is not students[-1] else next((n for n in measured if n.is_teacher), None)
+def _classes(settings: Sequence[Setting], classes: Classes) -> dict[str, Any]:
+    """IoU of every class and setting, and the last student's gain over what it is compared with."""
+    measured = [setting for setting in settings if setting.is_measured]
+    students = [setting for setting in measured if not setting.is_teacher]
+    last = students[-1] if students else None
+    teacher = next((setting for setting in measured if setting.is_teacher), None)
+    base = teacher.title if teacher is not None else None
+    if last is not None and last.gain is not None:
+        base, teacher = last.gain.to, None
     rows = []
     for name, color in zip(*classes, strict=True):
-        values = [_part(net.metrics["per_class_iou"].get(name)) for net in measured]
-        end = students[-1].metrics["per_class_iou"].get(name)
-        begin = base.metrics["per_class_iou"].get(name) if base is not None else None
-        gain = None if end is None or begin is None else 100 * (end - begin)
-        rows.append({"name": name, "color": _hex(color), "values": values, "gain": gain})
-    gains = f"{students[-1].title} {MINUS} {base.title}" if base is not None else None
-    return {"networks": [net.title for net in measured], "gains": gains, "rows": rows,
-            "colors": [networks.index(net) for net in measured]}  # fmt: skip
+        values = [_part(setting.class_iou(name)) for setting in measured]
+        gain = None
+        if last is not None and last.gain is not None:
+            gain = _part(last.class_gain(name))
+        elif last is not None and teacher is not None:
+            end, begin = last.class_iou(name), teacher.class_iou(name)
+            gain = None if end is None or begin is None else 100 * (end - begin)
+        rows.append({"name": name, "color": hex_color(color), "values": values, "gain": gain})
+    gains = f"{last.title} {MINUS} {base}" if last is not None and base is not None else None
+    return {"networks": [setting.title for setting in measured], "gains": gains, "rows": rows,
+            "colors": [settings.index(setting) for setting in measured]}  # fmt: skip
 
 
-def _confusions(networks: Sequence[Network], names: tuple[str, ...]) -> dict[str, Any]:
+def _confusions(settings: Sequence[Setting], names: tuple[str, ...]) -> dict[str, Any]:
     """Heat maps of row-normalised confusion, and the largest mistakes of the last student."""
     maps = []
     listed: dict[str, Any] = {"title": "", "mistakes": []}
-    for net in networks:
-        counts = np.array(net.metrics.get("confusion") or [], dtype=np.float64)
-        if counts.shape != (len(names), len(names)):
+    for setting in settings:
+        found = [np.array(counts, np.float64) for counts in setting.values("confusion")]
+        if not found or any(counts.shape != (len(names), len(names)) for counts in found):
             continue
+        counts: FloatArray = np.sum(found, axis=0)  # of all seeds together
         totals = counts.sum(axis=1, keepdims=True)
         shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
-        maps.append({"title": net.title, **heat_map(100 * shares, SEQUENTIAL, 0, 100)})
-        listed = {"title": net.title, "mistakes": _mistakes(shares, names)}
+        maps.append({"title": setting.title, **heat_map(100 * shares, SEQUENTIAL, 0, 100)})
+        listed = {"title": setting.title, "mistakes": _mistakes(shares, names)}
     return {"maps": maps, **listed}
 
 
@@ -194,52 +197,13 @@ def _mistakes(shares: FloatArray, names: tuple[str, ...]) -> list[tuple[str, str
     np.fill_diagonal(wrong, 0.0)
     order = np.argsort(wrong, axis=None)[::-1][:CONFUSIONS_LISTED]
     places = zip(*np.unravel_index(order, wrong.shape), strict=True)
-    return [(names[i], names[j], _percent(wrong[i, j])) for i, j in places if wrong[i, j] > 0]
+    return [(names[i], names[j], _percent([wrong[i, j]])) for i, j in places if wrong[i, j] > 0]
 
 
-def _panels(
-    samples: Sequence[Sample], names: Sequence[str], views: dict[str, Views], classes: Classes
-) -> list[dict[str, Any]]:
-    panels = []
-    for number, (sample, name) in enumerate(zip(samples, names, strict=True)):
-        pictures = [("image", jpeg(_shrunk(sample.image, Image.Resampling.LANCZOS)))]
-        pictures.append(("ground truth", _ids(sample.mask, classes.palette)))
-        for title, view in views.items():
-            pictures.append((title, _ids(view.masks[number], classes.palette)))
-        errors = [
-            (f"errors of {title}", _ids(error_map(sample.mask, view.masks[number]), ERROR_PALETTE))
-            for title, view in views.items()
-        ]
-        panels.append({"name": name, "pictures": pictures, "errors": errors})
-    return panels
-
-
-def _ids(mask: UInt8Array, palette: tuple[Color, ...]) -> str:
-    picture = Image.fromarray(_shrunk(mask, Image.Resampling.NEAREST))
-    picture.putpalette(color_table(palette).tobytes())
-    return png(picture)
-
-
-def _shrunk(array: UInt8Array, filtered: Image.Resampling) -> UInt8Array:
-    picture = Image.fromarray(array)
-    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE), filtered)
-    return np.asarray(picture)
-
-
-def _legend(
-    samples: Sequence[Sample], views: dict[str, Views], classes: Classes
-) -> list[tuple[str, str]]:
-    """Name and colour of the classes that are to be seen."""
-    masks = [sample.mask for sample in samples] + [m for view in views.values() for m in view.masks]
-    shown = {int(value) for mask in masks for value in np.unique(mask)}
-    entries = enumerate(zip(*classes, strict=True))
-    return [(name, _hex(color)) for number, (name, color) in entries if number in shown]
-
-
-def _ics(networks: Sequence[Network], views: dict[str, Views]) -> dict[str, Any]:
-    matrices = {net.title: views[net.title].ics for net in networks if net.title in views}
+def _ics(settings: Sequence[Setting], views: dict[str, Views]) -> dict[str, Any]:
+    matrices = {s.title: views[s.title].ics for s in settings if s.title in views}
     highest = max((float(matrix.max()) for matrix in matrices.values()), default=1.0)
-    teacher = next((net.title for net in networks if net.is_teacher and net.title in views), None)
+    teacher = next((s.title for s in settings if s.is_teacher and s.title in views), None)
     maps = [
         {"title": title, **heat_map(matrix, SEQUENTIAL, 0.0, highest)}
         for title, matrix in matrices.items()
@@ -258,32 +222,39 @@ def _ics(networks: Sequence[Network], views: dict[str, Views]) -> dict[str, Any]
     return {"maps": maps, "differences": differences, "highest": f"{highest:.3g}"}
 
 
-def _charts(
-    runs: dict[str, FinishedRun], networks: Sequence[Network], colors: dict[str, int]
-) -> list[Chart]:
-    students = [net for net in networks if not net.is_teacher and net.run is not None]
-    progress = [
-        Line(net.title, steps, [100 * value for value in values], colors[net.title])
-        for net in students
-        for steps, values in [series(runs[net.title].lines, MIOU)]
+def _charts(settings: Sequence[Setting]) -> list[Chart]:
+    """mIoU and L_ICS of every run; the terms of the run that is shown of each setting."""
+    students = [
+        (setting.title, color, net)
+        for color, setting in enumerate(settings)
+        for net in setting.networks
+        if not net.is_teacher and net.run is not None
     ]
-    teacher = next((net for net in networks if net.is_teacher and net.metrics), None)
+    progress = [
+        Line(title, steps, [100 * value for value in values], color)
+        for title, color, net in students
+        if net.run is not None
+        for steps, values in [series(net.run.lines, MIOU)]
+    ]
     steps = [step for line in progress for step in line.steps]
-    measured = teacher.metrics["miou"] if teacher is not None else None
-    if teacher is not None and measured is not None and steps:
-        level = 100 * measured
-        progress.append(Line(teacher.title, [0, max(steps)], [level] * 2, colors[teacher.title]))
+    for color, setting in enumerate(settings):
+        level = setting.mean("miou") if setting.is_teacher else None
+        if level is not None and steps:
+            progress.append(Line(setting.title, [0, max(steps)], [100 * level] * 2, color))
     charts = [draw_chart("mIoU on the validation split, %", progress)]
-    histories = {net.title: net.history for net in students if net.history}
-    target = shared_teacher(histories.values())
+    target = shared_teacher(net.history for _, _, net in students if net.history is not None)
     if target is not None and target.teacher is not None:
         charts.append(draw_chart(
             "L_ICS to the teacher on a few validation images",
-            [Line(title, *kept.distances(target.teacher), colors[title])
-             for title, kept in histories.items() if kept.images == target.images],
+            [Line(title, *net.history.distances(target.teacher), color)
+             for title, color, net in students
+             if net.history is not None and net.history.images == target.images],
         ))  # fmt: skip
-    for net in students:
-        lines = runs[net.title].lines
+    for setting in settings:
+        net = setting.shown
+        if setting.is_teacher or net.run is None:
+            continue
+        lines = net.run.lines
         terms = term_names(lines)
         charts.append(draw_chart(
             f"{net.title}: what each term adds to the loss",
@@ -325,13 +296,10 @@ def _milliseconds(time: float) -> str:
     return f"{time:.0f}" if time >= 10 else f"{time:.1f}"
 
 
-def _percent(value: float | None) -> str:
-    return NO_VALUE if value is None or math.isnan(value) else f"{100 * value:.1f}"
+def _percent(values: Sequence[float]) -> str:
+    known = [value for value in values if not math.isnan(value)]
+    return percent(known) if known else NO_VALUE
 
 
 def _part(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else 100 * value
-
-
-def _hex(color: Color) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)

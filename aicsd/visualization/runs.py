@@ -12,9 +12,14 @@ from aicsd.data import open_dataset
 from aicsd.data.protocol import Classes, SegDataset
 from aicsd.errors import UserError
 from aicsd.models import Segmenter, load_model
-from aicsd.runs import FinishedRun, RunFolder
+from aicsd.runs import UNIMPORTANT, FinishedRun, RunFolder, flatten
 from aicsd.teacher import Teacher
 from aicsd.visualization.ics_history import ICSHistory, read_history
+
+FOLDER_NAMES = ("folder", "auto")
+"""Names of datasets that say nothing about what is in them."""
+MOST_SETTINGS = 3
+"""Settings that a title names."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Network:
         run: that trained it; None for a teacher that is not a run.
         is_teacher: whether this network taught the others.
         history: its ICS matrices during training; None for a run of an older version.
+        setting: its title without the seed; empty where they are the same.
     """
 
     title: str
@@ -36,6 +42,11 @@ class Network:
     run: FinishedRun | None
     is_teacher: bool = False
     history: ICSHistory | None = None
+    setting: str = ""
+
+    @property
+    def seed(self) -> int | None:
+        return None if self.run is None else self.run.config.get("seed")
 
 
 def open_networks(
@@ -93,6 +104,15 @@ def open_run_data(
     )
 
 
+def data_title(name: str | None, root: str | None, split: str) -> str:
+    """``camvid, split val``; of a dataset that is named by its folder alone, that folder."""
+    place = Path(root).name if root else ""
+    named = name or place
+    if named in FOLDER_NAMES and place:
+        named = place
+    return f"{named}, split {split}"
+
+
 def _open_teacher(named: str, runs: Sequence[FinishedRun], classes: Classes) -> Network:
     class_map = next((run.config.get("teacher_classes") for run in runs), None)
     model = Teacher(load_model(named), classes, class_map).model
@@ -116,13 +136,48 @@ def _check_classes(run: FinishedRun, model: Segmenter, classes: Classes) -> None
 
 
 def _with_unique_titles(networks: list[Network]) -> list[Network]:
-    counts = Counter(network.title for network in networks)
-    return [
-        replace(network, title=f"{network.title} ({network.run.path.name})")
-        if counts[network.title] > 1 and network.run is not None
-        else network
-        for network in networks
+    """Tell networks of one title apart by their settings, then the seed, at last the folder."""
+    named = [
+        replace(net, title=title, setting=title)
+        for net in networks
+        for title in [", ".join([net.title, *_apart(net, networks)])]
     ]
+    counts = Counter(net.setting for net in named)
+    named = [
+        replace(net, title=f"{net.title}, seed {net.seed}")
+        if counts[net.setting] > 1 and net.seed is not None
+        else net
+        for net in named
+    ]
+    counts = Counter(net.title for net in named)
+    return [
+        replace(net, title=f"{net.title} ({net.run.path.name})")
+        if counts[net.title] > 1 and net.run is not None
+        else net
+        for net in named
+    ]
+
+
+def _apart(network: Network, networks: Sequence[Network]) -> list[str]:
+    """Settings in which a run differs from others of its title, as ``epochs 60``."""
+    runs = [net.run for net in networks if net.title == network.title and net.run is not None]
+    if network.run is None or len(runs) < 2:
+        return []
+    flat = [flatten(run.config) for run in runs]
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    own = flatten(network.run.config)
+    differing = [
+        key
+        for key in keys
+        if key not in UNIMPORTANT and len({repr(settings.get(key)) for settings in flat}) > 1
+    ]
+    texts = [f"{key.removeprefix('terms.')} {_short(own.get(key))}" for key in differing]
+    return texts if len(texts) <= MOST_SETTINGS else [*texts[:MOST_SETTINGS], "..."]
+
+
+def _short(value: object) -> str:
+    """A value of a setting; of a path its end."""
+    return Path(value).name if isinstance(value, str) and value else str(value)
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from aicsd.benchmark.statistics import Interval, miou, paired_interval, parts_of, resampled
+from aicsd.benchmark.statistics import (
+    Interval,
+    gain_over,
+    miou,
+    paired_interval,
+    parts_of,
+    resampled,
+    seeds_needed,
+)
 from aicsd.evaluation import metrics_from_confusion
 
 
@@ -103,3 +111,26 @@ def test_it_holds_as_often_as_it_says_and_resampled_seeds_do_not() -> None:
         naive += low <= 1.0 <= high
     assert 0.92 < held / 400 < 0.98
     assert 0.68 < naive / 400 < 0.82
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.8, 1.0])
+def test_seeds_needed_have_the_power_of_the_exact_test(ratio: float) -> None:
+    """The power of a paired t-test by scipy's noncentral t distribution."""
+
+    def power(pairs: float) -> float:
+        bound = stats.t.ppf(0.975, pairs - 1)
+        return float(stats.nct.sf(bound, pairs - 1, ratio * pairs**0.5))
+
+    found = seeds_needed(ratio, 1.0)
+    assert power(found) > 0.795
+    assert power(found - 1) < 0.805
+    assert seeds_needed(-ratio, 1.0) == found
+    assert seeds_needed(0.0, 1.0) == float("inf")
+
+
+def test_a_gain_tells_what_images_alone_leave() -> None:
+    over_images = [np.linspace(-1, 3, 10_000), np.linspace(0, 4, 10_000)]
+    gain = gain_over("none", [1.0, 2.0], over_images)
+    assert gain.images_alone == pytest.approx((-0.4, 3.4), abs=0.01)
+    assert gain.interval == paired_interval([1.0, 2.0], over_images)
+    assert gain_over("none", [1.0], []).images_alone is None

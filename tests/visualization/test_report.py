@@ -17,12 +17,16 @@ from conftest import TINY_MODEL
 from tiny_runs import distill_command, train_command
 from torch import nn
 
+from aicsd.benchmark.compared import compare_networks
+from aicsd.benchmark.statistics import Gain, Interval
 from aicsd.data import Classes, open_dataset
 from aicsd.evaluation.cost import measure_costs
 from aicsd.models import ModelConfig, Segmenter, build_model
 from aicsd.runs import FinishedRun, RunFolder
-from aicsd.visualization.report import verdict, write_report
-from aicsd.visualization.runs import Network
+from aicsd.visualization.report import write_report
+from aicsd.visualization.runs import Network, open_networks
+from aicsd.visualization.settings import Setting, each_alone
+from aicsd.visualization.verdict import verdict
 
 RunCli = Callable[..., tuple[int, str, str]]
 
@@ -74,7 +78,7 @@ def test_comparison(runs: Path, tmp_path: Path, run_cli: RunCli) -> None:
     assert out.stat().st_size < 3e6
     page = Page(out)
     text = " ".join(page.text.split())
-    order = ["Did it work?", "Where?", "How does it look?", "Why?", "How to repeat it"]
+    order = ["Did it work?", "How does it look?", "Where?", "Why?", "How to repeat it"]
     places = [text.rindex(question) for question in order]
     assert places == sorted(places)
     for run in ("alone", "distilled"):
@@ -82,6 +86,8 @@ def test_comparison(runs: Path, tmp_path: Path, run_cli: RunCli) -> None:
     gain = 100 * (result_of(runs / "distilled")["miou"] - result_of(runs / "alone")["miou"])
     assert f"{gain:+.1f} points against student alone" in text
     assert text.index("student alone:") < text.index("student AICSD:")
+    assert "Measured on data, split val, 4 images. Pictures: 4 of the 4 images." in text
+    assert "Not sure: one seed." in text
     for name in ("ground", "disc", "bar", "003"):
         assert name in text
     # nothing is fetched: pictures are inside, links stay on the page
@@ -110,7 +116,7 @@ def test_a_report_that_fails_does_not_fail_the_run(
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr("aicsd.engine.run.write_report", fail)
+    monkeypatch.setattr("aicsd.engine.run_report.write_report", fail)
     run = tmp_path / "run"
     command = distill_command(runs / "data", runs / "teacher", run, "--epochs", "1")
     code, _, error = run_cli(*command)
@@ -135,7 +141,8 @@ def test_no_images_is_a_line_not_a_failure(runs: Path, tmp_path: Path) -> None:
     classes = open_dataset("folder", str(runs / "data"), "val", {}).classes
     files = RunFolder(runs / "alone").read()
     out = tmp_path / "report.html"
-    write_report(out, [Network(files.title, None, files.result, files)], Empty(classes))
+    networks = [Network(files.title, None, files.result, files)]
+    write_report(out, each_alone(networks), Empty(classes))
     assert "The split has no images to show." in Page(out).text
 
 
@@ -160,7 +167,9 @@ def test_evaluate_measures_on_the_data_given(runs: Path, tmp_path: Path, run_cli
     code, _, error = run_cli("report", runs / "alone", *flags, "-o", out, "--evaluate", "true")
     assert code == 0, error
     values = json.loads(measured.read_text())
-    assert f"student alone: {100 * values['miou']:.1f} % mIoU" in Page(out).text
+    text = Page(out).text
+    assert f"student alone: {100 * values['miou']:.1f} % mIoU" in text
+    assert "Measured on data, split train, 8 images. Pictures: 6 of the 8 images." in text
 
 
 def test_confusion_in_the_result(runs: Path) -> None:
@@ -173,16 +182,129 @@ def test_confusion_in_the_result(runs: Path) -> None:
     assert f"{json.dumps(values['confusion'][0], separators=(',', ':'))}" in text  # one line
 
 
-def test_seeds_of_one_method_have_their_own_names(
-    runs: Path, tmp_path: Path, run_cli: RunCli
+def copy_run(source: Path, path: Path, seed: int, miou: float, **keys: object) -> Path:
+    """A run as ``source`` with another seed, result and settings."""
+    shutil.copytree(source, path)
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    (path / "config.yaml").write_text(yaml.safe_dump({**config, "seed": seed, **keys}))
+    result = json.loads((path / "metrics.json").read_text())
+    (path / "metrics.json").write_text(json.dumps({**result, "miou": miou}))
+    (path / "image_counts.safetensors").unlink()
+    return path
+
+
+SCORES = {"alone": (0.40, 0.44, 0.39), "distilled": (0.43, 0.46, 0.44)}
+"""Differences by seed: 3, 2 and 5 points; mean 3.33, standard deviation 1.53."""
+
+
+@pytest.fixture(scope="module")
+def seeds(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seeds of two methods, in folders whose names say nothing."""
+    place = tmp_path_factory.mktemp("seeds")
+    for method, scores in SCORES.items():
+        for seed, miou in enumerate(scores):
+            copy_run(runs / method, place / f"{method[0]}{seed}", seed, miou)
+    return place
+
+
+def test_seeds_are_one_row_and_differences_are_paired_as_in_the_table(
+    seeds: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
-    for seed in (1, 2):
-        shutil.copytree(runs / "distilled", tmp_path / f"seed{seed}")
     out = tmp_path / "report.html"
-    code, _, error = run_cli("report", tmp_path / "seed1", tmp_path / "seed2", "-o", out)
+    folders = sorted(seeds.iterdir(), reverse=True)
+    code, _, error = run_cli("report", *folders, "-o", out)
     assert code == 0, error
-    for seed in (1, 2):
-        assert f"student AICSD (seed{seed}):" in Page(out).text
+    text = " ".join(Page(out).text.split())
+    assert "student alone 0, 1, 2 41.0 ± 2.6" in text
+    assert "student AICSD: 44.3 ± 1.5 % mIoU over 3 seeds, +3.3 points" in text
+    # 3.33 -+ 4.303 * 1.53 / sqrt(3), Student's t with two degrees of freedom
+    interval = re.search(r"95 % interval ([+-][\d.]+) to ([+-][\d.]+), 3 pairs", text)
+    assert interval is not None
+    assert [float(bound) for bound in interval.groups()] == pytest.approx([-0.5, 7.1], abs=0.2)
+    assert "Not clear: the interval holds 0. A gain of this size needs about 4 seeds" in text
+    code, table, error = run_cli("benchmark", "table", *folders)
+    assert code == 0, error
+    assert "+3.33 ± 1.53 (n = 3)" in table
+    for seed in range(3):
+        assert f"student AICSD, seed {seed}" in text  # how to repeat it
+    page = Page(out)
+    assert page.tags.count("img") == 2 + 4 * (2 + 3 + 3)  # one student of each setting is shown
+
+
+def test_runs_are_named_by_what_differs(runs: Path, tmp_path: Path) -> None:
+    classes = open_dataset("folder", str(runs / "data"), "val", {}).classes
+    first = copy_run(runs / "distilled", tmp_path / "x", 0, 0.5)
+    other = copy_run(runs / "distilled", tmp_path / "y", 1, 0.5, epochs=7, log_every=3)
+    more = copy_run(runs / "distilled", tmp_path / "z", 2, 0.5, epochs=7)
+    read = [RunFolder(path).read() for path in (first, other, more)]
+    networks, _ = open_networks(read, None, classes)
+    assert [net.title for net in networks] == [
+        "teacher", "student AICSD, epochs 2", "student AICSD, epochs 7, seed 1",
+        "student AICSD, epochs 7, seed 2",
+    ]  # fmt: skip
+    settings, notes = compare_networks(networks)
+    assert not notes
+    titles = ["teacher", "student AICSD, epochs 2", "student AICSD, epochs 7"]
+    assert [setting.title for setting in settings] == titles
+    networks, _ = open_networks([read[0], read[0]], None, classes)
+    assert networks[1].title == "student AICSD, seed 0 (x)"  # nothing else tells them apart
+    settings, notes = compare_networks(networks)
+    assert len(settings) == 3
+    assert "the same experiment with the same seed" in notes[0]
+
+
+def test_what_is_not_compared_is_said(runs: Path, tmp_path: Path) -> None:
+    classes = open_dataset("folder", str(runs / "data"), "val", {}).classes
+    alone = copy_run(runs / "alone", tmp_path / "a", 0, 0.5)
+    longer = copy_run(runs / "distilled", tmp_path / "d", 0, 0.5, epochs=7)
+    other = copy_run(runs / "distilled", tmp_path / "e", 1, 0.5)
+    read = [RunFolder(path).read() for path in (alone, longer, other)]
+    settings, notes = compare_networks(open_networks(read, None, classes)[0])
+    assert notes == [
+        "student AICSD, epochs 7 is not compared with the student alone: their settings differ too "
+        "(epochs).",
+        "student AICSD, epochs 2 is not compared with the student alone: no seed is in both.",
+    ]
+    assert all(setting.gain is None for setting in settings)
+
+
+def test_class_gains_are_paired_by_seed(runs: Path, tmp_path: Path) -> None:
+    """Seed 1 of the student alone is missing: its partner has no part in the difference."""
+    classes = open_dataset("folder", str(runs / "data"), "val", {}).classes
+    paths = [copy_run(runs / "alone", tmp_path / "a0", 0, 0.4)]
+    paths += [copy_run(runs / "distilled", tmp_path / f"d{n}", n, 0.5 + n / 5) for n in range(2)]
+    for path, iou in zip(paths, (0.2, 0.5, 0.9), strict=True):
+        result = json.loads((path / "metrics.json").read_text())
+        result["per_class_iou"]["disc"] = iou
+        (path / "metrics.json").write_text(json.dumps(result))
+    networks, _ = open_networks([RunFolder(path).read() for path in paths], None, classes)
+    *_, distilled = compare_networks(networks)[0]
+    assert distilled.gain is not None
+    assert distilled.gain.values == pytest.approx([0.1])
+    assert distilled.class_gain("disc") == pytest.approx(0.3)
+    assert distilled.class_iou("disc") == pytest.approx(0.7)
+
+
+def test_image_counts_widen_the_interval(seeds: Path, runs: Path) -> None:
+    classes = open_dataset("folder", str(runs / "data"), "val", {}).classes
+    read = [RunFolder(path).read() for path in sorted(seeds.iterdir())]
+    networks, _ = open_networks(read, None, classes)
+    assert networks[1].run is not None
+    *_, without = compare_networks(networks)[0]
+    for net in networks[1:]:
+        assert net.run is not None
+        source = runs / ("alone" if net.run.is_alone else "distilled")
+        shutil.copy(source / "image_counts.safetensors", net.run.path)
+    *_, counted = compare_networks(networks)[0]
+    *_, anew = compare_networks(networks, remeasured=True)[0]
+    for path in seeds.glob("*/image_counts.safetensors"):
+        path.unlink()
+    assert without.gain is not None
+    assert counted.gain is not None
+    assert anew.gain is not None
+    assert (without.gain.over_images, counted.gain.over_images) == (False, True)
+    assert counted.gain.images_alone is not None
+    assert anew.gain == without.gain  # counts of the training do not belong to new figures
 
 
 def network(title: str, miou: float, method: str | None, *, is_teacher: bool = False) -> Network:
@@ -192,19 +314,47 @@ def network(title: str, miou: float, method: str | None, *, is_teacher: bool = F
     )
 
 
+def against(net: Network, base: Network, gain: Gain | None = None) -> Setting:
+    difference = net.metrics["miou"] - base.metrics["miou"]
+    return Setting(net.title, (net,), gain or Gain(base.title, [difference], None, False),
+                   ((net, base),))  # fmt: skip
+
+
 def test_verdict_by_hand() -> None:
     teacher = network("teacher", 0.8, None, is_teacher=True)
     alone, better = network("alone", 0.5, "none"), network("better", 0.56, "aicsd")
-    sentences = verdict([teacher, alone, better])
-    assert sentences[0] == "alone: 50.0 % mIoU, -30.0 points against the teacher."
-    assert sentences[1] == (
-        "better: 56.0 % mIoU, +6.0 points against alone, 20 % of its gap to the teacher."
-    )
-    assert "seeds" in sentences[2]
-    worse = network("worse", 0.4, "aicsd")
-    assert verdict([teacher, alone, worse])[1] == "worse: 40.0 % mIoU, -10.0 points against alone."
-    assert verdict([better]) == ["better: 56.0 % mIoU."]
-    assert verdict([teacher, better]) == ["better: 56.0 % mIoU, -24.0 points against the teacher."]
+    settings = [*each_alone([teacher, alone]), against(better, alone)]
+    assert verdict(settings) == [
+        "Headroom: 30.0 points (teacher 80.0 %, alone 50.0 % mIoU).",
+        "alone: 50.0 % mIoU.",
+        "better: 56.0 % mIoU, +6.0 points against alone, 20 % of the headroom.",
+        # 7.85 * (2 * 0.5^2) / 6^2 + 1.92 = 2.03
+        "Not sure: one seed. A gain of this size needs about 3 seeds of each to be clear, if mIoU "
+        "has a standard deviation of 0.5 points between seeds.",
+    ]
+    worse = against(network("worse", 0.4, "aicsd"), alone)
+    assert "worse: 40.0 % mIoU, -10.0 points against alone." in verdict([settings[0], worse])
+    poor = each_alone([network("teacher", 0.3, None, is_teacher=True), alone])
+    assert "nothing to gain" in verdict([*poor, worse])[0]
+    assert verdict(each_alone([better])) == ["better: 56.0 % mIoU."]
+    assert verdict(each_alone([teacher, better])) == [
+        "better: 56.0 % mIoU, -24.0 points against the teacher."
+    ]
+    assert "compare it with" in verdict(each_alone([alone, better]))[1]
+
+
+def test_certainty_by_hand() -> None:
+    alone, better = network("alone", 0.5, "none"), network("better", 0.53, "aicsd")
+
+    def said(interval: Interval, images: Interval | None = None) -> str:
+        gain = Gain("alone", [0.02, 0.04], interval, images is not None, images)
+        return verdict([against(better, alone, gain)])[-1]
+
+    assert said(Interval(0.01, 0.05)) == "Clear: the interval over 2 seeds does not hold 0."
+    # 7.85 * (1.41 / 3)^2 + 1.92 = 3.67
+    assert "needs about 4 seeds of each" in said(Interval(-0.01, 0.07))
+    text = said(Interval(-0.05, 0.11), Interval(-0.02, 0.08))
+    assert "more seeds alone would not" in text
 
 
 def test_cost_by_hand() -> None:
