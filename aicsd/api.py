@@ -26,12 +26,15 @@ class TrainOptions(TypedDict, total=False):
     save_every: int
     log_every: int
     logger: str
+    report_images: int
     seed: int
     resume: bool
     accelerator: str
     devices: int
     num_nodes: int
+    sync_bn: bool | None
     precision: Precision
+    cuda_graphs: bool
     protocol: Protocol
 
 
