@@ -20,7 +20,10 @@ CARD = "README.md"
 METRIC_NAMES = {"miou": ("mean_iou", "mIoU"), "pixel_accuracy": ("accuracy", "pixel accuracy"),
                 "class_accuracy": ("mean_accuracy", "class accuracy")}  # fmt: skip
 """Key in ``metrics.json`` -> type on the hub, and words."""
-FOLDER_FILES = ("config.json", "preprocessor_config.json", "classes.txt")
+FOLDER_FILES = (
+    "config.json", "preprocessor_config.json", "classes.txt", "vocab.json", "merges.txt",
+    "tokenizer.json", "tokenizer_config.json",
+)  # fmt: skip
 """What is read of a model of another library, beside its weights; it must have the first."""
 PUBLIC_PREFIXES = (PREFIX, "hf-hub:", "hf_hub:", "smp:", "torchvision:", "transformers:")
 """Prefixes of values with a slash that are no local path."""

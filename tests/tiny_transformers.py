@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,6 +131,26 @@ def _mask2former(more: dict[str, Any]) -> Any:
     )  # fmt: skip
 
 
+def _oneformer(more: dict[str, Any]) -> Any:
+    return transformers.OneFormerForUniversalSegmentation(
+        transformers.OneFormerConfig(
+            backbone_config=_swin(), conv_dim=32, mask_dim=32, hidden_dim=32,
+            encoder_feedforward_dim=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2,
+            dim_feedforward=16, num_queries=5, task_seq_len=40, **more,
+        )
+    )  # fmt: skip
+
+
+def save_tokenizer(folder: Path) -> None:
+    """A vocabulary of single letters, as the files of a CLIP tokenizer."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = [*letters, *(f"{letter}</w>" for letter in letters)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    numbers = {word: number for number, word in enumerate(words)}
+    (folder / "vocab.json").write_text(json.dumps(numbers))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+
+
 def _eomt(more: dict[str, Any]) -> Any:
     return transformers.EomtForUniversalSegmentation(
         transformers.EomtConfig(
@@ -142,5 +164,5 @@ def _eomt(more: dict[str, Any]) -> Any:
 _BUILD = {
     "segformer": _segformer, "upernet": _upernet, "dpt": _dpt, "beit": _beit,
     "data2vec-vision": _data2vec, "mobilevit": _mobilevit, "mobilenet_v2": _mobilenet,
-    "maskformer": _maskformer, "mask2former": _mask2former, "eomt": _eomt,
+    "maskformer": _maskformer, "mask2former": _mask2former, "oneformer": _oneformer, "eomt": _eomt,
 }  # fmt: skip

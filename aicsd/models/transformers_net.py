@@ -29,6 +29,8 @@ class Kind(NamedTuple):
     hook: str = ""
     """Module that returns ``feature_maps``; without it they are the hidden states."""
     min_batch: int = 1
+    needs_task: bool = False
+    """Whether it is told by tokens that the task is semantic segmentation."""
     one_size: bool = False
     """Whether it takes images of ``config.image_size`` alone."""
 
@@ -70,6 +72,10 @@ KINDS = {
         "Mask2FormerConfig", "Mask2FormerForUniversalSegmentation", "Mask2FormerImageProcessor",
         f"net.{ENCODER}", masks="last", hook=ENCODER,
     ),
+    "oneformer": Kind(
+        "OneFormerConfig", "OneFormerForUniversalSegmentation", "OneFormerImageProcessor",
+        f"net.{ENCODER}", masks="first", hook=ENCODER, needs_task=True,
+    ),
     "eomt": Kind(
         "EomtConfig", "EomtForUniversalSegmentation", "EomtImageProcessor", "net.layers",
         masks="last", one_size=True,
@@ -86,6 +92,8 @@ class TransformersNet(nn.Module):
     ``stage4`` as far as it has them.
     """
 
+    task: Tensor | None
+    """(1, L) tokens of the task, of a network that needs them."""
     smallest_exported_side = 64
     """Attention is computed on maps that are reduced once more."""
 
@@ -93,6 +101,10 @@ class TransformersNet(nn.Module):
         super().__init__()
         self.net = net
         self._masks, self._hook = kind.masks, kind.hook
+        # a buffer, so that it comes with the weights
+        length = int(net.config.task_seq_len) if kind.needs_task else 0  # type: ignore[union-attr, arg-type]
+        tokens = torch.zeros((1, length), dtype=torch.int64) if length else None
+        self.register_buffer("task", tokens)
 
     def forward(self, image: Tensor) -> SegOutput:
         found: list[Any] = []
@@ -104,7 +116,8 @@ class TransformersNet(nn.Module):
             hook = module.register_forward_hook(lambda _, __, output: found.append(output))
         try:
             wanted = not (self._hook or is_traced)
-            output = self.net(image, output_hidden_states=wanted, return_dict=True)
+            told = {} if self.task is None else {"task_inputs": self.task.expand(len(image), -1)}
+            output = self.net(image, output_hidden_states=wanted, return_dict=True, **told)
         finally:
             if hook is not None:
                 hook.remove()

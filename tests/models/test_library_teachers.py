@@ -15,7 +15,7 @@ import torch
 from conftest import CLASS_NAMES, write_folder
 from PIL import Image
 from tiny_runs import FIT_FLAGS, aicsd, data_flags, same_weights
-from tiny_transformers import SIDE, tiny_network, transformers
+from tiny_transformers import SIDE, save_tokenizer, tiny_network, transformers
 
 from aicsd.data import open_dataset
 from aicsd.data.protocol import Classes
@@ -112,6 +112,7 @@ def test_a_stopped_distillation_goes_on_exactly(
 def test_every_kind_teaches_and_learns(kind: str, tmp_path: Path) -> None:
     classes = Classes(CLASS_NAMES, ((0, 0, 0),) * 3)
     tiny_network(kind, CLASS_NAMES).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
     mask = torch.randint(0, 3, (2, SIDE, SIDE), generator=generator)

@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_transformers import SIDE, tiny_network, transformers
+from tiny_transformers import SIDE, save_tokenizer, tiny_network, transformers
 from torch import Tensor
 
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
-from aicsd.models import ModelConfig, build_model, load_model, save_model
+from aicsd.models import ModelConfig, build_model, load_model, save_model, wrap_module
 from aicsd.models.maps import evaluating, resize
 from aicsd.models.transformers_net import KINDS, class_log_probabilities
 
 ONE_SIZE = ("beit", "data2vec-vision", "dpt", "eomt")
-MASKS = ("maskformer", "mask2former", "eomt")
+MASKS = ("maskformer", "mask2former", "oneformer", "eomt")
+
+PADDED = ("maskformer", "mask2former", "oneformer")
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +31,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("networks")
     for kind in KINDS:
         tiny_network(kind).save_pretrained(place / kind)
+        save_tokenizer(place / kind)
         processor_of(kind).save_pretrained(place / kind)
     return place
 
 
 def processor_of(kind: str) -> Any:
     options: dict[str, Any] = {"do_resize": False}
+    if kind == "oneformer":  # its names of classes would come from the hub
+        return transformers.MaskFormerImageProcessor(**options)
     if kind in ONE_SIZE:
         options = {"size": {"height": SIDE, "width": SIDE}}
     if kind == "eomt":
@@ -58,7 +63,8 @@ def of_library(folder: Path, image: np.ndarray) -> tuple[np.ndarray, Tensor]:
     net = getattr(transformers, kind.model).from_pretrained(folder).eval()
     inputs = processor(images=image, return_tensors="pt")
     with torch.no_grad():
-        output = net(pixel_values=inputs["pixel_values"])
+        told = {"task_inputs": task_tokens(folder)} if folder.name == "oneformer" else {}
+        output = net(pixel_values=inputs["pixel_values"], **told)
     if folder.name == "eomt":
         output.patch_offsets = None
     size = (image.shape[0], image.shape[1])
@@ -71,12 +77,19 @@ def of_library(folder: Path, image: np.ndarray) -> tuple[np.ndarray, Tensor]:
     return labels.numpy(), found.segmentation_scores.log()
 
 
+def task_tokens(folder: Path) -> Tensor:
+    """As the processor of the library makes them: padded, and 0 where nothing is attended to."""
+    words = transformers.CLIPTokenizer.from_pretrained(folder)
+    found = words(["the task is semantic"], padding="max_length", max_length=40, truncation=True)
+    return torch.tensor(found["input_ids"]) * torch.tensor(found["attention_mask"])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_are_those_of_the_library(kind: str, folders: Path) -> None:
     model = load_model(folders / kind)
     assert model.classes.names == ("ground", "disc", "bar")
     # the library counts the padding of masks as image, and has squares for EoMT
-    other = {"maskformer": (96, 64), "mask2former": (96, 64), "eomt": (90, 90)}.get(kind, (50, 70))
+    other = {"eomt": (90, 90), **dict.fromkeys(PADDED, (96, 64))}.get(kind, (50, 70))
     sizes = [(64, 64), other]
     for size in sizes:
         image = picture(*size)
@@ -208,6 +221,17 @@ def test_folders_that_cannot_be_used(folders: Path, tmp_path: Path) -> None:
     refused("pytorch_model.bin is a pickle.*not read")
     with pytest.raises(UserError, match="names a network without weights"):
         load_model("transformers:segformer-b0")
+
+
+def test_a_network_of_tasks_needs_its_tokenizer(tmp_path: Path) -> None:
+    net = tiny_network("oneformer")
+    net.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"has no tokenizer \(vocab.json, merges.txt\)"):
+        load_model(tmp_path)
+    with pytest.raises(UserError, match="lacks the tokens of its task"):
+        wrap_module(net, Classes(("ground", "disc", "bar"), ((0, 0, 0),) * 3))
+    save_tokenizer(tmp_path)
+    assert torch.equal(load_model(tmp_path).net.get_buffer("task"), task_tokens(tmp_path))
 
 
 def test_a_folder_without_names_of_classes(tmp_path: Path) -> None:

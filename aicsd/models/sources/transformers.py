@@ -28,6 +28,8 @@ from aicsd.models.transformers_net import KINDS, Kind, TransformersNet
 PREFIX = "transformers"
 SUFFIXES: tuple[str, ...] = ()
 PROCESSOR = "preprocessor_config.json"
+TASK = "the task is semantic"
+"""What a network of several tasks is told, in the words that it was trained with."""
 CONFIG_OPTION = "config"
 """Option of a loaded network: its whole configuration."""
 STUDENTS: dict[str, dict[str, Any]] = {
@@ -129,6 +131,8 @@ def load_folder(folder: Path) -> Segmenter:
         )
     spec = _input(library, kind, config, folder)
     model = _segmenter(kind, net, kind_name, net.config.to_dict(), classes, spec)
+    if kind.needs_task:
+        _tell_task(library, folder, model)
     return model.eval()
 
 
@@ -151,6 +155,11 @@ def adopt(module: nn.Module, classes: Classes | None = None) -> Segmenter | None
         unnamed = _are_numbers(labels)
         classes = nameless_classes(len(labels)) if unnamed else named_classes(labels)
     spec = _input(library, kind, config, None)
+    if kind.needs_task:
+        raise UserError(
+            f"a module {kind.model} lacks the tokens of its task: save it with its processor "
+            "(save_pretrained), and give the folder"
+        )
     return _segmenter(kind, module, config.model_type, config.to_dict(), classes, spec)
 
 
@@ -166,6 +175,25 @@ def _library() -> Any:
     if not sys.stderr.isatty():
         library.logging.disable_progress_bar()
     return library
+
+
+def _tell_task(library: Any, folder: Path, model: Segmenter) -> None:
+    """Set the tokens of the task, from the words of the tokenizer in the folder.
+
+    Raises:
+        UserError: no tokenizer in the folder.
+    """
+    held: Any = model.net.get_buffer("task")
+    cure = "has no tokenizer (vocab.json, merges.txt), which tells this network its task"
+    if not any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
+        raise UserError(f"{folder} {cure}")
+    try:
+        words = library.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        ids = words(TASK, truncation=True, max_length=held.shape[1])["input_ids"]
+    except Exception as error:  # whatever the library meets in files of anybody
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder} {cure}: {reason}") from error
+    held[0, : len(ids)] = torch.tensor(ids)
 
 
 def _are_numbers(labels: list[str]) -> bool:
