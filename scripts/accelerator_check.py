@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from subprocess import run as run_process
 from traceback import extract_tb
 from typing import Any
 
@@ -32,13 +31,12 @@ from aicsd.benchmark.timing import machine, machine_line  # noqa: E402
 from aicsd.config import find_config  # noqa: E402
 from aicsd.engine.config import Precision  # noqa: E402
 from aicsd.files import write_text  # noqa: E402
+from benchmarks import accelerator_campaign as campaign  # noqa: E402
 from benchmarks import accelerator_speed as speed  # noqa: E402
 from benchmarks import accelerator_values as values  # noqa: E402
 from benchmarks.accelerator_values import Check, WrongValueError  # noqa: E402
 
 BACKBONES, TINY_BACKBONES = ("resnet101", "resnet18"), ("mobilenetv2_050", "mobilenetv2_035")
-GRACE_SECONDS = 40
-"""Seconds beside the trainings of the campaign, in which its processes start and save."""
 
 
 class Report:
@@ -112,44 +110,6 @@ def _shown(figures: dict[str, Any]) -> str:
     return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in numbers)
 
 
-def campaign_command(options: argparse.Namespace, seconds: float) -> list[str]:
-    """``aicsd benchmark methods`` on the one device, everything in memory."""
-    stage, out = options.stage, options.out
-    common = {
-        "epochs": options.epochs, "val_every": 0, "logger": "none", "save_every": 1000,
-        "accelerator": options.device.type, "precision": options.precision,
-        "teacher_cache": str(out / "teacher_cache"), "data": {"cache_mb": 1000, "workers": 1},
-    }  # fmt: skip
-    return [
-        sys.executable, "-m", "aicsd", "benchmark", "methods", "--config", str(options.campaign),
-        "--root", str(stage / "camvid"), "--teacher", str(stage / "teacher.safetensors"),
-        "--weights", str(stage / "student.safetensors"), "--runs", str(out / "runs"),
-        "--out", str(out / "campaign"), "--jobs", str(options.jobs),
-        "--minutes", f"{seconds / 60:.3f}", "--common", json.dumps(common),
-    ]  # fmt: skip
-
-
-def campaign(options: argparse.Namespace, report: Report) -> None:
-    """Train, and report how far it came."""
-    seconds = 60 * options.minutes_campaign
-    missing = [name for name in ("camvid", "teacher.safetensors", "student.safetensors")
-               if options.stage is None or not (options.stage / name).exists()]  # fmt: skip
-    if missing:
-        detail = f"there is no {', '.join(missing)} in --stage"
-        report.add("campaign", "benchmark methods", "not run", detail=detail)
-        return
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    begin = time.monotonic()
-    command = campaign_command(options, max(10.0, seconds - GRACE_SECONDS))
-    result = run_process(command, check=False, cwd=REPOSITORY, env=environment)
-    results = options.out / "campaign" / "results.json"
-    cells = json.loads(results.read_text())["cells"] if results.is_file() else []
-    figures = {"cells": len(cells), "seconds": round(time.monotonic() - begin, 1)}
-    status = "ok" if result.returncode == 0 else "error"
-    report.add("campaign", "benchmark methods", status, figures=figures,
-               detail="" if status == "ok" else f"exit code {result.returncode}")  # fmt: skip
-
-
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     device, tiny = options.device, options.tiny
@@ -173,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
         ]
         report.run("speed", checks, 60 * options.minutes_speed)
     if options.minutes_campaign:
-        campaign(options, report)
+        campaign.run(options, report.add)
     print(f"\n{report.summary()}", flush=True)
     return int(any(item["status"] == "wrong" for item in report.items))
 
@@ -187,10 +147,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes_speed", type=float, default=2.0, help="likewise")
     parser.add_argument("--minutes_campaign", type=float, default=4.5, help="likewise")
     parser.add_argument(
-        "--jobs", type=int, default=8, help="trainings of the campaign, side by side"
+        "--jobs", type=int, default=12, help="trainings of the campaign, side by side"
     )
     parser.add_argument("--epochs", type=int, default=40, help="of a training of the campaign")
-    parser.add_argument("--precision", default="bf16-mixed", help="of the campaign")
+    parser.add_argument(
+        "--teacher_epochs", type=int, default=0, help="train the teacher of the campaign first"
+    )
     parser.add_argument("--campaign", default="camvid/methods", help="config of the benchmark")
     parser.add_argument(
         "--tiny", action="store_true", help="small shapes, to try the script itself"

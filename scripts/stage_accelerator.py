@@ -138,6 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, help="CamVid in the SegNet layout")
     parser.add_argument("--teacher", type=Path, help="model file")
     parser.add_argument("--weights", type=Path, help="pretrained backbone of the student")
+    parser.add_argument("--backbone", type=Path, help="pretrained backbone of a teacher to train")
     parser.add_argument("--have", type=Path, help="names of the packages there, one a line")
     parser.add_argument("--python", default="3.12", help="version there")
     parser.add_argument("--quality", type=int, default=0, help="of JPEG copies; 0: lossless")
@@ -155,7 +156,12 @@ def main(arguments: list[str] | None = None) -> None:
         download(packages, options.python, whole / "wheels")
     if options.root:
         copy_dataset(options.root, whole / "camvid", options.quality)
-    for name, source in (("teacher", options.teacher), ("student", options.weights)):
+    networks = {
+        "teacher": options.teacher,
+        "student": options.weights,
+        "backbone": options.backbone,
+    }
+    for name, source in networks.items():
         if source:
             halve(source, whole / f"{name}.safetensors")
     for top in sorted(whole.iterdir()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -84,7 +85,7 @@ def test_what_fails_or_takes_too_long_is_named_and_stays_on_disk(tmp_path: Path)
     report.run("speed", checks, -1)
     items = json.loads((tmp_path / "report.json").read_text())["items"]
     assert [item["status"] for item in items] == ["ok", "wrong", "error"] + 3 * ["not run"]
-    assert items[2]["detail"] == "RuntimeError: no kernel for it"
+    assert items[2]["detail"].startswith("RuntimeError: no kernel for it (test_accelerator.py:")
     assert "| values | 1 | 1 | 1 | 0 |" in (tmp_path / "summary.md").read_text()
 
 
@@ -127,10 +128,10 @@ def write_camvid(root: Path) -> Path:
 def test_staged_files_and_the_campaign_that_they_are_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import accelerator_check
     import stage_accelerator
 
     from aicsd.cli import main
+    from benchmarks import accelerator_campaign
 
     root = write_camvid(tmp_path / "camvid")
     torch.manual_seed(0)
@@ -177,7 +178,8 @@ def test_staged_files_and_the_campaign_that_they_are_for(
         commands.append(command)
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(accelerator_check, "run_process", start)
+    monkeypatch.setattr(accelerator_campaign, "run_process", start)
+    monkeypatch.setattr(accelerator_campaign, "MPS_CONTROL", "no-such-program")
     some = ("--minutes_values", 0, "--minutes_speed", 0, "--minutes_campaign", 2)
     code, items = run(tmp_path / "out", *some, "--stage", whole)
     assert code == 0
@@ -190,7 +192,44 @@ def test_staged_files_and_the_campaign_that_they_are_for(
         main(command[3:])
     assert stop.value.code == 0
     code, items = run(tmp_path / "out", *some)
-    assert "there is no camvid, teacher" in items["benchmark methods"]["detail"]
+    assert "there is no camvid, student" in items["benchmark methods"]["detail"]
+    # the teacher first, from what is staged for it
+    shutil.copy(whole / "student.safetensors", whole / "backbone.safetensors")
+    commands.clear()
+    run(tmp_path / "two", *some, "--stage", whole, "--teacher_epochs", 3)
+    train, methods = commands
+    assert train[3] == "train"
+    assert train[train.index("--epochs") + 1] == "3"
+    taught = train[train.index("--run") + 1]
+    assert methods[methods.index("--teacher") + 1] == taught == str(tmp_path / "two" / "teacher")
+    help_of_train = {f"--{name}" for name in train_keys()}
+    assert {word for word in train if word.startswith("--")} <= help_of_train
+
+
+def train_keys() -> set[str]:
+    """Flags that ``aicsd train`` knows, with those of its sections."""
+    from aicsd.engine.config import TrainConfig
+    from aicsd.settings import leaves
+
+    return {"config", *(name for name, _ in leaves(TrainConfig))}
+
+
+def test_processes_share_a_device_where_a_program_can_make_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import accelerator_campaign
+
+    control = tmp_path / "bin" / "control"
+    control.parent.mkdir()
+    control.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/said\ncat >> {tmp_path}/said\n')
+    control.chmod(0o755)
+    monkeypatch.setattr(accelerator_campaign, "MPS_CONTROL", "control")
+    with accelerator_campaign.shared_device(tmp_path / "mps") as alone:
+        assert alone == {}
+    monkeypatch.setattr(accelerator_campaign, "MPS_PLACES", (str(control.parent),))
+    with accelerator_campaign.shared_device(tmp_path / "mps") as shared:
+        assert set(shared.values()) == {str(tmp_path / "mps")}
+    assert (tmp_path / "said").read_text().split() == ["-d", "quit"]
 
 
 def test_packages_that_are_missing_there() -> None:
