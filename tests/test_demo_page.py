@@ -19,8 +19,19 @@ from PIL import Image
 from tiny_models import CLASSES, noise, save_tiny_model
 
 from aicsd.data import Classes
+from aicsd.errors import UserError
 from aicsd.models import load_model
-from aicsd.prediction.page import legend, look, matrix_picture, refusing
+from aicsd.prediction.page import (
+    build_page,
+    disagreeing_pairs,
+    disagreement,
+    legend,
+    look,
+    matrix_picture,
+    read_upload,
+    refusing,
+    translate,
+)
 
 RunCli = Callable[..., tuple[int, str, str]]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -50,8 +61,8 @@ def test_colours_of_a_matrix_have_one_scale() -> None:
     matrix = torch.tensor([[0.0, 1.0], [2.0, 0.0]])
     small, large = (matrix_picture(matrix, ("a", "b"), top) for top in (2.0, 20.0))
     assert small.shape == large.shape
-    yellow = np.abs(small.astype(int) - [253, 231, 37]).sum(axis=2) < 30  # zero, the diagonal
-    assert yellow.mean() > 0.1
+    dark = np.abs(small.astype(int) - [68, 1, 84]).sum(axis=2) < 30  # zero, as in the report
+    assert dark.mean() > 0.1
     assert (small != large).any()
 
 
@@ -62,6 +73,56 @@ def test_the_legend_counts_pixels_and_trusts_no_name() -> None:
     assert "<b>" not in text
     assert text.index("75.0") < text.index("rare 25.0")
     assert "absent" not in text
+
+
+def test_disagreement_marks_the_pixels_and_names_the_classes() -> None:
+    image = np.full((2, 4, 3), 100, np.uint8)
+    one = np.array([[0, 0, 0, 1], [1, 1, 2, 2]], np.uint8)
+    other = np.array([[0, 1, 1, 1], [1, 1, 2, 254]], np.uint8)
+    picture = disagreement(image, one, other)
+    assert picture[0, 0].tolist() == [177] * 3
+    assert (picture == [213, 94, 0]).all(axis=2).tolist() == (one != other).tolist()
+    text = disagreeing_pairs(one, other, ("a", "<b>", "c"), ("teacher", "student"))
+    assert text.split("<br>") == [
+        "They disagree on 37.5&nbsp;% of the pixels.",
+        "teacher: a, student: &lt;b&gt;: 25.0&nbsp;%",
+        "teacher: c, student: another class: 12.5&nbsp;%",
+    ]
+    assert "<br>" not in disagreeing_pairs(one, one, ("a", "b", "c"), ("x", "y"))
+
+
+def test_classes_meet_by_name() -> None:
+    colors = CLASSES.palette
+    ids = np.array([[0, 1, 2]], np.uint8)
+    found = translate(ids, Classes(("a", "b", "c"), colors), Classes(("c", "d", "a"), colors))
+    assert found.tolist() == [[2, 254, 0]]
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"\x89PNG\r\n\x1a\n broken"])
+def test_a_broken_upload_is_one_line(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"^[^\n/]*photo\.png[^\n/]*$"):
+        read_upload(path)
+
+
+def test_an_upload_of_too_many_pixels_is_refused_by_its_head(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.new("1", (8192, 4096)).save(path)
+    with pytest.raises(UserError, match=r"8192 x 4096 pixels, and this page takes up to 16\.8"):
+        read_upload(path)
+
+
+def test_the_page_answers_a_broken_upload(run_folder: Path, tmp_path: Path) -> None:
+    gradio = pytest.importorskip(
+        "gradio", reason="Gradio is not installed (pip install 'aicsd[demo]')"
+    )
+    page = build_page({"student": load_model(run_folder)})
+    source = next(b for b in page.blocks.values() if isinstance(b, gradio.Image))
+    (tmp_path / "photo.png").write_bytes(b"no image")
+    with pytest.raises(gradio.Error, match=r"photo\.png"):
+        source.preprocess(gradio.FileData(path=str(tmp_path / "photo.png")))
+    assert source.preprocess(None) is None
 
 
 def test_without_gradio(run_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +185,7 @@ def test_an_upload_in_the_browser(address: str, tmp_path: Path) -> None:
         page.locator("input[type=file]").first.set_input_files(tmp_path / "photo.png")
         page.get_by_text("for 64 x 48 pixels").nth(1).wait_for(timeout=60_000)
         page.wait_for_function(
-            "[...document.querySelectorAll('img')].filter(i => i.naturalWidth > 0).length >= 5",
+            "[...document.querySelectorAll('img')].filter(i => i.naturalWidth > 0).length >= 6",
             timeout=60_000,
         )
         text = page.inner_text("body")
@@ -133,7 +194,8 @@ def test_an_upload_in_the_browser(address: str, tmp_path: Path) -> None:
     assert "teacher" in text
     assert "student" in text
     assert all(text.count(name) >= 2 for name in CLASSES.names)  # in both legends
-    assert pictures.count(64) == 3  # the image and two overlays
+    assert pictures.count(64) == 4  # the image, two overlays and where they disagree
+    assert "They disagree on 0.0" in text  # two copies of one network
     assert not foreign
 
 

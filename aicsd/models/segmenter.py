@@ -74,6 +74,8 @@ class InputSpec(NamedTuple):
 
 
 IMAGENET = InputSpec()
+NAMES_SHOWN = 4
+"""Classes that a network names when it is printed."""
 
 
 class Origin(NamedTuple):
@@ -130,6 +132,17 @@ class Segmenter(nn.Module):
         """The backbone or the architecture, for tables; ``custom`` for any other module."""
         options = self.origin.options if self.origin is not None else {}
         return str(options.get("backbone") or options.get("name") or "custom")
+
+    def __repr__(self) -> str:
+        """One line; ``print(model.net)`` has every layer."""
+        size = self.input.size
+        takes = "images of any size" if size is None else f"images resized to {size[1]}x{size[0]}"
+        names = ", ".join(self.classes.names[:NAMES_SHOWN])
+        names += ", ..." if len(self.classes.names) > NAMES_SHOWN else ""
+        return (
+            f"{type(self).__name__}({self.name}, {len(self.classes.names)} classes: {names}; "
+            f"{self.num_parameters() / 1e6:.2f} M parameters; {takes}, uint8 RGB)"
+        )
 
     @property
     def device(self) -> torch.device:

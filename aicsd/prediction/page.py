@@ -7,6 +7,7 @@ import io
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,11 +16,13 @@ from PIL import Image
 
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
-from aicsd.images import UInt8Array
+from aicsd.images import UInt8Array, image_size, read_image
 from aicsd.losses import ics_matrix
 from aicsd.models import Segmenter, class_ids
 from aicsd.models.views import WHOLE_PIXELS
 from aicsd.visualization import overlay
+from aicsd.visualization.figures import SEQUENTIAL
+from aicsd.visualization.views import ERROR_PALETTE, WRONG
 
 ADDRESS = "127.0.0.1"
 FIRST_PORT, PORTS = 7860, 100
@@ -28,6 +31,10 @@ BUTTONS = ["download", "fullscreen"]
 MAX_UPLOAD = "64mb"
 KEPT = (600, 3600)
 """Seconds after which uploads are looked at, and deleted; at the end all are."""
+PAIRS_LISTED = 5
+"""Pairs of classes that the page names where two networks disagree."""
+UNKNOWN_ID = 254
+"""In place of a class that the other network does not know."""
 FONTS = ("system-ui", "sans-serif")
 """Fonts of the machine; a page must not fetch any."""
 
@@ -75,7 +82,7 @@ def matrix_picture(matrix: torch.Tensor, names: Sequence[str], largest: float) -
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    shown = axis.imshow(matrix.numpy(), cmap="viridis_r", vmin=0, vmax=max(largest, 1e-9))
+    shown = axis.imshow(matrix.numpy(), cmap=SEQUENTIAL, vmin=0, vmax=max(largest, 1e-9))
     axis.set_title("inter-class similarity", fontsize=10)
     axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
@@ -99,6 +106,71 @@ def legend(classes: Classes, ids: UInt8Array) -> str:
     return f"<div>{''.join(parts)}</div>"
 
 
+def read_upload(path: Path) -> UInt8Array:
+    """(H, W, 3) uint8 RGB of an uploaded file, upright as EXIF says.
+
+    Raises:
+        UserError: no readable image, or more pixels than this page takes.
+    """
+    try:
+        height, width = image_size(path)
+        if height * width <= WHOLE_PIXELS:
+            return read_image(path)
+    except UserError as error:  # the place of an upload says nothing to its reader
+        raise UserError(str(error).replace(str(path), path.name)) from error
+    raise UserError(
+        f"{path.name} has {width} x {height} pixels, and this page takes up to "
+        f"{WHOLE_PIXELS / 1e6:.1f} million; make it smaller, or use aicsd predict"
+    )
+
+
+def translate(ids: UInt8Array, classes: Classes, target: Classes) -> UInt8Array:
+    """(H, W) ids of ``classes`` as those of the same names in ``target``; others get 254."""
+    numbers = {name: number for number, name in enumerate(target.names)}
+    table = np.full(256, UNKNOWN_ID, np.uint8)
+    for number, name in enumerate(classes.names):
+        table[number] = numbers.get(name, UNKNOWN_ID)
+    found: UInt8Array = table[ids]
+    return found
+
+
+def disagreement(image: UInt8Array, one: UInt8Array, other: UInt8Array) -> UInt8Array:
+    """The image in pale grey, (H, W, 3), with the pixels marked where the (H, W) ids differ."""
+    grey = image.mean(axis=2, keepdims=True) * 0.5 + 127
+    marked = np.where((one != other)[..., None], np.array(ERROR_PALETTE[WRONG]), grey)
+    picture: UInt8Array = np.rint(marked).astype(np.uint8)
+    return picture
+
+
+def disagreeing_pairs(
+    one: UInt8Array, other: UInt8Array, names: Sequence[str], titles: Sequence[str]
+) -> str:
+    """HTML: how much of the image differs, and the largest pairs of classes in it.
+
+    Args:
+        one: (H, W) class ids.
+        other: the same of the other network; 254 for a class without a number.
+        names: of the classes.
+        titles: of the two networks.
+    """
+    differs = one != other
+    pairs, counts = np.unique(
+        np.stack([one[differs], other[differs]]), axis=1, return_counts=True
+    )  # fmt: skip
+    lines = [f"They disagree on {100 * differs.mean():.1f}&nbsp;% of the pixels."]
+    for place in np.argsort(-counts, kind="stable")[:PAIRS_LISTED]:
+        said = (
+            f"{html.escape(title)}: {html.escape(_name(names, number))}"
+            for title, number in zip(titles, pairs[:, place], strict=True)
+        )
+        lines.append(f"{', '.join(said)}: {100 * counts[place] / one.size:.1f}&nbsp;%")
+    return "<br>".join(lines)
+
+
+def _name(names: Sequence[str], number: int) -> str:
+    return names[number] if number < len(names) else "another class"
+
+
 def require_gradio() -> Any:
     """The module ``gradio``, which then reports nothing to anybody."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -120,16 +192,14 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
         UserError: Gradio is not installed.
     """
     gradio = require_gradio()
+    compares = len(models) == 2
+
+    def read(payload: Any) -> UInt8Array | None:
+        return None if payload is None else read_upload(Path(payload.path))
 
     def show(image: UInt8Array | None, opacity: float) -> list[Any]:
         if image is None:
-            return [None, "", "", None] * len(models)
-        if image.shape[0] * image.shape[1] > WHOLE_PIXELS:
-            raise gradio.Error(
-                f"{image.shape[1]} x {image.shape[0]} pixels are too many; this page takes up to "
-                f"{WHOLE_PIXELS >> 20} megapixels",
-                print_exception=False,
-            )
+            return [None, "", "", None] * len(models) + ([None, ""] if compares else [])
         views = look(models, image)
         values: list[Any] = []
         for name, model in models.items():
@@ -138,13 +208,21 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
             told = (f"{1000 * view.seconds:.0f} ms on {device} for "
                     f"{image.shape[1]} x {image.shape[0]} pixels")  # fmt: skip
             values += [picture, told, legend(model.classes, view.ids), view.matrix]
+        if compares:
+            (one, first), (other, second) = models.items()
+            ids = translate(views[one].ids, first.classes, second.classes)
+            found = views[other].ids
+            values += [
+                disagreement(image, ids, found),
+                disagreeing_pairs(ids, found, second.classes.names, (one, other)),
+            ]
         return values
 
     with gradio.Blocks(title="aicsd", analytics_enabled=False, delete_cache=KEPT) as page:
         with gradio.Row():
             source = gradio.Image(type="numpy", image_mode="RGB", sources=["upload", "clipboard"],
                                   label="image", height=320)  # fmt: skip
-            source.preprocess = refusing(source.preprocess, gradio.Error)
+            source.preprocess = refusing(read, gradio.Error)
             opacity = gradio.Slider(0, 1, 0.5, step=0.05, label="opacity of the class colours")
         results: list[Any] = []
         with gradio.Row():
@@ -159,6 +237,14 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
                         gradio.Image(label="inter-class similarity", show_label=False,
                                      format="png", interactive=False, buttons=BUTTONS),
                     ]  # fmt: skip
+            if compares:
+                with gradio.Column():
+                    gradio.Markdown("### where they disagree")
+                    results += [
+                        gradio.Image(label="disagreement", format="png", interactive=False,
+                                     buttons=BUTTONS),
+                        gradio.HTML(),
+                    ]  # fmt: skip
         gradio.on([source.change, opacity.release], show, [source, opacity], results,
                   api_name=False)  # fmt: skip
     return page
@@ -170,6 +256,8 @@ def refusing(read: Callable[[Any], Any], error_class: Any) -> Callable[[Any], An
     def call(payload: Any) -> Any:
         try:
             return read(payload)
+        except UserError as error:
+            raise error_class(str(error), print_exception=False) from error
         except Exception as error:  # Pillow raises nearly anything
             text = "this file is not a readable image; the page takes PNG, JPEG, BMP, TIFF and WebP"
             raise error_class(text, print_exception=False) from error
