@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("venv", type=Path, help="folder of the new environment")
     parser.add_argument("tests", nargs="*", default=TESTS)
     parser.add_argument("--extras", default="digits,hub")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     wanted = project["requires-python"].removeprefix(">=")
     if not sys.version.startswith(wanted):

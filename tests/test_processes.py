@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +24,7 @@ from timm.layers import BatchNormAct2d
 from tiny_runs import train_command, train_lines
 from torch import nn
 
+from aicsd.engine.finite import FiniteCheck, NonFiniteLossError
 from aicsd.engine.sync_bn import share_statistics, shares_statistics
 from aicsd.errors import UserError
 from aicsd.runs import RunFolder
@@ -102,6 +105,47 @@ def test_where_statistics_are_shared(
     asked: bool | None, batch: int, world: int, shared: bool
 ) -> None:
     assert shares_statistics(asked, batch, world) is shared
+
+
+def check_on(rank: int, skip: bool, at_once: bool = True) -> FiniteCheck:
+    fabric: Any = SimpleNamespace(
+        world_size=WORLD, global_rank=rank, device=torch.device("cpu"),
+        strategy=SimpleNamespace(precision=object()),
+    )  # fmt: skip
+    check = FiniteCheck(nn.Linear(1, 1), fabric, skip)
+    check.at_once = at_once
+    return check
+
+
+def look(rank: int, folder: str) -> None:
+    """The loss of the second process is not finite in step 1."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    found: list[object] = []
+    skips, stops, later = check_on(rank, True), check_on(rank, False), check_on(rank, False, False)
+    for step in range(3):
+        losses = {"loss": torch.tensor(float("nan") if (rank, step) == (1, 1) else 1.0)}
+        for check in (skips, stops, later):
+            check.begin()
+        found += [skips.allows_backward(losses, step), later.allows_backward(losses, step)]
+        try:
+            found.append(stops.allows_backward(losses, step))
+        except NonFiniteLossError as error:
+            found.append((error.step, error.rank))
+    try:
+        later.require()
+    except NonFiniteLossError as error:
+        found.append((error.step, error.rank))
+    Path(f"{folder}/{rank}.txt").write_text(repr(found))
+    dist.destroy_process_group()
+
+
+def test_all_processes_agree_about_a_loss_that_is_not_finite(tmp_path: Path) -> None:
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    mp.start_processes(look, (str(tmp_path),), nprocs=WORLD, start_method=method)
+    wanted = [True, True, True, False, True, (1, 1), True, True, True, (1, 1)]
+    for rank in range(WORLD):
+        assert (tmp_path / f"{rank}.txt").read_text() == repr(wanted)
 
 
 # the end
