@@ -8,12 +8,21 @@ from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 
+LONGEST = 1500
+"""Characters of a message."""
+
+
 class UserError(ValueError):
     """Something in the input is wrong.
 
     The message is one line: what was wrong, where, and how to fix it. The command line prints it
-    and exits with code 2.
+    and exits with code 2. Of a line that a long value makes endless, the middle is left out.
     """
+
+    def __init__(self, text: str = "") -> None:
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST * 2 // 3]} ... {text[-LONGEST // 3 :]}"
+        super().__init__(text)
 
 
 def suggest(word: object, allowed: Iterable[str]) -> str:

@@ -169,7 +169,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
         raise _unreadable(path, error) from error
     return _mapping(path, content)
 

@@ -27,11 +27,13 @@ class StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
-            if key.value in seen:
-                problem = f"the key {key.value!r} stands twice"
+            if not isinstance(key, yaml.ScalarNode):
+                problem = "a key must be one word, no list or mapping"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
+            if key.value in seen:
+                problem = f"the key {key.value[:60]!r} stands twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
