@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable, Container, Iterable
 from typing import Any
 
-
 LONGEST = 1500
 """Characters of a message."""
 
