@@ -1,4 +1,4 @@
-"""The scripts behind the numbers of docs/methods.md."""
+"""The scripts behind the numbers of docs/numerics.md and docs/weights.md."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_documented_numerics_table_is_what_the_script_prints(
     script.main()
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert len(printed) >= 2 + 2 * 6
-    text = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "numerics.md").read_text(encoding="utf-8")
     assert printed[0] in text
     for line in printed[2:]:
         name = re.escape(" | ".join(line.split(" | ")[:2]))
@@ -163,3 +163,14 @@ def test_readers_refuse_damaged_files_in_one_line(tmp_path: Path) -> None:
     for finding in found:
         data = fuzz.damaged("x", reader, 0, finding.number)
         assert data[:1] == b"\x00" or len(data) < 20
+
+
+def test_the_page_of_keys_is_what_the_script_writes() -> None:
+    import term_keys as script
+
+    assert script.PAGE.read_text(encoding="utf-8") == script.page(), (
+        "run python scripts/term_keys.py"
+    )
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*) \|$", script.page(), re.MULTILINE)
+    assert len(rows) > 50
+    assert all(kind and default and meaning for _, kind, default, meaning in rows)
