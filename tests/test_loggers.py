@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import distill_command, lines, train_command
 
@@ -127,6 +131,50 @@ def test_wandb_continues_the_run_that_is_resumed(
     begins = [call for call in wandb.CALLS if call[0] == "init"]
     assert begins[1] == ("init", "aicsd", "run", 1, "abc", "allow")
     assert wandb.CALLS[-1] == ("finish", 0)
+
+
+def test_all_loggers_get_the_same_pictures_of_a_run(
+    runs: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[str, dict[str, np.ndarray]] = {"wandb": {}, "mlflow": {}}
+
+    class Fake:
+        """What is used of a run of W&B and of a client of MLflow."""
+
+        id = run_id = experiment_id = "abc"
+        info = property(lambda self: self)
+
+        def __getattr__(self, name: str) -> Callable[..., Fake]:
+            return lambda *_, **__: self
+
+        def log(self, values: dict[str, Any]) -> None:
+            step = values["step"]
+            kept["wandb"] |= {f"{k}-{step}": v for k, v in values.items() if np.ndim(v) == 3}
+
+        def log_image(self, run: str, image: np.ndarray, artifact_file: str) -> None:
+            assert run == "abc"
+            kept["mlflow"][artifact_file.removesuffix(".png")] = image
+
+    tracking = SimpleNamespace(MlflowClient=Fake)
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(tracking=tracking))
+    wandb = SimpleNamespace(init=lambda **_: Fake(), Image=lambda image: image)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setattr("aicsd.engine.trackers.find_spec", lambda name: name)
+    run = tmp_path / "run"
+    flags = ("--epochs", 1, "--logger", "tensorboard,wandb,mlflow")
+    command = distill_command(runs / "data", runs / "teacher", run, "--method", "icsd", *flags)
+    code, _, error = run_cli(*command)
+    assert code == 0, error
+    board = events(run)
+    shown = {
+        f"{tag}-{event.step}": np.array(Image.open(io.BytesIO(event.encoded_image_string)))
+        for tag in board.Tags()["images"]
+        for event in board.Images(tag)
+    }
+    assert shown.keys() == {"val/ics-0", "val/ics-2", "val/pictures-2"}
+    for held in kept.values():
+        assert held.keys() == shown.keys()
+        assert all(np.array_equal(held[name], picture) for name, picture in shown.items())
 
 
 def test_mlflow_keeps_figures_settings_and_pictures(

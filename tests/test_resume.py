@@ -382,7 +382,8 @@ def test_stopped_while_the_report_is_written(
     shutil.copytree(small_reference, run)
     (run / "report.html").unlink()
     monkeypatch.setattr(
-        "aicsd.engine.run.write_report", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
+        "aicsd.engine.run_report.write_report",
+        lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM),
     )
     code, output, error = run_cli("train", "--run", run, "--resume")
     assert (code, output) == (130, "")

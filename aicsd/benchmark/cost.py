@@ -27,6 +27,7 @@ from aicsd.evaluation import evaluate
 from aicsd.evaluation.cost import gmacs, synchronize, take_turns
 from aicsd.models import Segmenter
 from aicsd.teacher import Teacher
+from aicsd.terminal import progress_bar, tell
 from aicsd.types import Batch
 
 WARM_UP = 2
@@ -121,6 +122,7 @@ def measure_cost(
         notes.append(f"{data.missing}: RANDOM IMAGES stand in for the data")
     if config.teacher_cache is not None and source is not None:
         notes.append("the teacher is measured live; from teacher_cache its part is next to nothing")
+    tell("building the networks and counting their operations")
     student = build_untrained(config.network, data.train.classes, config.seed)
     teacher = None
     if source is not None:
@@ -128,9 +130,11 @@ def measure_cost(
             source.network(data, config.seed), data.train.classes, config.teacher_classes
         )
     bench = _Bench(config, data, student, teacher, fabric)
+    tell(f"loading {KEPT_BATCHES + 1} batches")
     batches, load = bench.load()
     parts = bench.steps(steps)
     memory = bench.memory(before)
+    tell("timing the validation of a few images")
     run = bench.run_time(sum(parts.values()))
     switches = estimated_switches(config, parts, load, run)
     for setting, ratio in bench.compare(batches, steps).items():
@@ -221,7 +225,13 @@ class _Bench:
             color=self.student.input.color,
         )  # fmt: skip
         clocked = self._clocked(self.config, batches, self.fabric)
-        found = [clocked.step() for _ in range(WARM_UP + count)][WARM_UP:]
+        found = []
+        with progress_bar() as bar:
+            task = bar.add_task("timing training steps", total=WARM_UP + count, note="")
+            for _ in range(WARM_UP + count):
+                found.append(clocked.step())
+                bar.advance(task)
+        del found[:WARM_UP]
         next(batches, None)  # at its end the loader ends its workers
         return {
             part: (mean if part == "data" else median)(seconds[part] for seconds in found)
@@ -274,7 +284,10 @@ class _Bench:
             fabric = open_fabric(replace(config, devices=1, num_nodes=1))
             fabric.launch()
             clocks[setting] = self._clocked(config, repeated(batches), fabric)
-        seconds = take_turns({name: clocked.step for name, clocked in clocks.items()}, count)
+        steps = {name: clocked.step for name, clocked in clocks.items()}
+        with progress_bar() as bar:
+            task = bar.add_task("comparing settings", total=(count + 1) * len(steps), note="")
+            seconds = take_turns(steps, count, advance=lambda: bar.advance(task))
         return {name: median(seconds[name]) / median(seconds[""]) for name in variants}
 
     def _clocked(

@@ -12,6 +12,7 @@ from aicsd.errors import UserError
 from aicsd.evaluation.cost import gmacs, megabytes, time_passes
 from aicsd.models import Segmenter
 from aicsd.models.exported import ExportedSegmenter
+from aicsd.terminal import progress_bar
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def measure_latency(
         _check_exported(name, model, (height, width))
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
-    seconds = time_passes(models, images, repeats)
+    with progress_bar() as bar:
+        task = bar.add_task("timing passes", total=(repeats + 1) * len(models), note="")
+        seconds = time_passes(models, images, repeats, advance=lambda: bar.advance(task))
     return {
         name: Latency(
             min(seconds[name]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import asdict
 from typing import Any
@@ -84,7 +83,6 @@ def fit(
                 run.training.finite.require()
             line = meter.line(result.losses, progress, result.lr)
             logger.scalars(step, {"epoch": epoch, **line, **run.skipped})
-            logger.advance(step, f"epoch {epoch} loss {line['loss'] or math.nan:.3f}")
 
         while state.step < total:
             progress = state.step / total
@@ -97,6 +95,9 @@ def fit(
             epoch = step * accumulate // plan.per_epoch
             ends_epoch = epoch > (step - 1) * accumulate // plan.per_epoch
             looks = fabric.device.type == "cpu" or step % config.log_every == 0 or step == total
+            loss = result.losses["loss"].item() if looks else None  # elsewhere it would wait
+            begun = -(-step * accumulate // plan.per_epoch)
+            logger.advance(step, f"epoch {begun}/{config.epochs}", loss)
             stopped = looks and any_process(bool(stop), fabric)
             saves = step % config.save_every == 0 or step == total or stopped
             logs = saves or step % config.log_every == 0

@@ -48,21 +48,32 @@ class RunRecord:
         trackers = partial(open_trackers, names, path, asdict(config))
         return RunLogger(path, start, total, trackers, self.fabric.is_global_zero)
 
-    def evaluate(self, model: Segmenter, per_image: ImageCounts | None = None) -> Metrics:
-        """Metrics of a network on the validation split."""
+    def evaluate(
+        self, model: Segmenter, logger: RunLogger, what: str, per_image: ImageCounts | None = None
+    ) -> Metrics:
+        """Metrics of a network on the validation split.
+
+        Args:
+            model: in any mode.
+            logger: shows how far it is.
+            what: the words for it there.
+            per_image: gets the counts of every image.
+        """
         data = self.config.data
         short_side = data.augment.crop if self.config.protocol == "released" else 0
-        return evaluate(
-            model, self.val_data, workers=data.workers, short_side=short_side, per_image=per_image
-        )
+        share = -(-len(self.val_data) // self.fabric.world_size)
+        with logger.counting(what, share) as advance:
+            return evaluate(
+                model, self.val_data, workers=data.workers, short_side=short_side,
+                per_image=per_image, advance=advance,
+            )  # fmt: skip
 
     def validate(self, logger: RunLogger) -> Metrics:
         """Metrics of the student, logged; the best student so far is kept."""
         if self.fabric.is_global_zero:
             self.folder.require_place()
-        logger.advance(self.state.step, "validating")
         self._share_statistics()
-        metrics = self.evaluate(self.training.final, self._images)
+        metrics = self.evaluate(self.training.final, logger, "validating", self._images)
         values = {key: value for key, value in metrics.to_dict().items() if key != "images"}
         per_class = values.pop("per_class_iou")
         for key in ("per_class_accuracy", "confusion"):

@@ -22,6 +22,9 @@ from aicsd.methods import Recipe
 from aicsd.runs import RunFolder
 from aicsd.terminal import progress_bar
 
+FIRST_LINE = 30.0
+"""Seconds of training without a terminal before the first line tells how far it is."""
+
 
 class RunLogger:
     """Writes the logs of a run; on other ranks than the first it does nothing.
@@ -48,7 +51,8 @@ class RunLogger:
     ) -> None:
         self._active = active
         self._name = run.name
-        self._bar = progress_bar(active)
+        self._bar = progress_bar(active, first_line=FIRST_LINE)
+        self._loss = math.nan
         self._task = self._bar.add_task(run.name, total=total, completed=start, note="")
         if not active:
             return
@@ -118,8 +122,22 @@ class RunLogger:
                 for tracker in self._trackers:
                     tracker.picture(step, name, image)
 
-    def advance(self, step: int, note: str) -> None:
-        self._bar.update(self._task, completed=step, note=note)
+    def advance(self, step: int, epoch: str, loss: float | None = None) -> None:
+        """Move the bar; now and then a line where there is none.
+
+        Args:
+            step: that is done.
+            epoch: as ``epoch 2/16``.
+            loss: of the step; without it the last one is shown.
+        """
+        self._loss = self._loss if loss is None else loss
+        self._bar.update(self._task, completed=step, note=f"{epoch}, loss {self._loss:.3f}")
+
+    @contextmanager
+    def counting(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A second bar while something else than steps is done; gives what counts its units."""
+        with self._bar.second(f"{self._name}: {what}", total) as advance:
+            yield advance
 
     def say(self, text: str) -> None:
         """Print one line above the bar; without anything to print to, training goes on."""

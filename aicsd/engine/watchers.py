@@ -49,7 +49,7 @@ class Watched:
     state: RunState
     val_data: SegDataset
     logger: RunLogger
-    evaluate: Callable[[Segmenter], Metrics]
+    evaluate: Callable[[Segmenter, RunLogger, str], Metrics]
     config: Mapping[str, Any]
     total: int
 
@@ -78,8 +78,7 @@ class TeacherScore:
         teacher = run.training.distiller.teacher
         if teacher is None or run.state.teacher:
             return
-        run.logger.advance(run.state.step, "measuring the teacher")
-        metrics = run.evaluate(teacher.model)
+        metrics = run.evaluate(teacher.model, run.logger, "measuring the teacher")
         run.state.teacher = metrics.to_dict()
         run.logger.say(f"teacher val mIoU {score_text(metrics.miou, why=True)}")
         forced = bool(run.config.get("force_teacher"))

@@ -82,6 +82,7 @@ def time_passes(
     images: torch.Tensor,
     repeats: int,
     enough: float = float("inf"),
+    advance: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """Seconds of forward passes in evaluation mode, the models taking turns.
 
@@ -90,13 +91,14 @@ def time_passes(
         images: (B, 3, H, W) uint8 on the CPU; bringing them to the device is timed too.
         repeats: see :func:`take_turns`.
         enough: see :func:`take_turns`.
+        advance: see :func:`take_turns`.
     """
     with ExitStack() as stack:
         for model in models.values():
             stack.enter_context(evaluating(model))
         stack.enter_context(torch.inference_mode())
         passes = {name: partial(_forward, model, images) for name, model in models.items()}
-        return take_turns(passes, repeats, enough)
+        return take_turns(passes, repeats, enough, advance)
 
 
 def _forward(model: Segmenter, images: torch.Tensor) -> None:
@@ -111,7 +113,10 @@ def synchronize(device: torch.device) -> None:
 
 
 def take_turns(
-    candidates: Mapping[str, Callable[[], object]], repeats: int, enough: float = float("inf")
+    candidates: Mapping[str, Callable[[], object]],
+    repeats: int,
+    enough: float = float("inf"),
+    advance: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """Seconds of every call of each candidate, ``repeats`` of them after one to warm up.
 
@@ -121,9 +126,11 @@ def take_turns(
         candidates: by name.
         repeats: calls of each that count.
         enough: seconds for each candidate after which no further turn begins.
+        advance: called after every call of a candidate, outside of its time.
     """
     for run in candidates.values():
         run()
+        advance()
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     end = time.monotonic() + enough * len(candidates)
     for _ in range(repeats):
@@ -131,6 +138,7 @@ def take_turns(
             begin = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - begin)
+            advance()
         if time.monotonic() > end:
             break
     return seconds

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +23,8 @@ from aicsd.evaluation.cost import gmacs, measure_costs, take_turns
 from aicsd.formats import executorch, onnx
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
 from aicsd.visualization.report import NO_VALUE, _table
+from aicsd.visualization.runs import Network
+from aicsd.visualization.settings import each_alone
 
 RunCli = Callable[..., tuple[int, str, str]]
 CLASSES = Classes(CLASS_NAMES, ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
@@ -134,9 +135,9 @@ def test_an_exported_model_in_a_report_has_parameters() -> None:
     cost = measure_costs({"file": load_model(path)}, 48, 64)["file"]
     assert cost.parameters == tiny_model().num_parameters()
     assert cost.gmacs is None
-    network = SimpleNamespace(title="file", metrics={"miou": 0.5})
+    settings = each_alone([Network("file", None, {"miou": 0.5}, None)])
     for parameters, shown in ((1_234_567, "1.23 M"), (0, NO_VALUE)):
-        (row,) = _table([network], {"file": replace(cost, parameters=parameters)})  # type: ignore[list-item]
+        (row,) = _table(settings, {"file": replace(cost, parameters=parameters)})
         assert (row["parameters"], row["GMACs"]) == (shown, NO_VALUE)
 
 
