@@ -225,8 +225,9 @@ class Segmenter(nn.Module):
         """The network in the number format of its weights; its maps in that of ``pixels``."""
         dtype = self.dtype
         output = as_output(self.net(pixels.to(dtype)))._replace(align_corners=self.align_corners)
-        if dtype == pixels.dtype:
-            return output  # as it is: under autocast, maps have 16 bits
+        # as it is: under autocast, maps have 16 bits; a file may take pixels of 8 bits
+        if dtype == pixels.dtype or not pixels.is_floating_point():
+            return output
         features = {name: maps.to(pixels.dtype) for name, maps in output.features.items()}
         return output._replace(logits=output.logits.to(pixels.dtype), features=features)
 
