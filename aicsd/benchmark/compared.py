@@ -40,27 +40,42 @@ def compare_networks(
     settings = each_alone([net for net in networks if net not in students])
     for group, title in zip(groups, titles, strict=True):
         own = tuple(network_of[id(run)] for run in group.runs)
-        pairs = _pairs(group, network_of)
+        base = _baseline(group, groups)
+        pairs = () if base is None else _pairs(group, base, network_of)
         gain = None
-        if group.baseline is not None and pairs:
-            to = next(t for other, t in zip(groups, titles, strict=True) if other is group.baseline)
+        if pairs:
+            to = next(t for other, t in zip(groups, titles, strict=True) if other is base)
             gain = _gain(to, pairs, counts=not remeasured)
         settings.append(Setting(title, own, gain, pairs))
-    return settings, _why_not(groups, titles)
+    return settings, _notes(groups, settings[-len(groups) :])
 
 
-def _why_not(groups: Sequence[Group], titles: Sequence[str]) -> list[str]:
-    """A line for each method that has no partner, though a student alone is there."""
+def _baseline(group: Group, groups: Sequence[Group]) -> Group | None:
+    """As in the table; else the one student alone, whatever else differs."""
+    alone = [other for other in groups if other.is_alone]
+    if group.is_alone or group.baseline is not None:
+        return group.baseline
+    return alone[0] if len(alone) == 1 else None
+
+
+def _notes(groups: Sequence[Group], settings: Sequence[Setting]) -> list[str]:
+    """A line where a difference is not of the method alone, or is not there."""
     alone = [group for group in groups if group.is_alone]
     notes = []
-    for group, title in zip(groups, titles, strict=True):
-        if not alone or group.is_alone or group.difference is not None:
+    for group, setting in zip(groups, settings, strict=True):
+        if not alone or group.is_alone or group.baseline is not None:
             continue
         own, other = group.without_method, alone[0].without_method
         keys = [key for key in {**own, **other} if own.get(key) != other.get(key)]
         listed = ", ".join(keys[:MOST_KEYS]) + (", ..." if len(keys) > MOST_KEYS else "")
-        reason = f"their settings differ too ({listed})" if keys else "no seed is in both"
-        notes.append(f"{title} is not compared with the student alone: {reason}.")
+        if setting.gain is not None:
+            notes.append(
+                f"{setting.title} differs from {setting.gain.to} in more than the method "
+                f"({listed}): its difference is that of all of it."
+            )
+        else:
+            reason = f"their settings differ too ({listed})" if keys else "no seed is in both"
+            notes.append(f"{setting.title} is not compared with the student alone: {reason}.")
     return notes
 
 
@@ -82,13 +97,12 @@ def _titles(groups: Sequence[Group], network_of: dict[int, Network]) -> list[str
     ]
 
 
-def _pairs(group: Group, network_of: dict[int, Network]) -> Pairs:
-    """Networks of the seeds of a group's difference, each with that of the baseline."""
-    if group.baseline is None or group.difference is None:
-        return ()
+def _pairs(group: Group, base: Group, network_of: dict[int, Network]) -> Pairs:
+    """Networks of the seeds that both groups have a score of, each with that of the baseline."""
     own = {run.seed: network_of[id(run)] for run in group.runs}
-    other = {run.seed: network_of[id(run)] for run in group.baseline.runs}
-    return tuple((own[seed], other[seed]) for seed in group.difference.seeds)
+    other = {run.seed: network_of[id(run)] for run in base.runs}
+    shared = group.scores.keys() & base.scores.keys()
+    return tuple((own[seed], other[seed]) for seed in group.seeds if seed in shared)
 
 
 def _gain(to: str, pairs: Pairs, *, counts: bool) -> Gain:

@@ -261,11 +261,21 @@ def test_what_is_not_compared_is_said(runs: Path, tmp_path: Path) -> None:
     read = [RunFolder(path).read() for path in (alone, longer, other)]
     settings, notes = compare_networks(open_networks(read, None, classes)[0])
     assert notes == [
-        "student AICSD, epochs 7 is not compared with the student alone: their settings differ too "
-        "(epochs).",
+        "student AICSD, epochs 7 differs from student alone in more than the method (epochs): its "
+        "difference is that of all of it.",
         "student AICSD, epochs 2 is not compared with the student alone: no seed is in both.",
     ]
-    assert all(setting.gain is None for setting in settings)
+    _, _, first, second = settings
+    assert first.gain is not None
+    assert first.gain.values == [0.0]
+    assert second.gain is None
+    more = copy_run(runs / "alone", tmp_path / "b", 0, 0.5, epochs=3)
+    read = [RunFolder(path).read() for path in (alone, more, longer)]
+    settings, notes = compare_networks(open_networks(read, None, classes)[0])
+    assert settings[-1].gain is None  # with which of the two is not clear
+    assert notes == [
+        "student AICSD is not compared with the student alone: their settings differ too (epochs)."
+    ]
 
 
 def test_class_gains_are_paired_by_seed(runs: Path, tmp_path: Path) -> None:
