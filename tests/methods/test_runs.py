@@ -85,7 +85,7 @@ class Plain(nn.Module):
     ("method", "classes", "message"),
     [
         ("ad", 11, "term 'attention': the teacher has no feature 'decoder'"),
-        ("ickd", 7, "the student has 11 logits per pixel and the teacher 7"),
+        ("ickd", 7, "the teacher has 7 classes without names, and the data has 11"),
     ],
 )
 def test_a_teacher_that_cannot_be_compared_leaves_no_run(
