@@ -122,7 +122,10 @@ def _parts(one: Network, two: Network) -> tuple[Integers, Integers] | None:
         path = RunFolder(net.run.path).image_counts
         if not path.is_file():
             return None
-        found.append(ImageCounts.load(path))
+        try:
+            found.append(ImageCounts.load(path))
+        except UserError:
+            return None  # of another version: seeds alone make the interval
     if found[0].names != found[1].names or found[0].classes != found[1].classes:
         return None
     return parts_of(found[0].matrices()), parts_of(found[1].matrices())

@@ -307,6 +307,8 @@ def test_image_counts_widen_the_interval(seeds: Path, runs: Path) -> None:
         shutil.copy(source / "image_counts.safetensors", net.run.path)
     *_, counted = compare_networks(networks)[0]
     *_, anew = compare_networks(networks, remeasured=True)[0]
+    (seeds / "a1" / "image_counts.safetensors").write_bytes(b"damaged")
+    *_, damaged = compare_networks(networks)[0]
     for path in seeds.glob("*/image_counts.safetensors"):
         path.unlink()
     assert without.gain is not None
@@ -314,6 +316,7 @@ def test_image_counts_widen_the_interval(seeds: Path, runs: Path) -> None:
     assert anew.gain is not None
     assert (without.gain.over_images, counted.gain.over_images) == (False, True)
     assert counted.gain.images_alone is not None
+    assert damaged.gain == without.gain
     assert anew.gain == without.gain  # counts of the training do not belong to new figures
 
 
