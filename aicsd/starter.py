@@ -169,8 +169,8 @@ def choose(facts: Facts, machine: Machine, name: str, root: str) -> list[Choice]
     epochs = max(round(STEPS[machine.kind] / per_epoch), 10)
     return [
         *_student(facts, machine),
-        Choice("method", "aicsd", "Needs nothing but the teacher's logits. none trains the student "
-               "alone: train that first, since it is what a distilled student has to beat."),
+        Choice("method", "aicsd", "It needs nothing but the teacher's logits. none trains the "
+               "student alone: train that first, since a distilled student has to beat it."),
         *_terms(facts),
         Choice("data.name", name),
         Choice("data.root", root),
@@ -180,14 +180,14 @@ def choose(facts: Facts, machine: Machine, name: str, root: str) -> list[Choice]
         Choice("data.augment.crop", augment.crop, crop_reason),
         Choice("data.augment.scale_min", augment.scale_min),
         Choice("data.augment.scale_max", augment.scale_max),
-        Choice("data.augment.flip", 0.5, "0 if left and right mean something, as in text."),
+        Choice("data.augment.flip", 0.5, "Use 0 if left and right differ in meaning, as in text."),
         Choice("data.augment.jitter", 0.3),
         *_optimizer(machine),
-        Choice("epochs", epochs, f"{per_epoch} step{'s' * (per_epoch > 1)} an epoch ({shown} "
-               f"images, batch {batch}), so {epochs * per_epoch} steps; "
+        Choice("epochs", epochs, f"An epoch has {per_epoch} step{'s' * (per_epoch > 1)} ({shown} "
+               f"images, batch {batch}), the run {epochs * per_epoch}; "
                f"{_where(machine)} this config aims at {STEPS[machine.kind]}, and at 10 epochs or "
                "more."),
-        Choice("val_every", max(epochs // 10, 1), "About ten validations."),
+        Choice("val_every", max(epochs // 10, 1), "The run validates about ten times."),
     ]  # fmt: skip
 
 
@@ -208,8 +208,7 @@ def _augment(facts: Facts, machine: Machine) -> tuple[AugmentConfig, str]:
     share = padding_share(facts.sizes, chosen)
     reason = (
         f"The shorter side of a typical image has {short} pixels. {100 * share:.0f} % of a crop is "
-        f"padding on average. {_where(machine).capitalize()}, {largest} is the largest that this "
-        "config takes."
+        f"padding on average. The largest crop {_where(machine)} is {largest} here."
     )
     if scales[0] < 0.5:
         reason += (
@@ -221,18 +220,18 @@ def _augment(facts: Facts, machine: Machine) -> tuple[AugmentConfig, str]:
 
 def _batch(facts: Facts, machine: Machine, crop: int) -> tuple[int, str]:
     wanted = BATCH[machine.kind]
-    batch, reason = wanted, f"Usual {_where(machine)}."
+    batch, reason = wanted, f"The usual size {_where(machine)}."
     if machine.gpu is not None:
         fits = int(0.8 * machine.gpu_memory_gb / (GB_PER_IMAGE * (crop / 512) ** 2))
         if fits < batch:
             batch = 1 << max(fits.bit_length() - 1, 1)
             reason = (
-                f"What {machine.gpu_memory_gb:.0f} GB of GPU memory hold with a ResNet-101 "
+                f"{machine.gpu_memory_gb:.0f} GB of GPU memory hold so many with a ResNet-101 "
                 "teacher, by a rule of thumb."
             )
     if facts.images < 4 * batch:
         batch = min(batch, max(1 << max((facts.images // 4).bit_length() - 1, 0), 2))
-        reason = f"A quarter of the {facts.images} training images at most."
+        reason = f"At most a quarter of the {facts.images} training images is in a batch."
     return batch, f"{reason} Halve it if memory runs out."
 
 
@@ -240,14 +239,14 @@ def _student(facts: Facts, machine: Machine) -> list[Choice]:
     many = len(facts.classes) > MANY_CLASSES
     large = machine.gpu is not None or many
     reason = (
-        f"{len(facts.classes)} classes; {_where(machine)}. mobilenetv2_050 is half as wide and "
-        "faster; mobilenetv2_100 is more accurate."
+        f"This suits {len(facts.classes)} classes {_where(machine)}. mobilenetv2_050 is half as "
+        "wide and faster; mobilenetv2_100 is more accurate."
     )
     head = "A narrow head suits a small backbone; the paper's width is 256."
     return [
         Choice("student.backbone", "mobilenetv2_100" if large else "mobilenetv2_050", reason),
-        Choice("student.weights", "imagenet", "Downloaded once. Without a network: none, or a "
-               "safetensors file with timm's names."),
+        Choice("student.weights", "imagenet", "timm downloads them once. Without a "
+               "network, use none or a safetensors file with timm's names."),
         Choice("student.aspp_channels", 64, head),
         Choice("student.decoder_channels", 64),
     ]  # fmt: skip
@@ -278,7 +277,7 @@ def _unlabelled(facts: Facts, repeat: int) -> list[Choice]:
     return [
         Choice("data.train_split", f"train+{UNLABELLED}", f"The student learns from the teacher on "
                f"the {facts.unlabelled} images without labels."),
-        Choice("data.labelled_repeat", repeat, "Balances images with and without labels in an "
+        Choice("data.labelled_repeat", repeat, "This balances images with and without labels in an "
                "epoch."),
     ]  # fmt: skip
 
@@ -286,8 +285,8 @@ def _unlabelled(facts: Facts, repeat: int) -> list[Choice]:
 def _loading(facts: Facts, machine: Machine) -> list[Choice]:
     spare = machine.cores - 1
     workers = min(spare, 8) if machine.gpu is not None else min(spare // 2, 4)
-    reason = f"Of {machine.cores} core{'s' * (machine.cores > 1)}; " + (
-        "the others are for the network." if machine.gpu is None else "one is left for the loop."
+    reason = f"The machine has {machine.cores} core{'s' * (machine.cores > 1)}; " + (
+        "most are for the network." if machine.gpu is None else "one is left for the loop."
     )
     choices = [Choice("data.workers", workers, reason)]
     # image and mask, decoded: 4 bytes a pixel; images without labels are taken to be as large
@@ -303,15 +302,15 @@ def _loading(facts: Facts, machine: Machine) -> list[Choice]:
 def _optimizer(machine: Machine) -> list[Choice]:
     if machine.gpu is None:
         return [
-            Choice("optimizer.name", "adamw", "Learns faster than sgd in a short run."),
+            Choice("optimizer.name", "adamw", "adamw learns faster than sgd in a short run."),
             Choice("optimizer.lr", 0.001),
             Choice("optimizer.head_lr_factor", 4.0),
             Choice("optimizer.weight_decay", 0.01),
         ]
     choices = [
-        Choice("optimizer.name", "sgd", "The usual choice for long runs from ImageNet weights."),
+        Choice("optimizer.name", "sgd", "sgd is usual for long runs from ImageNet weights."),
         Choice("optimizer.lr", 0.007),
-        Choice("optimizer.warmup", 0.03, "Avoids large steps at the start."),
+        Choice("optimizer.warmup", 0.03, "This avoids large steps at the start."),
     ]
     if machine.bfloat16:
         choices.append(Choice("precision", "bf16-mixed", f"{machine.gpu} computes in bfloat16: "
