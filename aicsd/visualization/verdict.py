@@ -67,8 +67,8 @@ def _gain(setting: Setting, teacher: float | None) -> str:
     if gain.interval is not None:
         noise = "seeds and images" if gain.over_images else "seeds"
         text += (
-            f" (95 % interval {interval_text(gain)}, {len(gain.values)} pairs of one seed, noise "
-            f"of {noise})"
+            f" (95 % interval {interval_text(gain)}, {len(gain.values)} pairs of equal seeds, "
+            f"noise of {noise})"
         )
     base = _mean([other.metrics["miou"] for _, other in setting.pairs])
     if teacher is not None and gain.mean > 0 and teacher > base:
