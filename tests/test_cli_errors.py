@@ -75,7 +75,7 @@ CASES = [
     ("option_root", f"{TRAIN} --data.options.root data", ["data.options of folder", "'root'"]),
     # names
     ("command", "traiin", ["'traiin'", "'train'"]),
-    ("no_command", "", ["no command; give train, distill, evaluate, predict", "export", "data"]),
+    ("no_command", "", ["no command; give init, train, distill, evaluate", "export", "data"]),
     ("no_action", "data", ["no command after data; give check, prepare"]),
     ("action", "data chekk", ["'chekk'", "'check'"]),
     ("term", f"{DISTILL} --terms.icds.weight 3", ["unknown term 'icds'", "'icsd'"]),

@@ -85,7 +85,13 @@ def open_photos(root: Path, split: str, classes: str = TEXT) -> FileDataset:
     return photo_dataset(root, read_classes(find_classes(root, classes)), places[split])
 
 
+def _found(root: Path) -> bool:
+    names_classes = (root / TEXT).is_file() and not (root / "images").is_dir()
+    return names_classes and any(map(is_image, root.iterdir()))
+
+
 PHOTOS = DatasetEntry(
     open=open_photos,
+    found=_found,
     layout=f"ROOT/**/*.jpg (or .png, …) without masks, and ROOT/{TEXT} with one class name a line",
 )

@@ -23,6 +23,7 @@ class Tree(NamedTuple):
     options: dict[str, object]
     unlabelled: tuple[str, ...] = ()
     """Splits without masks of which the images can be listed."""
+    has_labels: bool = True
 
 
 def picture(seed: int) -> Image.Image:
@@ -98,7 +99,15 @@ def shards(root: Path) -> Tree:
     return Tree(str(root), {})
 
 
+def photos(root: Path) -> Tree:
+    for number in range(3):
+        save(picture(number), root / f"{number}.png")
+    (root / "classes.txt").write_text("road\nsky\n")
+    return Tree(str(root), {}, has_labels=False)
+
+
 TREES: dict[str, Callable[[Path], Tree]] = {
+    "photos": photos,
     "digits": digits, "voc": voc, "camvid": camvid, "cityscapes": cityscapes, "folder": folder,
     "shards": shards,
 }  # fmt: skip
