@@ -37,7 +37,9 @@ def test_the_schedule_sets_the_learning_rate(
 def test_the_protocol_reaches_padding_and_evaluation(
     tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
-    loop, record = (importlib.import_module(f"aicsd.engine.{name}") for name in ("run_batches", "record"))
+    loop, record = (
+        importlib.import_module(f"aicsd.engine.{name}") for name in ("run_batches", "record")
+    )
     data, run = write_folder(tmp_path / "data"), tmp_path / "run"
     paddings, short_sides = [], []
 
