@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,13 @@ TOTAL = 4
 LINES = [(0, "val/ics_distance"), (1, "loss"), (2, "loss"), (2, "val/miou"), (3, "loss"),
          (4, "loss"), (4, "val/miou"), (4, "val/ics_distance")]  # fmt: skip
 """Step and key of everything that a run of four steps logs, in order."""
+
+
+@pytest.fixture(autouse=True)
+def _seconds_fly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock is a second after the one before."""
+    seconds = count(int(time.time()))
+    monkeypatch.setattr(time, "time", lambda: float(next(seconds)))
 
 
 def log(run: Path, start: int, lines: Iterable[tuple[int, str]], total: int = TOTAL) -> None:
@@ -69,3 +78,16 @@ def test_a_damaged_log_is_refused_in_one_line(tmp_path: Path, content: str) -> N
     with pytest.raises(UserError, match=r"metrics\.jsonl is damaged.*delete it to go on without"):
         log(tmp_path, 2, [])
     assert (tmp_path / "metrics.jsonl").read_text() == content
+
+
+def test_files_of_one_second_are_not_read_in_the_wrong_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ninth and the tenth file of a process: by name, 10 comes before 9."""
+    looks = count()
+    monkeypatch.setattr(time, "time", lambda: 1000.0 + next(looks) // 40)  # slower than one start
+    for step in range(12):
+        log(tmp_path, step, [(step + 1, "loss")], total=20)
+    assert points(tmp_path) == [(step, "loss") for step in range(1, 13)]
+    names = sorted(path.name for path in tmp_path.glob("events.*"))
+    assert len({name.split(".")[3] for name in names}) == len(names) == 12

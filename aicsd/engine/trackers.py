@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,10 +68,26 @@ def open_trackers(
     return [builders[name](run, first, settings) for name in names]
 
 
+def _wait_for_next_second(run: Path) -> None:
+    """Let the name of a new event file come after those of the folder.
+
+    TensorBoard reads them by name, which begins with the second; within one second a file of a
+    resumed run may come before the file that it goes on from.
+    """
+    seconds = [
+        int(path.name.split(".")[3])
+        for path in run.glob("events.out.tfevents.*")
+        if path.name.split(".")[3].isdigit()
+    ]
+    while seconds and 0 <= max(seconds) - int(time.time()) < 2:  # more: of another clock
+        time.sleep(0.05)
+
+
 class _TensorBoard:
     def __init__(self, run: Path, first: int, settings: Mapping[str, Any]) -> None:  # noqa: ARG002
         from torch.utils.tensorboard import SummaryWriter
 
+        _wait_for_next_second(run)
         self._hook = threading.excepthook
         threading.excepthook = self._leave_out_own
         self._board = SummaryWriter(str(run), purge_step=first)
