@@ -90,7 +90,7 @@ class Start(NamedTuple):
     path: Path
     choices: list[Choice]
     commands: list[str]
-    """Of the shell, in the order in which to run them."""
+    """Commands of the shell, in the order in which to run them."""
 
 
 def write_config(root: str, out: str | None = None, machine: Machine | None = None) -> Start:

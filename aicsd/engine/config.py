@@ -113,8 +113,8 @@ class FitConfig:
     precision: Precision = "32-true"
     """number format of the forward and backward pass."""
     cuda_graphs: bool = False
-    """record the passes of student and teacher as CUDA graphs: steps of small networks on small
-    crops are several times faster on a GPU. In 32-true, on one device."""
+    """record the passes of student and teacher as CUDA graphs: a GPU then
+    waits less for the launches of small networks on small crops. In 32-true, on one device."""
     protocol: Protocol = "standard"
     """standard: every pixel at its own resolution, padding ignored; released: as the released
     AICSD code, where that decides its figures (losses, padding, evaluation)."""

@@ -26,7 +26,7 @@ class Part(NamedTuple):
     """One batch of a step, looked at."""
 
     names: tuple[str, ...]
-    """Of its images."""
+    """Names of its images."""
     values: dict[str, float]
     """``loss`` and every term, unweighted."""
     cause: str

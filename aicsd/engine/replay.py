@@ -30,7 +30,7 @@ class Replayed(NamedTuple):
     """From 1, as in the log."""
     progress: float
     weights: dict[str, float]
-    """Of the terms."""
+    """Weights of the terms at that step."""
     parts: list[Part]
     exact: bool
     """Whether the weights are those before the step; otherwise those of the last checkpoint."""

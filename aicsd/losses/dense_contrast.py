@@ -16,7 +16,7 @@ from aicsd.losses.masked_generative import MaskedGenerativeLoss, masked_generati
 
 NORM_FLOOR = 1e-6
 LEAST_CHANNELS = 2
-"""Of a group: a direction in one channel is a sign."""
+"""Least number in a group: a direction in one channel is a sign."""
 
 
 def dense_contrast_loss(

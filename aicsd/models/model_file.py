@@ -70,7 +70,7 @@ def is_foreign_file(path: Path) -> bool:
 
 
 def _metadata(path: Path) -> dict[str, str] | None:
-    """Of a safetensors file; None for anything else."""
+    """Header of a safetensors file; None for anything else."""
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})

@@ -9,7 +9,7 @@ from aicsd.benchmark.statistics import ASSUMED_STD, Gain
 from aicsd.visualization.settings import Setting, percent
 
 MOST_SEEDS = 100
-"""Beyond so many seeds the exact number helps nobody."""
+"""Beyond so many seeds the report gives no exact number."""
 
 
 def verdict(settings: Sequence[Setting]) -> list[str]:
