@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
     return run
 
 
-TINY_MODEL = {
+TINY_MODEL: dict[str, Any] = {
     "backbone": "mobilenetv2_035",
     "aspp_channels": 8,
     "decoder_channels": 8,

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 from conftest import CLASS_NAMES, TINY_MODEL
+from torch import nn
 
 from aicsd.data import Classes
 from aicsd.models import ModelConfig, build_model, save_model
@@ -28,7 +29,9 @@ def save_tiny_model(path: Path) -> Path:
     with torch.no_grad():
         logits = model(torch.from_numpy(noise(64, 48)).permute(2, 0, 1)[None]).logits
         scale, middle = logits.std(dim=(0, 2, 3)), logits.mean(dim=(0, 2, 3))
-        head = model.net.classifier
+        head = model.net.get_submodule("classifier")
+        assert isinstance(head, nn.Conv2d)
+        assert head.bias is not None
         head.weight /= scale[:, None, None, None]
         head.bias.sub_(middle).div_(scale)
     save_model(model, path)

@@ -39,6 +39,9 @@ def tiny_model(seed: int = 0) -> Segmenter:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = TinyNetwork()
-        net.norm.running_mean.uniform_(-0.5, 0.5)
-        net.norm.running_var.uniform_(0.5, 1.5)
+        mean, variance = net.norm.running_mean, net.norm.running_var
+        assert mean is not None
+        assert variance is not None
+        mean.uniform_(-0.5, 0.5)
+        variance.uniform_(0.5, 1.5)
     return Segmenter(net, CLASSES).eval()

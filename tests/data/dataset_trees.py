@@ -6,7 +6,7 @@ import io
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from conftest import write_folder
@@ -20,7 +20,7 @@ class Tree(NamedTuple):
     """How a dataset is opened that lies in a root."""
 
     root: str | None
-    options: dict[str, object]
+    options: dict[str, Any]
     unlabelled: tuple[str, ...] = ()
     """Splits without masks of which the images can be listed."""
     has_labels: bool = True
