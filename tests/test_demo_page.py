@@ -114,9 +114,8 @@ def test_an_upload_of_too_many_pixels_is_refused_by_its_head(tmp_path: Path) -> 
 
 
 def test_the_page_answers_a_broken_upload(run_folder: Path, tmp_path: Path) -> None:
-    gradio = pytest.importorskip(
-        "gradio", reason="Gradio is not installed (pip install 'aicsd[demo]')"
-    )
+    import gradio
+
     page = build_page({"student": load_model(run_folder)})
     source = next(b for b in page.blocks.values() if isinstance(b, gradio.Image))
     (tmp_path / "photo.png").write_bytes(b"no image")
@@ -133,7 +132,6 @@ def test_without_gradio(run_folder: Path, run_cli: RunCli, monkeypatch: pytest.M
 
 
 def test_a_port_that_is_taken(run_folder: Path, run_cli: RunCli) -> None:
-    pytest.importorskip("gradio", reason="Gradio is not installed (pip install 'aicsd[demo]')")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -147,7 +145,6 @@ def test_a_port_that_is_taken(run_folder: Path, run_cli: RunCli) -> None:
 @pytest.fixture
 def address(run_folder: Path, tmp_path: Path) -> Iterator[str]:
     """Of the page, served by the command."""
-    pytest.importorskip("gradio", reason="Gradio is not installed (pip install 'aicsd[demo]')")
     pytest.importorskip("playwright", reason="Playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")
