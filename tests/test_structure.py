@@ -25,6 +25,7 @@ LAYERS = (
     ("runs", "tensor_files"),
     ("hub",),
     ("images",),
+    ("legend",),
     ("data",),
     ("formats",),
     ("models",),

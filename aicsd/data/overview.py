@@ -9,6 +9,7 @@ from aicsd.data.check import Survey
 from aicsd.data.protocol import SegDataset
 from aicsd.data.wrappers import spread
 from aicsd.images import UInt8Array, overlay
+from aicsd.legend import draw_legend, with_legend
 
 CELL = 240
 """Longest side of one picture of a sheet, in pixels."""
@@ -63,7 +64,9 @@ def label_sheet(dataset: SegDataset) -> UInt8Array:
     for number, cell in enumerate(cells):
         top, left = number // COLUMNS * CELL, number % COLUMNS * CELL
         sheet[top : top + cell.shape[0], left : left + cell.shape[1]] = cell
-    return sheet
+    names, palette = dataset.classes
+    legend = draw_legend(names, palette, range(len(names)), sheet.shape[1], sheet.shape[0])
+    return with_legend(sheet, legend)
 
 
 def _cell(dataset: SegDataset, index: int) -> UInt8Array:

@@ -13,6 +13,7 @@ import numpy as np
 from aicsd.errors import UserError
 from aicsd.files import atomic_path
 from aicsd.images import UInt8Array, read_image
+from aicsd.legend import classes_in, draw_legend, with_legend
 from aicsd.models import Segmenter
 from aicsd.models.inference import NotEnoughMemoryError
 from aicsd.prediction.inputs import BrokenInputError, Input
@@ -180,12 +181,15 @@ def write_results(
         model: has the classes' colours.
         opacity: of the overlay.
     """
-    palette = model.classes.palette
+    names, palette = model.classes
     for output, path in results.items():
         if output == "ids":
             save_ids(prediction.ids, palette, path)
         elif output == "overlay":
-            save_image(overlay(image, prediction.ids, palette, opacity), path)
+            picture = overlay(image, prediction.ids, palette, opacity)
+            shown = classes_in(prediction.ids, len(names))
+            legend = draw_legend(names, palette, shown, image.shape[1], image.shape[0])
+            save_image(with_legend(picture, legend), path)
         elif output == "color":
             save_image(colorize(prediction.ids, palette), path)
         else:

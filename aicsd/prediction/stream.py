@@ -15,6 +15,7 @@ from aicsd.images import (
     encode_image,
     read_image,
 )
+from aicsd.legend import draw_legend, with_legend
 from aicsd.models import Segmenter
 from aicsd.models.inference import NotEnoughMemoryError
 from aicsd.prediction.inputs import BrokenInputError, Input
@@ -195,7 +196,7 @@ def predict_stream(
         config: of its outputs one is taken; see :func:`stream_output`.
     """
     output = stream_output(config)
-    palette = model.classes.palette
+    names, palette = model.classes
     for image in images:
         if isinstance(image, UserError):
             yield image
@@ -210,4 +211,8 @@ def predict_stream(
         elif output == "color":
             yield encode_image(colorize(ids, palette))
         else:
-            yield encode_image(overlay(image, ids, palette, config.opacity))
+            # all classes: pictures of one size stay so, as a video encoder behind needs it
+            height, width = image.shape[:2]
+            legend = draw_legend(names, palette, range(len(names)), width, height)
+            picture = overlay(image, ids, palette, config.opacity)
+            yield encode_image(with_legend(picture, legend))

@@ -14,6 +14,7 @@ import numpy as np
 from aicsd.errors import UserError
 from aicsd.files import atomic_folder, atomic_path
 from aicsd.images import UInt8Array
+from aicsd.legend import draw_legend, with_legend
 from aicsd.models import Segmenter
 from aicsd.models.inference import NotEnoughMemoryError
 from aicsd.prediction.inputs import BrokenInputError, Input
@@ -70,7 +71,8 @@ def predict_video(
         UserError: a result that cannot be written, or no PyAV.
     """
     results = item.results(out, config.outputs_of(video=True))
-    palette = model.classes.palette
+    names, palette = model.classes
+    legend: UInt8Array | None = None
     count = 0
     with ExitStack() as stack:
         source = stack.enter_context(_Reader(item.path, config.workers))
@@ -92,7 +94,11 @@ def predict_video(
                 if "color" in pictures:
                     pictures["color"].add(colorize(ids, palette), time)
                 if "overlay" in pictures:
-                    pictures["overlay"].add(overlay(image, ids, palette, config.opacity), time)
+                    if legend is None:  # of all classes: a video has frames of one size
+                        height, width = image.shape[:2]
+                        legend = draw_legend(names, palette, range(len(names)), width, height)
+                    picture = overlay(image, ids, palette, config.opacity)
+                    pictures["overlay"].add(with_legend(picture, legend), time)
                 count += 1
                 frame_done()
         if not count:

@@ -101,11 +101,14 @@ def test_data_in_memory_is_checked(mask: np.ndarray, words: str) -> None:
 def test_a_sheet_shows_images_of_the_whole_split() -> None:
     masks = [filled(1, size=(60, 20)), *[filled(2, size=(20, 60))] * 29]
     sheet = label_sheet(Masks(*masks))
-    assert sheet.shape == (4 * 240, COLUMNS * 240, 3)
+    assert sheet[: 4 * 240].shape == (4 * 240, COLUMNS * 240, 3)
     assert sheet[100, 30].tolist() == [145, 45, 45]  # half of 90 and of class b
     assert sheet[30, 300].tolist() == [45, 145, 45]
     assert sheet[200, 300].tolist() == [255, 255, 255]
-    assert label_sheet(Masks(filled(0))).shape == (240, 240, 3)
+    legend = sheet[4 * 240 :]
+    assert len(legend) < 60
+    assert all((legend == color).all(axis=2).sum() > 200 for color in CLASSES.palette)
+    assert label_sheet(Masks(filled(0)))[:240].shape == (240, 240, 3)
 
 
 # through the command line
@@ -166,7 +169,10 @@ def test_the_sheet_of_a_check(tiny_folder: Path, tmp_path: Path, run_cli: RunCli
     code, output, _ = run_cli("data", "check", "--data.root", tiny_folder, "--sheet", sheet)
     assert code == 0
     assert f"{sheet}: images of train" in output
-    assert Image.open(sheet).size == (6 * 240, 2 * 240)
+    with Image.open(sheet) as picture:
+        width, height = picture.size
+    assert width == 6 * 240
+    assert 2 * 240 < height < 2 * 240 + 60  # the legend
 
 
 def test_a_split_without_masks(tmp_path: Path) -> None:
