@@ -14,6 +14,7 @@ from aicsd.engine.config import DistillConfig, OptimizerConfig, Precision, Train
 from aicsd.engine.run import Run, run_distillation, run_training
 from aicsd.models import Segmenter
 from aicsd.models.build import OWN_MODULE
+from aicsd.models.settings import ModelConfig
 from aicsd.types import Protocol, Runtime
 
 
@@ -92,8 +93,7 @@ def distill(
             (B, C, h, w), and knows the classes of the data in their order.
         student: as ``model`` of :func:`train`.
         data: as in :func:`train`.
-        method: ``none``, ``kd``, ``icsd``, ``aicsd``, ``ad``, ``sp``, ``ickd``, or the path of a
-            recipe.
+        method: one of :func:`list_methods`, or the path of a recipe.
         run: folder that gets everything.
         losses: losses of your own by name, which a recipe then names with the key ``loss``.
         **options: any other key of ``aicsd distill``, such as ``terms={"icsd": {"weight": 50}}``.
@@ -122,4 +122,6 @@ def _module(model: str | Mapping[str, Any] | nn.Module) -> nn.Module | None:
 def _model_keys(model: str | Mapping[str, Any] | nn.Module) -> dict[str, Any]:
     if isinstance(model, nn.Module):
         return {"family": OWN_MODULE}
-    return {"backbone": model} if isinstance(model, str) else dict(model)
+    if isinstance(model, str):
+        return ModelConfig.presets().get(model) or {"backbone": model}
+    return dict(model)

@@ -7,10 +7,11 @@ from dataclasses import fields, is_dataclass
 from fnmatch import fnmatch
 from typing import Any
 
-from aicsd.config import build_config
+from aicsd.config import build_config, merge
 from aicsd.data import DATASETS, Classes
 from aicsd.data.classes_file import distinct_color
 from aicsd.models import ModelConfig, Segmenter, build_model
+from aicsd.models.presets import PRESETS
 from aicsd.models.settings import DEFAULT_FAMILY
 from aicsd.models.sources import SOURCES, find_source
 
@@ -27,7 +28,7 @@ def list_models(pattern: str = "*") -> list[str]:
         pattern: such as ``resnet*`` or ``torchvision:*``.
 
     Returns:
-        timm's backbones for a DeepLabV3+, and the networks of the other families as
+        presets, timm's backbones for a DeepLabV3+, and the networks of the other families as
         ``family:name``.
     """
     names = [
@@ -35,7 +36,7 @@ def list_models(pattern: str = "*") -> list[str]:
         for source in SOURCES
         for name in source.names()
     ]
-    return [name for name in names if fnmatch(name, pattern)]
+    return [name for name in [*PRESETS, *names] if fnmatch(name, pattern)]
 
 
 def create_model(name: str, classes: int | Sequence[str] | Classes, **options: Any) -> Segmenter:
@@ -45,13 +46,17 @@ def create_model(name: str, classes: int | Sequence[str] | Classes, **options: A
     1653171
 
     Args:
-        name: one of :func:`list_models`: a timm backbone for a DeepLabV3+, or ``family:name``.
+        name: one of :func:`list_models`: a preset, a timm backbone for a DeepLabV3+, or
+            ``family:name``.
         classes: their number, their names, or names and colours.
         **options: settings of the family, such as ``output_stride=8`` or ``weights="imagenet"``.
 
     Raises:
         UserError: an unknown name or option.
     """
+    if name in PRESETS:
+        keys = merge(PRESETS[name], {"weights": "none", "options": options})
+        return build_model(build_config(ModelConfig, keys), _with_colors(classes))
     prefix, colon, network = name.partition(":")
     family = prefix if colon else DEFAULT_FAMILY
     if family == DEFAULT_FAMILY:

@@ -81,6 +81,7 @@ def refuse_unknown(target: Callable[..., Any], keys: Mapping[str, Any]) -> None:
                 raise UserError(unknown_key(target, key, value))
             if not setting.is_section or isinstance(value, setting.kind):
                 continue
+            value = expanded(setting, value, key)
             below = settings_of(setting.kind)
             if isinstance(value, Mapping):
                 walk(below, value, f"{key}.")
@@ -91,6 +92,30 @@ def refuse_unknown(target: Callable[..., Any], keys: Mapping[str, Any]) -> None:
                 )
 
     walk(settings_of(target), keys, "")
+
+
+def presets_of(setting: Setting) -> dict[str, dict[str, Any]]:
+    """Names that stand for the keys of a section; none for other settings."""
+    presets: Callable[[], dict[str, dict[str, Any]]] = getattr(setting.kind, "presets", dict)
+    return presets()
+
+
+def expanded(setting: Setting, value: Any, key: str) -> Any:
+    """The keys that a preset stands for where a section is given by name; else ``value``.
+
+    Raises:
+        UserError: no preset of that name.
+    """
+    known = presets_of(setting)
+    if not known or not isinstance(value, str):
+        return value
+    if value not in known:
+        first = next(iter(settings_of(setting.kind)))
+        raise UserError(
+            f"{key} is {value!r}; it must be the name of a preset ({', '.join(known)}) or hold "
+            f"keys such as {key}.{first}"
+        )
+    return known[value]
 
 
 def unknown_key(target: Callable[..., Any], key: str, value: Any = None) -> str:
@@ -127,7 +152,7 @@ def _convert(setting: Setting, value: Any, key: str) -> Any:
     if setting.is_section:
         if isinstance(value, kind):
             return value
-        given = _convert_all(kind, value, f"{key}.")
+        given = _convert_all(kind, expanded(setting, value, key), f"{key}.")
         default: Any = setting.default
         return replace(default, **given) if isinstance(default, kind) else kind(**given)
     if origin is Literal:

@@ -9,6 +9,7 @@ from typing import Any
 
 from aicsd.cli.parser import Command
 from aicsd.engine.config import DistillConfig, TrainConfig
+from aicsd.methods.shipped import list_methods
 from aicsd.runs import RunFolder
 
 COMMON = (
@@ -60,16 +61,17 @@ def _saved_config(flags: Mapping[str, Any]) -> Path | None:
 
 
 TRAIN = Command(
-    TrainConfig, train, (*COMMON, *(f"model.{key}" for key in NETWORK)),
+    TrainConfig, train, (*COMMON, "model", *(f"model.{key}" for key in NETWORK)),
     "aicsd train --config folder/teacher --data.root my_data --run runs/teacher",
     base=_saved_config,
 )  # fmt: skip
 DISTILL = Command(
     DistillConfig, distill,
     (
-        "teacher", "teacher_classes", "method", "terms", *COMMON,
+        "teacher", "teacher_classes", "method", "terms", *COMMON, "student",
         *(f"student.{key}" for key in NETWORK),
     ),
     "aicsd distill --config folder/aicsd --data.root my_data --teacher runs/teacher --run runs/kd",
+    notes={"method": ", ".join(list_methods())},
     base=_saved_config,
 )  # fmt: skip

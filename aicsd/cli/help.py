@@ -10,6 +10,7 @@ from dataclasses import MISSING
 from typing import Any, Literal, get_args, get_origin
 
 from aicsd.cli.parser import PRINT_CONFIG, SHORT, Command
+from aicsd.config import presets_of
 from aicsd.settings import Setting, leaves, section_help, settings_of
 
 COLUMN = 28
@@ -35,6 +36,7 @@ def command_help(program: str, command: Command, everything: bool = False) -> st
     named = settings_of(command.target)
     by_place = {name: setting for name, setting in named.items() if setting.positional}
     flags = {key: setting for key, setting in leaves(command.target) if not setting.positional}
+    flags |= {name: _by_name(setting) for name, setting in named.items() if presets_of(setting)}
     needed = [f"--{key} {_value(s)}" for key, s in flags.items() if s.default is MISSING]
     usage = [program, *(_place(name, s) for name, s in by_place.items()), *needed, "[options]"]
     blocks = [_filled(f"usage: {' '.join(usage)}", indent=8), _filled(purpose(command))]
@@ -53,6 +55,12 @@ def command_help(program: str, command: Command, everything: bool = False) -> st
         blocks.append(_block(title, [_row(command, key, flags[key]) for key in command.common]))
     blocks.append(_block("more", _general(command)))
     return "\n\n".join(blocks) + "\n"
+
+
+def _by_name(setting: Setting) -> Setting:
+    """A section that a preset sets as a whole, as one setting."""
+    known = Literal[tuple(presets_of(setting))]  # type: ignore[valid-type]
+    return setting._replace(kind=known, help="a network by its name", default=None)
 
 
 def purpose(command: Command) -> str:

@@ -14,9 +14,11 @@ import yaml
 from aicsd.config import (
     build_config,
     checked,
+    expanded,
     find_config,
     merge,
     parse_text,
+    presets_of,
     refuse_unknown,
     unknown_key,
 )
@@ -29,6 +31,10 @@ SHORT = {"-o": "--out"}
 PRINT_CONFIG = "--print_config"
 
 Values = dict[str, Any]
+
+
+class Preset(dict[str, Any]):
+    """The keys of a section that a flag sets as a whole: ``--student small``."""
 
 
 class Command(NamedTuple):
@@ -84,7 +90,8 @@ def parse(command: Command, words: Sequence[str]) -> Values:
     values: Values = {}
     for file in files or ([] if base is None else [str(base)]):
         values = merge(values, read_config(file, command.target))
-    for path, value in flags:
+    # a preset, which sets a section as a whole, goes before the keys of that section
+    for path, value in sorted(flags, key=lambda flag: isinstance(flag[1], Preset), reverse=True):
         _put(values, path, value)
     return values | _by_place(command.target, free)
 
@@ -111,7 +118,11 @@ def _take_apart(
         if is_config:
             files.append(value)
         else:
-            flags.append((key.split("."), parse_text(value) if setting is None else value))
+            if setting is None:
+                value = parse_text(value)
+            elif setting.is_section:
+                value = Preset(expanded(setting, value, key))
+            flags.append((key.split("."), value))
     return free, flags, files
 
 
@@ -135,7 +146,7 @@ def _setting(target: Callable[..., Any], key: str) -> Setting | None:
         setting = settings.get(part)
         if setting is None or setting.positional:
             break
-        if depth == len(parts) and not setting.is_section:
+        if depth == len(parts) and (not setting.is_section or presets_of(setting)):
             return setting
         if setting.is_section:
             settings = settings_of(setting.kind)
@@ -183,7 +194,8 @@ def read_config(name: str, target: Callable[..., Any]) -> Values:
         refuse_unknown(target, content)
     except UserError as error:
         raise UserError(f"config {path}: {error}") from error
-    return dict(content)
+    settings = settings_of(target)
+    return {name: expanded(settings[name], value, name) for name, value in content.items()}
 
 
 def print_config(config_class: Any, values: Values) -> str:

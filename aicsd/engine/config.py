@@ -169,7 +169,7 @@ class DistillConfig(FitConfig):
     student: ModelConfig = field(default_factory=ModelConfig)
     """the network to train."""
     method: str = "aicsd"
-    """none, kd, icsd, aicsd, ad, sp, ickd, or a YAML file with a recipe."""
+    """a method, or a YAML file with a recipe."""
     terms: dict[str, dict[str, Any]] = field(default_factory=dict)
     """changes to the recipe by term and key, for example --terms.icsd.weight 50."""
     terms_of: str | None = None

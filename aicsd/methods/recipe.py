@@ -13,12 +13,12 @@ from torch import nn
 from aicsd.errors import UserError, check_options, suggest
 from aicsd.losses.adapters import ADAPTERS
 from aicsd.methods.contract import CHANNELS, CLASS_PIXELS, LossContract, Losses, contract_of
+from aicsd.methods.shipped import RECIPE_FOLDER, list_methods
 from aicsd.schedules import SCHEDULES
 from aicsd.yaml_file import read_yaml
 
 Resolution = Literal["native", "input"]
 LOGITS = "logits"
-RECIPE_FOLDER = Path(__file__).parent
 COMMON_KEYS = ("loss", "weight", "schedule", "at", "resolution", "adapter")
 """Keys of every term. ``at`` and not ``on``, which YAML reads as true."""
 
@@ -214,11 +214,6 @@ class Recipe:
     def without_numerics(self) -> list[str]:
         """Terms that have one form only: a released protocol leaves them as they are."""
         return [name for name, t in self.terms.items() if "numerics" not in t.contract.options]
-
-
-def list_methods() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(path.stem for path in RECIPE_FOLDER.glob("*.yaml"))
 
 
 def load_recipe(

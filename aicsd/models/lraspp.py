@@ -32,7 +32,7 @@ class LRASPP(nn.Module):
 
     def __init__(
         self,
-        backbone: str = "mobilenetv3_large_100",
+        backbone: str = "mobilenetv2_050",
         num_classes: int = 21,
         *,
         output_stride: int = 16,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from aicsd.errors import UserError
+from aicsd.models.presets import PRESETS
 
 DEFAULT_FAMILY = "deeplabv3plus"
 
@@ -53,6 +54,11 @@ class ModelConfig(DeepLabV3PlusOptions):
     it does not have must stay at their defaults"""
     options: dict[str, int | float | str | bool] = field(default_factory=dict)
     """keys that only another family has, for example {channels: 64} of lraspp"""
+
+    @staticmethod
+    def presets() -> dict[str, dict[str, Any]]:
+        """Networks that a name stands for: ``--student small``, ``student: small``."""
+        return PRESETS
 
     def of_family(self) -> tuple[str, dict[str, Any]]:
         """The family, and every option that is not at its default.

@@ -11,8 +11,7 @@ import yaml
 
 from aicsd.errors import UserError
 from aicsd.losses import CrossEntropyLoss, ICSDLoss, PixelKDLoss, list_losses, loss_class
-from aicsd.methods import list_methods, load_recipe
-from aicsd.methods.recipe import RECIPE_FOLDER
+from aicsd.methods import RECIPE_FOLDER, list_methods, load_recipe
 
 METHODS = ["ad", "aicsd", "ickd", "icsd", "kd", "none", "sp"]
 COMMON = {"weight", "schedule", "at", "resolution"}

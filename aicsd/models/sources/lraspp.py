@@ -22,7 +22,7 @@ SUFFIXES: tuple[str, ...] = ()
 class Options:
     """An LR-ASPP."""
 
-    backbone: str = "mobilenetv3_large_100"
+    backbone: str = "mobilenetv2_050"
     """timm architecture with maps at strides 4 and 8"""
     output_stride: int = 16
     """input size over the size of the deepest map: 8, 16 or 32"""
