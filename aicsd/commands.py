@@ -54,25 +54,25 @@ def evaluate(
     workers: int = 0,
     device: str = "auto",
 ) -> Metrics:
-    """Metrics of a trained model on a split of a dataset.
+    """Evaluate a trained model on a split of a dataset: mIoU, accuracies, boundary IoU.
 
     Args:
         model: run folder, model file, exported .onnx or .xml, or hf:user/name.
-        data: images and labels; the validation split of the run without it.
-        teacher_classes: what the classes of the network are called in the data, as of distill: a
-            YAML file, or cityscapes_camvid.
-        protocol: released resizes image and labels, as the released code does.
-        short_side: resize image and labels to this shorter side in pixels; released alone means
-            513.
-        boundary: boundary IoU too.
-        scales: sizes at which an image is seen, relative to its own; class probabilities are
-            averaged at its own size.
-        flip: average over the mirrored image too.
-        window: side in pixels of the windows that a larger image is cut into; 0 takes it whole.
-        overlap: overlap of neighbouring windows, as a part of their side, 0 to below 1.
-        json: file that gets the metrics as JSON.
+        data: images and labels; default: the validation split of the run.
+        teacher_classes: map of the network's classes to those of the data, as for distill: a YAML
+            file, or cityscapes_camvid.
+        protocol: standard, or released: resize image and labels as the released code does.
+        short_side: resize image and labels to this shorter side in pixels; 513 with protocol
+            released.
+        boundary: compute boundary IoU too.
+        scales: test-time augmentation: scales of the image, with averaged probabilities.
+        flip: test-time augmentation: average with the horizontally flipped image.
+        window: side of the sliding window over larger images, in pixels; 0: no window,
+            except for very large images.
+        overlap: overlap of neighbouring windows, as a share of their side, 0 to below 1.
+        json: JSON file for the metrics.
         batch_size: images per forward pass.
-        workers: processes that load images.
+        workers: data-loading processes.
         device: auto, cpu, cuda or mps.
 
     Raises:
@@ -117,27 +117,28 @@ def predict(
     workers: int = 2,
     device: str = "auto",
 ) -> list[Outcome]:
-    """Class-id PNGs and coloured overlays of images, folders, videos and pipelines.
+    """Run inference on images, folders, videos and pipelines: class-id PNGs and overlays.
 
     Args:
         model: run folder, model file, exported .onnx or .xml, or hf:user/name.
         images: images, folders of images, videos, quoted patterns such as 'photos/**/*.jpg'; on
             the command line, - reads images from standard input.
         out: folder for the results; on the command line, - is standard output.
-        outputs: some of ids,overlay,color,probabilities; without it ids and overlay of images, the
-            overlay of videos, ids on standard output.
-        recursive: folders with all below them; the results keep the subfolders.
-        scales: as of evaluate: sizes at which an image is seen, relative to its own.
-        flip: average over the mirrored image too.
-        window: side in pixels of the windows that a larger image is cut into; 0 takes it whole.
-        overlap: overlap of neighbouring windows, as a part of their side, 0 to below 1.
+        outputs: some of ids,overlay,color,probabilities; default: ids,overlay for images, overlay
+            for videos, ids on standard output.
+        recursive: include images in subfolders; the results keep the subfolders.
+        scales: test-time augmentation: scales of the image, with averaged probabilities.
+        flip: test-time augmentation: average with the horizontally flipped image.
+        window: side of the sliding window over larger images, in pixels; 0: no window,
+            except for very large images.
+        overlap: overlap of neighbouring windows, as a share of their side, 0 to below 1.
         opacity: opacity of the overlay, 0 to 1.
         batch_size: images of equal size, or frames, in one forward pass.
-        workers: threads that read and write while the network computes; 0: one after the other.
+        workers: threads that read and write during inference; 0: none.
         device: auto, cpu, cuda or mps.
 
     Returns:
-        What became of every input: a broken one has an error, and the others are still predicted.
+        The outcome of every input: a broken one has an error, and the others are still predicted.
 
     Raises:
         UserError: no such model or image, results that would overwrite each other, or a value out
@@ -197,20 +198,19 @@ def export(
     calibration_images: int = 64,
     data: Data = None,
 ) -> Exported:
-    """A trained model as a file for ONNX Runtime, OpenVINO, phones and more, in float or INT8.
+    """Export a trained model to ONNX, OpenVINO, mobile formats and more, in float or INT8.
 
     Args:
         model: run folder, model file, checkpoint or hf:user/name.
-        out: file to write, whose ending says the format.
-        format: name of the format; without it the one of the ending.
-        output: logits at the size of the image, native ones at that of the network, or labels
+        out: file to write; its ending selects the format.
+        format: name of the format; default: that of the ending.
+        output: logits at the size of the image, native logits at the network's stride, or labels
             (arg max).
-        size: WIDTHxHEIGHT: a file for one image of this size at a time; some formats need it.
-        int8: round weights and activations to 8 bits.
-        calibration_split: split that INT8 is calibrated on.
+        size: WIDTHxHEIGHT of the one image that the file takes; required by some formats.
+        int8: quantize weights and activations to 8 bits.
+        calibration_split: split for the calibration of INT8.
         calibration_images: largest number of its images, spread evenly over it.
-        data: split that the mIoU before and after INT8 is measured on; the validation split of the
-            run without it.
+        data: split for the mIoU before and after INT8; default: the validation split of the run.
 
     Raises:
         UserError: no such model, a file that cannot be written, or INT8 without images.
@@ -252,15 +252,15 @@ def report(
     data: Data = None,
     device: str = "auto",
 ) -> Path:
-    """One self-contained page that compares runs.
+    """Compare runs in one self-contained HTML page.
 
     Args:
         runs: folders of finished runs.
         out: HTML file to write.
-        teacher: run folder or model file; without it the one that the runs name.
+        teacher: run folder or model file; default: the teacher of the runs.
         images: number of images to show, spread evenly over the split.
-        evaluate: measure every network anew, on the data given, instead of reading metrics.json.
-        data: images to show; without it the validation split that the first run was trained with.
+        evaluate: evaluate every network again on the given data instead of reading metrics.json.
+        data: images to show; default: the validation split of the first run.
         device: auto, cpu, cuda or mps.
 
     Raises:

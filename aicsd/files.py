@@ -165,7 +165,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping.
 
     Raises:
-        UserError: no such file, no YAML, an alias, a key that stands twice, or no mapping.
+        UserError: no such file, no YAML, an alias, a key that appears twice, or no mapping.
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
@@ -204,7 +204,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         return [_mapping(path, line) for line in lines]
     except (OSError, ValueError, RecursionError) as error:
         told = error if isinstance(error, UserError) else _unreadable(path, error)
-        raise UserError(f"{told}; delete it to go on without") from error
+        raise UserError(f"{told}; delete it to continue without it") from error
 
 
 def _mapping(path: Path, content: object) -> dict[str, Any]:

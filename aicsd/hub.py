@@ -117,7 +117,7 @@ def hub_errors(name: str) -> Iterator[None]:
     try:
         yield
     except errors.HFValidationError as error:
-        raise UserError(f"{name} is no name of a model; give user/name") from error
+        raise UserError(f"{name} is not a name of a model; give user/name") from error
     except errors.LocalTokenNotFoundError as error:
         raise not_logged_in() from error
     except errors.RepositoryNotFoundError as error:
@@ -127,9 +127,7 @@ def hub_errors(name: str) -> Iterator[None]:
     except errors.LocalEntryNotFoundError as error:
         raise _unreachable(name, error) from error
     except errors.EntryNotFoundError as error:
-        raise UserError(
-            f"{name} is no model of aicsd: it has no safetensors file of one"
-        ) from error
+        raise UserError(f"{name} contains no aicsd model file") from error
     except errors.HfHubHTTPError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the hub refused {name}: {reason}") from error
@@ -202,10 +200,10 @@ def _ready_to_push(name: str) -> Any:
     """The module ``huggingface_hub``, for a user who is logged in.
 
     Raises:
-        UserError: ``name`` is no name of a model, or no login.
+        UserError: ``name`` is not a name of a model, or no login.
     """
     if name.count("/") != 1 or not all(name.split("/")):
-        raise UserError(f"{name!r} is no name of a model on the hub; give user/name")
+        raise UserError(f"{name!r} is not a name of a model on the hub; give user/name")
     hub = require_hub()
     if hub.get_token() is None:
         raise not_logged_in()

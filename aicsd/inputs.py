@@ -17,12 +17,12 @@ from aicsd.runs import RunFolder
 
 @dataclass(frozen=True)
 class DataSplit:  # noqa: D101
-    __doc__ = f"""One split of a dataset; without name and root, that of the run that is read.
+    __doc__ = f"""One split of a dataset; default: the dataset of the run.
 
     Args:
-        name: {", ".join(DATASETS)}; {AUTO}: what the root holds.
-        root: folder that holds the dataset.
-        split: which split.
+        name: {", ".join(DATASETS)}; {AUTO}: recognise the dataset from the root.
+        root: folder of the dataset.
+        split: name of the split.
         options: further options of the dataset, such as {{size: 96}} for {GENERATED}.
     """
 
@@ -103,7 +103,7 @@ def open_split(
     trained_on = _data_of_run(model)
     if trained_on is None:
         raise UserError(
-            f"no images {need}: {model} is no run folder, so give --data.name and --data.root"
+            f"no images {need}: {model} is not a run folder, so give --data.name and --data.root"
         )
     options = wanted.options or trained_on["options"]
     split = split or trained_on["val_split"]

@@ -278,7 +278,7 @@ def _run(flags: argparse.Namespace) -> list[str]:
     if flags.resume:
         if not RunFolder(flags.resume).config.is_file():
             raise UserError(
-                f"--resume: {flags.resume} is no run folder of aicsd; name the folder that the "
+                f"--resume: {flags.resume} is not a run folder of aicsd; name the folder that the "
                 "interrupted run printed"
             )
         return ["--run", flags.resume, "--resume", "true"]

@@ -125,8 +125,8 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise UserError(
-                f"run: {self.path} was moved or deleted during the training; a moved one goes on "
-                "with --resume, and --run with its new name"
+                f"run: {self.path} was moved or deleted during the training; to continue a "
+                "moved one, give --run with its new path, and --resume"
             )
 
     def check_place(self, resume: bool) -> None:
@@ -137,7 +137,7 @@ class RunFolder:
         """
         if resume and not self.config.is_file():
             raise UserError(
-                f"resume: there is no run in {self.path}, for it has no {self.config.name}; name "
+                f"resume: there is no run in {self.path} (no {self.config.name}); name "
                 "the folder of a run, or leave out --resume to start one"
             )
         # what a training leaves that was killed before it wrote its config
@@ -168,7 +168,7 @@ class RunFolder:
             UserError: no folder, or no config in it.
         """
         if not self.config.is_file():
-            raise UserError(f"{self.path} is no run folder: no {self.config.name} in it")
+            raise UserError(f"{self.path} is not a run folder: no {self.config.name} in it")
 
     @property
     def is_finished(self) -> bool:
@@ -261,7 +261,7 @@ class RunFolder:
         ]
         if changed:
             hint = "" if before.get("devices") == now.get("devices") else (
-                f". It goes on with another number of processes if {' x '.join(PROCESSES)} is "
+                f". It continues with another number of processes if {' x '.join(PROCESSES)} is "
                 f"{images_per_step(before)}"
             )  # fmt: skip
             raise UserError(

@@ -31,7 +31,7 @@ class StrictLoader(yaml.SafeLoader):
                 problem = "a key must be one word, no list or mapping"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             if key.value in seen:
-                problem = f"the key {key.value[:60]!r} stands twice"
+                problem = f"the key {key.value[:60]!r} appears twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -52,7 +52,7 @@ def parse_yaml(text: str) -> Any:
     """The data in ``text``.
 
     Raises:
-        UserError: no YAML, a tag, an alias, or a key that stands twice.
+        UserError: no YAML, a tag, an alias, or a key that appears twice.
     """
     try:
         return yaml.load(text, StrictLoader)

@@ -64,7 +64,7 @@ def _common() -> list[tuple[str, str, str, str]]:
         "adapter": "network between the two maps, trained with the student",
     }
     kinds = {
-        "loss": "a loss of this page, or one of your own", "weight": "number",
+        "loss": "a loss of this page, or your own", "weight": "number",
         "schedule": _either(SCHEDULES), "at": "name, list or mapping",
         "resolution": _either(get_args(Resolution)), "adapter": _either(ADAPTERS),
     }  # fmt: skip
@@ -77,11 +77,11 @@ def _common() -> list[tuple[str, str, str, str]]:
 
 
 def _section(contract: LossContract) -> str:
-    facts = [f"Asks for {_either(contract.inputs)}"]
+    facts = [f"Inputs: {_either(contract.inputs)}"]
     if contract.needs_teacher:
         facts.append(f"reads {contract.needs} of the teacher")
         if contract.same_channels:
-            facts.append("needs maps of one width, or an adapter")
+            facts.append("needs maps of equal width, or an adapter")
     facts.append(f"resolution `{contract.resolution}`")
     used = [name for name in list_methods() if contract.name in _losses_of(name)]
     if used:

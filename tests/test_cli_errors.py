@@ -184,7 +184,7 @@ CASES = [
     ("teacher_folder", f"{DISTILL} --teacher empty", ["no model at empty", "not finished"]),
     ("teacher_weights", f"{DISTILL} --teacher other.safetensors", ["other.safetensors", "header"]),
     ("teacher_classes", f"{DISTILL} --data.root four_classes",
-     ["teacher does not know", "'post'", "'ground'", "same classes"]),
+     ["teacher has no classes", "'post'", "'ground'", "same classes"]),
     ("weights_garbage", f"{TRAIN} --model.weights garbage", ["garbage", "safetensors"]),
     ("weights_do_not_fit", f"{TRAIN} --model.weights other.safetensors",
      ["other.safetensors does not fit backbone 'mobilenetv2_035'", "keys missing"]),

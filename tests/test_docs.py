@@ -73,6 +73,36 @@ def test_a_command_of_the_pages_exists(command: list[str], monkeypatch: pytest.M
         assert command[0] in OTHER_PROGRAMS, command
 
 
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [
+        ("sliding window", "evaluation"),
+        ("test-time augmentation", "evaluation"),
+        ("distributed training", "distributed"),
+        ("fine-tune", "training"),
+        ("class imbalance", "training"),
+        ("data augmentation", "training"),
+        ("learning rate", "training"),
+        ("pseudo-label", "data"),
+        ("quantization", "export"),
+        ("ONNX", "export"),
+        ("mobile", "deploy"),
+        ("webcam", "predict"),
+        ("video", "predict"),
+        ("inference", "predict"),
+        ("throughput", "benchmark"),
+        ("overfitting", "own-data"),
+        ("resume", "runs"),
+        ("TensorBoard", "visualize"),
+    ],
+)
+def test_the_words_that_users_search_for_are_on_the_page(words: str, page: str) -> None:
+    """The search of the site indexes the text of the pages, without code blocks."""
+    text = (REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    prose = " ".join(re.sub(r"```.*?```", "", text, flags=re.DOTALL).split())
+    assert words.lower() in prose.lower()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):

@@ -261,7 +261,7 @@ def test_a_network_without_a_run(
         Segmenter.from_pretrained("ada/none")
     with pytest.raises(UserError, match="is a run folder"):
         model.save_pretrained(run_folder)
-    with pytest.raises(UserError, match="is no name"):
+    with pytest.raises(UserError, match="is not a name"):
         model.push_to_hub("net")
 
 
@@ -341,7 +341,7 @@ def test_only_safetensors_is_read(fake: FakeHub, run_cli: RunCli, tmp_path: Path
     Image.fromarray(noise(64, 48)).save(tmp_path / "x.png")
     predict = ("predict", "hf:eve/evil", tmp_path / "x.png", "--out", tmp_path / "o")
     fake.repos["eve/evil"] = {"model.pth": b"\x80\x04pickle"}
-    assert_refused(run_cli(*predict), "hf:eve/evil is no model of aicsd")
+    assert_refused(run_cli(*predict), "hf:eve/evil contains no aicsd model file")
     fake.repos["eve/evil"] = {"model.safetensors": b"\x80\x04pickle"}
     assert_refused(run_cli(*predict), "is not a readable safetensors file")
 
@@ -371,7 +371,7 @@ def test_a_network_of_another_library(fake: FakeHub, run_cli: RunCli, tmp_path: 
     Image.fromarray(image).save(tmp_path / "x.png")
     predict = ("predict", "hf:eve/evil", tmp_path / "x.png", "--out", tmp_path / "o")
     fake.repos["eve/evil"] = {"config.json": files["config.json"], "pytorch_model.bin": b"."}
-    assert_refused(run_cli(*predict), "hf:eve/evil is no model of aicsd")
+    assert_refused(run_cli(*predict), "hf:eve/evil contains no aicsd model file")
     predict = ("predict", "smp:ada/other", *predict[2:])
     fake.repos["ada/other"] = {"model.safetensors": content}
     assert_refused(run_cli(*predict), "hf:ada/other has no config.json")
@@ -386,11 +386,11 @@ def test_refused(
     def predict(name: str) -> tuple[int, str, str]:
         return run_cli("predict", name, tmp_path / "x.png", "--out", tmp_path / "o")
 
-    assert_refused(run_cli("push", run_folder, "small"), "'small' is no name")
-    assert_refused(run_cli("push", run_folder, "a/b c"), "a/b c is no name")
-    assert_refused(run_cli("push", tmp_path, "ada/small"), "is no run folder")
+    assert_refused(run_cli("push", run_folder, "small"), "'small' is not a name")
+    assert_refused(run_cli("push", run_folder, "a/b c"), "a/b c is not a name")
+    assert_refused(run_cli("push", tmp_path, "ada/small"), "is not a run folder")
     assert_refused(predict("hf:ada/none"), "no model hf:ada/none on the hub")
-    assert_refused(predict("hf:a/b/c"), "hf:a/b/c is no name")
+    assert_refused(predict("hf:a/b/c"), "hf:a/b/c is not a name")
     fake.repos["ada/small"] = {}
     assert_refused(predict("hf:ada/small@v9"), "no such revision")
     fake.refuse = 403

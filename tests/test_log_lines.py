@@ -1,4 +1,4 @@
-"""No line of the log and no point of TensorBoard stands twice or is lost after a cut."""
+"""No line of the log and no point of TensorBoard appears twice or is lost after a cut."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_run_that_gets_longer_keeps_its_last_validation(tmp_path: Path) -> Non
 @pytest.mark.parametrize("content", ['{"loss": 1}\n', '{"step": "a"}\n', "[1]\n", "{\n"])
 def test_a_damaged_log_is_refused_in_one_line(tmp_path: Path, content: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(content)
-    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged.*delete it to go on without"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged.*to continue without it"):
         log(tmp_path, 2, [])
     assert (tmp_path / "metrics.jsonl").read_text() == content
 

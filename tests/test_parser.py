@@ -241,7 +241,7 @@ def test_configs_of_the_package_are_right(path: Path) -> None:
 
 WRONG_FILES = {
     "list_key": ("[a]: y\n", "a key must be one word"),
-    "twice": ("name: x\nname: y\n", "line 2 cannot be read as YAML: the key 'name' stands twice"),
+    "twice": ("name: x\nname: y\n", "line 2 cannot be read as YAML: the key 'name' appears twice"),
     "twice_nested": ("name: x\ninner:\n  rate: 1\n  rate: 2\n", "line 4 cannot be read as YAML"),
     "alias": ("name: &a [x]\ncount: *a\n", "aliases are not allowed"),
     "deep": ("[" * 3000 + "]" * 3000, "nested too deeply"),

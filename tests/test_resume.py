@@ -233,7 +233,7 @@ def test_told_to_stop_in_mid_epoch(
     assert STEPS_OF_EPOCH < step < STEPS
     assert train_lines(run)[-1]["step"] == step
     assert process.output().splitlines()[-1] == (
-        f"aicsd: stopped at step {step} of {STEPS}; go on with --resume"
+        f"aicsd: stopped at step {step} of {STEPS}; continue with --resume"
     )
     assert "Traceback" not in process.output()
     assert not (run / "metrics.json").exists()
@@ -294,7 +294,7 @@ def test_stopped_at(
     stop_at(step, key, number)
     code, _, error = run_cli(*small_command(root, run))
     assert (code, error.splitlines()[-1]) == (
-        130, f"aicsd: stopped at step {step} of 8; go on with --resume",
+        130, f"aicsd: stopped at step {step} of 8; continue with --resume",
     )  # fmt: skip
     assert saved_step(run) == step
     assert not (run / "model.safetensors").exists()
@@ -581,7 +581,7 @@ def test_resume_of_what_is_no_run(
         code, output, error = run_cli(command, *flags, "--resume")
         assert (code, output) == (2, "")
         assert error == (
-            f"aicsd: error: resume: there is no run in {folder}, for it has no config.yaml; name "
+            f"aicsd: error: resume: there is no run in {folder} (no config.yaml); name "
             "the folder of a run, or leave out --resume to start one\n"
         )
     assert not (tmp_path / "tpyo").exists()
@@ -671,7 +671,7 @@ def test_a_finished_run_goes_on_for_more_epochs(
         shutil.copytree(small_reference, run)
     code, _, error = run_cli("train", "--run", whole, "--resume", "--epochs", "4")
     assert code == 0, error
-    assert "whole: goes on to 4 epochs: from here on the learning rate" in error
+    assert "whole: continues to 4 epochs: from here on the learning rate" in error
     assert [line["step"] for line in train_lines(whole)] == list(range(1, 17))
     # the learning rate of step 9 of 16, as the schedule of the whole run has it
     before, after = train_lines(whole)[7:9]

@@ -87,7 +87,7 @@ def test_the_network_of_an_old_run_is_found(tmp_path: Path) -> None:
         ("config.yaml", b"\xff\xfe", "is damaged"),
         ("config.yaml", b"[" * 5000, "nested too deeply"),
         ("config.yaml", b"seed: 0\nepochs: 7\n", "data is missing"),
-        ("config.yaml", b"seed: 0\nseed: 1\n", "line 2, is damaged: the key 'seed' stands twice"),
+        ("config.yaml", b"seed: 0\nseed: 1\n", "line 2, is damaged: the key 'seed' appears twice"),
         ("config.yaml", b"a: &a [1]\nb: *a\n", "line 2, is damaged: aliases are not allowed"),
         ("metrics.jsonl", b"\xff\xfe\n", "is damaged"),
         ("metrics.jsonl", b"[1]\n", "must be a mapping"),

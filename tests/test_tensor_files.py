@@ -88,6 +88,6 @@ def test_a_damaged_history_is_refused_in_one_line(tmp_path: Path) -> None:
         broken = bytearray(whole)
         broken[place] ^= 4
         path.write_bytes(broken)
-        with pytest.raises(UserError, match="delete it to go on without") as refused:
+        with pytest.raises(UserError, match="delete it to continue without it") as refused:
             read_history(tmp_path)
         assert len(str(refused.value).splitlines()) == 1

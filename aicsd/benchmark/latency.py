@@ -82,4 +82,4 @@ def _check_exported(name: str, model: Segmenter, size: tuple[int, int]) -> None:
     if model.input.size not in (None, size):
         assert model.input.size is not None
         height, width = model.input.size
-        raise UserError(f"{name} takes images of {width}x{height} alone: give --size of that")
+        raise UserError(f"{name} takes images of {width}x{height} only: give that --size")

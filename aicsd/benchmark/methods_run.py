@@ -186,7 +186,7 @@ class Campaign:
                 start_new_session=True,
             )  # fmt: skip
         self._running.append(Running(cell, folder, process))
-        self._say(f"{name}: {'goes on' if '--resume' in command else 'begins'}")
+        self._say(f"{name}: {'continues' if '--resume' in command else 'starts'}")
 
     def _folder(self, cell: Cell) -> RunFolder:
         """Folder of the run that was cut, or a new one."""
@@ -231,7 +231,7 @@ class Campaign:
                 running.process.kill()
                 running.process.wait()
             if not running.folder.is_finished:
-                self._say(f"{running.folder.path.name}: stopped; the next call goes on with it")
+                self._say(f"{running.folder.path.name}: stopped; the same command continues it")
         finished = [running for running in self._running if running.folder.is_finished]
         for running in finished:
             self.results.add(running.cell.key, read_cell(running.folder))

@@ -31,29 +31,29 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    "init": Entry("write a first config for your own data, each value with its reason", "init"),
-    "train": Entry("train a network on labels alone: a teacher, or a student without one", "fit",
-                   "TRAIN"),
+    "init": Entry("write a config for your own data, with the reason of each value", "init"),
+    "train": Entry("train a network on labels only: a teacher, or a baseline", "fit", "TRAIN"),
     "distill": Entry("distil a teacher into a student", "fit", "DISTILL"),
-    "evaluate": Entry("metrics of a trained model on a split of a dataset", "evaluate"),
-    "predict": Entry("class-id PNGs and coloured overlays of images, folders, videos and pipelines",
-                     "predict"),
-    "visualize": Entry("pictures of runs: panels, ICS matrices, intra-class distributions, curves",
-                       "visualize"),
-    "report": Entry("one self-contained page that compares runs", "report"),
-    "export": Entry("a trained model as a file for ONNX Runtime, OpenVINO, phones and more, in "
-                    "float or INT8", "export"),
-    "demo": Entry("a page in the browser: what teacher and student see in an image", "demo"),
-    "push": Entry("put a finished run on the Hugging Face hub, with a model card", "push"),
-    "submit": Entry("predictions as the archive that the VOC or Cityscapes server takes", "submit"),
-    "import": Entry("turn a checkpoint of the released AICSD code into a model file",
+    "evaluate": Entry("evaluate a trained model on a split of a dataset: mIoU and more",
+                      "evaluate"),
+    "predict": Entry("run inference on images, folders, videos and pipelines: class-id PNGs, "
+                     "overlays", "predict"),
+    "visualize": Entry("draw pictures of runs: panels, ICS matrices, intra-class distributions, "
+                       "curves", "visualize"),
+    "report": Entry("compare runs in one self-contained HTML page", "report"),
+    "export": Entry("export a trained model to ONNX, OpenVINO, mobile formats and more, in float "
+                    "or INT8", "export"),
+    "demo": Entry("show teacher and student on your images in the browser", "demo"),
+    "push": Entry("upload a finished run to the Hugging Face Hub, with a model card", "push"),
+    "submit": Entry("write predictions as an archive for the VOC or Cityscapes server", "submit"),
+    "import": Entry("convert a checkpoint of the released AICSD code into a model file",
                     "import_checkpoint"),
-    "benchmark": Entry("what a training costs, how fast models are, methods compared: cost, "
-                       "latency, table, methods", "benchmark", "ACTIONS"),
-    "data": Entry("check, fetch or convert a dataset: aicsd data check, prepare, convert", "data",
+    "benchmark": Entry("measure the cost of a training and the latency of models, compare methods: "
+                       "cost, latency, table, methods", "benchmark", "ACTIONS"),
+    "data": Entry("check, download or convert a dataset: check, prepare, convert", "data",
                   "ACTIONS"),
-    "reproduce": Entry("repeat a finished run, and say whether it comes out the same", "reproduce"),
-    "debug": Entry("what went wrong in a training: aicsd debug replay", "debug", "ACTIONS"),
+    "reproduce": Entry("repeat a finished run and compare the result", "reproduce"),
+    "debug": Entry("examine a training that failed: replay", "debug", "ACTIONS"),
 }  # fmt: skip
 """Every command of ``aicsd``. A new one is a file here and a line."""
 

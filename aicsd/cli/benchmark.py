@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CostOptions(CostConfig):
-    """Train a few steps of a config of aicsd train or distill with a clock; nothing is written."""
+    """Time a few steps of a config of aicsd train or distill, and estimate the whole run."""
 
     steps: int = 10
     """steps to measure"""
     teacher_config: str | None = None
-    """config of the teacher's training: an untrained network of it stands in for a teacher that is
-    not there"""
+    """config of the teacher's training; its untrained network replaces a teacher that does not
+    exist yet"""
     classes: int | None = None
-    """number of classes of a dataset that is not there"""
+    """number of classes of a dataset that does not exist yet"""
     images: int | None = None
-    """number of training images of a dataset that is not there"""
+    """number of training images of a dataset that does not exist yet"""
     size: str | None = None
-    """WIDTHxHEIGHT of the images of a dataset that is not there, such as 480x360"""
+    """WIDTHxHEIGHT of the images of a dataset that does not exist yet, such as 480x360"""
     json: str | None = None
-    """file that gets all figures as JSON"""
+    """JSON file for all figures"""
 
 
 def cost(options: CostOptions) -> int:
@@ -63,16 +63,16 @@ def latency(
     device: str = "auto",
     json: str | None = None,
 ) -> int:
-    """Time the forward pass of models, which take turns.
+    """Measure latency and throughput of models, with interleaved forward passes.
 
     Args:
         models: run folders, model files or exported models.
         size: WIDTHxHEIGHT in pixels.
         batch: images per forward pass.
-        threads: threads of the CPU; all without it.
+        threads: CPU threads; default: all.
         repeats: passes of each model.
         device: auto, cpu, cuda or mps.
-        json: file that gets all figures as JSON.
+        json: JSON file for all figures.
     """
     import torch
 
@@ -118,12 +118,12 @@ def table(
 
     Args:
         runs: run folders.
-        by: what names a row: method, student, images, epochs or any key of config.yaml, such as
-            terms.icsd.weight.
-        baseline: method that differences are taken to, seed by seed; none, where there is one.
-        per_class: the IoU of every class too.
+        by: columns that name a row: method, student, images, epochs or any key of config.yaml,
+            such as terms.icsd.weight.
+        baseline: method for the differences, paired by seed; default: none.
+        per_class: add the IoU of every class.
         format: markdown, csv or json.
-        out: file that gets the table.
+        out: file for the table.
     """
     from aicsd.benchmark.render import render
     from aicsd.benchmark.table import group_runs, read_runs
@@ -155,15 +155,15 @@ def methods(
 ) -> int:
     """Train methods x students x seeds, and write tables and a plot of gain against cost.
 
-    Called again, it goes on; finished runs are taken as they are.
+    The same command continues a benchmark that was stopped; finished runs are not repeated.
 
     Args:
         config: YAML file of the benchmark.
         runs: folder of the run folders.
         out: folder of results and tables.
-        jobs: trainings side by side.
-        minutes: time to train; what runs then saves where it stands. 0: until all is done.
-        table: train nothing; make the tables from the results.
+        jobs: trainings in parallel.
+        minutes: time limit; running trainings then save a checkpoint. 0: no limit.
+        table: only rebuild the tables from the results.
         teacher: run folder or model file.
         weights: pretrained backbone of the students.
         root: folder of the dataset.
@@ -198,12 +198,12 @@ def methods(
     for key, line in outcome.failed.items():
         print(f"{key} failed: {line}", file=sys.stderr)
     if outcome.stopped:
-        print("aicsd: stopped; the same command goes on", file=sys.stderr)
+        print("aicsd: stopped; the same command continues", file=sys.stderr)
         return 130
     if outcome.failed:
         raise UserError(f"{len(outcome.failed)} trainings failed; their output is in {runs}")
     if outcome.waiting:
-        print(f"{len(outcome.waiting)} cells are left; the same command goes on", file=sys.stderr)
+        print(f"{len(outcome.waiting)} cells are left; the same command continues", file=sys.stderr)
     return 0
 
 
@@ -241,7 +241,7 @@ def print_cost(cost: Cost) -> None:
         )
     print(f"the student keeps {_mib(memory.kept_calculated)} for the backward pass (calculated)")
     if cost.run is None:
-        print("whole run: not known without the number of images; give --images N")
+        print("whole run: unknown without the number of images; give --images N")
     else:
         run = cost.run
         print(

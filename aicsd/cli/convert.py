@@ -17,18 +17,18 @@ def convert(
     background: bool = True,
     empty: Literal["unlabelled", "background", "leave_out"] = "unlabelled",
 ) -> int:
-    """Write what an annotation tool exported as the layout of the dataset folder.
+    """Convert the export of an annotation tool into a dataset folder.
 
     Args:
         source: folder of the export.
-        out: new folder that gets the dataset.
+        out: new folder for the dataset.
         format: coco, coco-panoptic, yolo, cvat, voc, labelme, roboflow, ade20k, huggingface or
-            masks; recognised from the files without it.
-        val: part of the images for the split val, where the source has none.
-        seed: of the choice of these images.
-        classes: table of class names and colours (name,r,g,b a line), for masks and huggingface.
-        background: pixels outside all objects are a class; false ignores them.
-        empty: images without annotation become the split unlabelled, background, or leave_out.
+            masks; default: recognised from the files.
+        val: share of the images for the split val, if the source has none.
+        seed: seed for the choice of these images.
+        classes: table of class names and colours (name,r,g,b per line), for masks and huggingface.
+        background: make pixels outside all objects a class; false: ignore them.
+        empty: use of images without annotation: split unlabelled, background only, or leave_out.
     """
     from aicsd.data.convert import convert as write_folder
     from aicsd.terminal import progress_bar

@@ -29,17 +29,17 @@ def check(
     crop: int = 512,
     device: str = "auto",
 ) -> int:
-    """Decode every image and mask; name those that cannot be used, and what is in the others.
+    """Decode every image and mask, list unusable ones, and count the pixels of each class.
 
     Args:
-        data: splits to check, separated by commas; train,val without them.
-        sheet: PNG file that gets images of the first split with their masks over them.
-        teacher: a network to compare with the labels of the last split: as it is, on training
-            crops, moved by 1 and 2 pixels, and with its channels swapped.
-        teacher_classes: what its classes are called in the data, as of distill.
+        data: splits to check, separated by commas; default: train,val.
+        sheet: PNG file for a contact sheet: images of the first split with masks as overlay.
+        teacher: network to compare with the labels of the last split: as it is, on training
+            crops, shifted by 1 and 2 pixels, and with red and blue swapped.
+        teacher_classes: map of the teacher's classes to those of the data, as for distill.
         images: number of images for the teacher.
-        crop: side in pixels of its training crops.
-        device: auto, cpu, cuda or mps; for the teacher.
+        crop: side of the training crops for the teacher, in pixels.
+        device: device of the teacher: auto, cpu, cuda or mps.
     """
     from aicsd.data import open_dataset, survey
     from aicsd.data.overview import label_sheet, summary
@@ -73,7 +73,7 @@ def _check_teacher(
     teacher: str, class_map: str | None, dataset: SegDataset, split: str, images: int, crop: int,
     device: str,
 ) -> None:  # fmt: skip
-    """Print how well a teacher fits the labels, seen in the right way and in wrong ones."""
+    """Print how well a teacher fits the labels, aligned correctly and in wrong ways."""
     from aicsd.evaluation.alignment import alignment, misalignments
     from aicsd.teacher import with_classes
     from aicsd.terminal import progress_bar
@@ -92,11 +92,11 @@ def _check_teacher(
 
 
 def prepare(dataset: str, *, root: str) -> int:
-    """Download a dataset where its owners allow it, unpack it and check it.
+    """Download a dataset if its licence permits, unpack it and check it.
 
     Args:
         dataset: name of the dataset.
-        root: folder that gets the dataset.
+        root: folder for the dataset.
     """
     from aicsd.data.prepare import prepare as fetch
     from aicsd.terminal import progress_bar

@@ -16,7 +16,7 @@ def replay(file: str) -> int:
     found = repeat(file)
     print(f"step {found.step}, progress {found.progress:.4f}")
     if not found.exact:
-        print("with the weights of the last checkpoint, for those before the step are not known")
+        print("with the weights of the last checkpoint: those before the step are unknown")
     for part in found.parts:
         print(f"images: {', '.join(part.names)}")
         for name, value in part.values.items():

@@ -13,12 +13,12 @@ from aicsd.runs import RunFolder
 def demo(
     model: str, *, teacher: str | None = None, port: int | None = None, device: str = "auto"
 ) -> int:
-    """A page in the browser: what teacher and student see in an image.
+    """Show the predictions of teacher and student on your images in the browser.
 
     Args:
         model: run folder, safetensors file, checkpoint or hf:user/name.
-        teacher: model to show beside it; without it the teacher that the run was distilled from.
-        port: port of the page; without it the first free one from 7860 on.
+        teacher: model to compare with; default: the teacher of the run.
+        port: port of the page; default: the first free one from 7860 on.
         device: auto, cpu, cuda or mps.
     """
     from aicsd.prediction.page import build_page, launch, require_gradio
@@ -44,7 +44,7 @@ def _teacher_of(run: str) -> str | None:
 
     if teacher is None or is_there(teacher):
         return teacher
-    print(f"aicsd: no teacher at {teacher} any more; --teacher names another", file=sys.stderr)
+    print(f"aicsd: the teacher {teacher} no longer exists; give --teacher", file=sys.stderr)
     return None
 
 

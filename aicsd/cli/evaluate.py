@@ -39,7 +39,4 @@ def print_metrics(metrics: Any) -> None:
     )
 
 
-COMMAND = Command(evaluate, run)
-
-
 COMMAND = Command(evaluate, run, example="aicsd evaluate runs/aicsd --json metrics.json")

@@ -71,9 +71,9 @@ def purpose(command: Command) -> str:
 
 def _general(command: Command) -> Iterable[Row]:
     if command.takes_config:
-        yield ("--config FILE", "YAML file, or the name of one that comes with the package; flags "
-               "override it, and a later file an earlier one")  # fmt: skip
-        yield PRINT_CONFIG, "print the complete config as YAML, and do nothing else"
+        yield ("--config FILE", "YAML file, or the name of a packaged config; flags override it, "
+               "and a later file overrides an earlier one")  # fmt: skip
+        yield PRINT_CONFIG, "print the complete config as YAML and exit"
     if command.common:
         yield EVERYTHING, "explain every option"
     yield "--help", "print this page"

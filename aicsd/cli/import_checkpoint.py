@@ -12,13 +12,14 @@ from aicsd.errors import UserError
 def import_checkpoint(
     checkpoint: str, *, out: str, output_stride: int = 16, classes: str | None = None
 ) -> int:
-    """Turn a checkpoint of the released AICSD code into a model file.
+    """Convert a checkpoint of the released AICSD code into a model file.
 
     Args:
         checkpoint: NAME.pth.tar, .pth or .pt.
         out: safetensors file to write.
-        output_stride: stride that the network was trained at: 8 or 16; the weights do not tell.
-        classes: file with a class name a line; without it VOC for 21 and Cityscapes for 19 classes.
+        output_stride: output stride of the training, 8 or 16; the weights do not contain it.
+        classes: file with one class name per line; default: VOC for 21 and Cityscapes for 19
+            classes.
     """
     from aicsd.data.classes_file import read_classes
     from aicsd.models import import_checkpoint as read

@@ -55,7 +55,7 @@ def _run_stream(
     if sys.stdout.isatty():
         raise UserError("standard output is a terminal; send it to a file or another program")
     if STREAM in images and len(images) > 1:
-        raise UserError("- reads standard input, and nothing else beside it")
+        raise UserError("- reads standard input, and cannot be combined with other inputs")
     inputs = [] if STREAM in images else find_inputs(images, recursive)
     for item in inputs:
         if item.is_video:

@@ -6,7 +6,7 @@ from aicsd.cli.parser import Command
 
 
 def push(run: str, name: str, *, private: bool = False) -> int:
-    """Put a finished run on the Hugging Face hub, with a model card.
+    """Upload a finished run to the Hugging Face Hub, with a model card.
 
     Args:
         run: folder of a finished run.
@@ -16,7 +16,7 @@ def push(run: str, name: str, *, private: bool = False) -> int:
     from aicsd.hub import push as put
 
     print(put(run, name, private))
-    print(f"aicsd predict hf:{name} IMAGES --out DIR uses it")
+    print(f"use it: aicsd predict hf:{name} IMAGES --out DIR")
     return 0
 
 

@@ -14,11 +14,11 @@ from aicsd.runs import RunFolder
 
 
 def reproduce(run: str, *, out: str | None = None) -> int:
-    """Repeat a finished run from its own config, and say whether it comes out the same.
+    """Repeat a finished run from its own config, and compare weights and figures.
 
     Args:
         run: folder of a finished run.
-        out: folder for the repetition; without it, a temporary one.
+        out: folder for the repetition; default: a temporary one.
     """
     from aicsd.engine.device import is_first_process
     from aicsd.engine.peers import EndedElsewhereError

@@ -21,16 +21,17 @@ def submit(
     overlap: float = 1 / 3,
     device: str = "auto",
 ) -> int:
-    """Predictions as the archive that the VOC or Cityscapes server takes.
+    """Write predictions as an archive for the VOC or Cityscapes server.
 
     Args:
         model: run folder or model file.
         out: archive: .tgz for voc, .zip for cityscapes.
-        data: split to predict; the test split without it.
-        scales: sizes at which an image is seen, relative to its own.
-        flip: average over the mirrored image too.
-        window: side in pixels of the windows that a larger image is cut into; 0 takes it whole.
-        overlap: overlap of neighbouring windows, as a part of their side, 0 to below 1.
+        data: split to predict; default: test.
+        scales: test-time augmentation: scales of the image, with averaged probabilities.
+        flip: test-time augmentation: average with the horizontally flipped image.
+        window: side of the sliding window over larger images, in pixels; 0: no window,
+            except for very large images.
+        overlap: overlap of neighbouring windows, as a share of their side, 0 to below 1.
         device: auto, cpu, cuda or mps.
     """
     from aicsd.data import open_images
@@ -57,4 +58,8 @@ def submit(
     return 0
 
 
-COMMAND = Command(submit, submit)
+COMMAND = Command(
+    submit,
+    submit,
+    example="aicsd submit runs/aicsd --data.name voc --data.root VOC -o results.tgz",
+)

@@ -80,7 +80,7 @@ def cityscapes_images(root: Path, split: str) -> list[Path]:
     for path in found:
         if by_name.setdefault(path.name, path) != path:
             raise UserError(
-                f"{by_name[path.name]} and {path} have one name; the images of a split need "
+                f"{by_name[path.name]} and {path} have the same name; the images of a split need "
                 "different ones"
             )
     return found

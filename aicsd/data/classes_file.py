@@ -104,7 +104,8 @@ def read_color_table(path: Path) -> ColorTable:
                 "each"
             )
         if color in colors:
-            raise UserError(f"{path}, line {number}: the colour {','.join(words[1:])} stands twice")
+            told = ",".join(words[1:])
+            raise UserError(f"{path}, line {number}: the colour {told} appears twice")
         name = words[0]
         if name.lower() != IGNORED and name not in names:
             names.append(name)

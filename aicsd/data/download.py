@@ -49,8 +49,8 @@ def download(
                 continue
         else:
             raise UserError(
-                f"{url}: the connection was cut {TRIES} times; {part} keeps what came, run the "
-                "command again to continue"
+                f"{url}: the connection was interrupted {TRIES} times; {part} keeps the received "
+                "part; run the command again to continue"
             )
         try:
             check_md5(part, md5)

@@ -118,7 +118,7 @@ class FileDataset:
         for name, pair in zip(self.names, self.pairs, strict=True):
             if first.setdefault(name, pair.image) is not pair.image:
                 raise UserError(
-                    f"{first[name]} and {pair.image} have one name, {name!r}; the images of a "
+                    f"{first[name]} and {pair.image} have the same name, {name!r}; the images of a "
                     "split need different ones, and each its own mask: move one of them away"
                 )
 

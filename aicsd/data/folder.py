@@ -114,7 +114,7 @@ def _labels(
     path = find_classes(root, given)
     if path.suffix == ".csv":
         if values is not None:
-            raise UserError(f"data.options.mask_values: {path} says already what masks hold")
+            raise UserError(f"data.options.mask_values: {path} already defines the values of masks")
         table = read_color_table(path)
         return table.classes, ColorMasks(table.colors, path, nearest)
     classes = read_classes(path)

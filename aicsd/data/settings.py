@@ -12,15 +12,15 @@ from aicsd.errors import UserError
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Random changes of a training image. Setting one to 0 (scales: to 1) switches it off.
+    """Data augmentation of training images. Set a value to 0 (scales: to 1) to switch it off.
 
     Args:
-        crop: side in pixels of the square crop that the network sees.
-        short_side: pixels that the image's shorter side has at scale 1; 0 leaves the image as it
-            is. 513 in the released code.
+        crop: side of the square training crop in pixels.
+        short_side: shorter side of the image at scale 1 in pixels; 0 keeps the native size. 513
+            in the released code.
         scale_min: smallest random scale of the image, above 0.
         scale_max: largest random scale of the image.
-        flip: probability of mirroring left and right, 0 to 1.
+        flip: probability of a horizontal flip, 0 to 1.
         blur: probability of a Gaussian blur with sigma up to 1 pixel, 0 to 1.
         jitter: strength of random brightness, contrast, saturation and hue, 0 to 1.
     """
@@ -53,32 +53,31 @@ class DataConfig:  # noqa: D101
     __doc__ = f"""Dataset, splits, augmentation and loading.
 
     Args:
-        name: {", ".join(DATASETS)}; {AUTO}: what the root holds, and without a root {GENERATED}.
-        root: folder that holds the dataset; {GENERATED} needs none.
+        name: {", ".join(DATASETS)}; {AUTO}: recognise the dataset from the root ({GENERATED}
+            without a root).
+        root: folder of the dataset; {GENERATED} needs none.
         train_split: split to train on.
-        train_images: how many of its images to train on, spread evenly over the split; 0 takes
-            all. Shows what few labels are worth.
-        unlabelled_rest: train on the other images of the split too, without their labels; a
-            teacher still provides a target there.
-        images: folder of photos without any mask to train on, in place of a dataset: short for
-            name photos and root. The student learns from its teacher alone, and is compared with
-            it on photos that are left out of training.
-        classes: file with the class names for images, one a line.
-        unlabelled: folder of further photos without masks, which are mixed in; a teacher provides
-            a target there.
-        unlabelled_ratio: images without labels that an epoch shows for each one with labels, in
-            turns; 0 shows each of them once.
-        labelled_repeat: times that an epoch shows each image that has labels, where others have
-            none; with 8, 50 labels are half of what the student sees beside 400 images without.
-        val_split: split to validate on during training.
+        train_images: number of its images to train on, spread evenly over the split; 0: all.
+            Shows how much labels matter.
+        unlabelled_rest: train on the other images of the split too, without their labels; the
+            teacher provides a target there.
+        images: folder of photos without masks to train on instead of a dataset: short for name
+            photos and root. The student learns from the teacher alone, and is validated against
+            the teacher on photos left out of training.
+        classes: file with the class names for images, one per line.
+        unlabelled: folder of additional photos without masks; the teacher provides a target there.
+        unlabelled_ratio: unlabelled images in an epoch per labelled one; 0: each of them once.
+        labelled_repeat: number of times that an epoch shows each labelled image if other images
+            are unlabelled; with 8, 50 labelled images make half of an epoch with 400 others.
+        val_split: split for validation during training.
         batch_size: images per step and process.
-        workers: processes that load images; 0 loads in the training process. The result is the
-            same for any number.
+        workers: data-loading processes; 0 loads in the training process. The number does not
+            change the result.
         cache_mb: memory in MB (10^6 bytes) for decoded training images, per device and shared by
-            its workers; 0 decodes every image each time. The result is the same for any number.
-        check: before training, make sure that every mask has valid ids and its image's size.
+            its workers; 0 decodes every image each time. It does not change the result.
+        check: before training, check that every mask has valid ids and the size of its image.
         options: further options of the dataset, for example {{size: 96}} for {GENERATED}.
-        augment: random changes of the training images.
+        augment: data augmentation of the training images.
     """
 
     name: str = AUTO

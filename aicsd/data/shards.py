@@ -151,8 +151,8 @@ def open_shards(
                 continue
             if name in seen:
                 raise UserError(
-                    f"{seen[name]} and {image} have one name, {name!r}; the samples of a split "
-                    "need different ones"
+                    f"{seen[name]} and {image} have the same name, {name!r}; the samples of a "
+                    "split need different ones"
                 )
             seen[name] = image
             samples.append((image, mask))
@@ -205,7 +205,9 @@ def _members(tar: Path) -> Iterator[tuple[str, Place]]:
                     yield entry.name, Place(tar, entry.name, entry.offset_data, entry.size)
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{tar} is no tar file, or compressed, or damaged: {reason}") from error
+        raise UserError(
+            f"{tar} is not an uncompressed tar file, or is damaged: {reason}"
+        ) from error
 
 
 def _is_image(end: str) -> bool:

@@ -19,11 +19,11 @@ class OptimizerConfig:
     """Optimizer with groups for backbone, head and terms, and a schedule of the learning rate."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    """sgd, as released, or adamw, for short runs and random weights."""
+    """sgd, as in the released code, or adamw, for short runs and random weights."""
     lr: float = 0.007
     """learning rate of the backbone."""
     head_lr_factor: float = 10.0
-    """learning rate of everything else of the student, as a multiple of lr."""
+    """learning rate of the rest of the student, as a multiple of lr."""
     terms_lr_factor: float | None = None
     """learning rate of adapters and other trainable parts of the terms, as a multiple of lr;
     null: that of the head."""
@@ -32,24 +32,24 @@ class OptimizerConfig:
     momentum: float = 0.9
     """momentum of sgd."""
     nesterov: bool = False
-    """the Nesterov form of the momentum of sgd."""
+    """Nesterov momentum for sgd."""
     schedule: Literal["poly", "cosine"] = "poly"
-    """poly, lr (1 - progress)^power, or cosine, half a cosine from lr to 0."""
+    """learning-rate schedule: poly, lr (1 - progress)^power, or cosine, half a cosine from lr to
+    0."""
     power: float = 0.9
     """power of the poly schedule; 0 keeps the learning rate constant."""
     warmup: float = 0.0
-    """the learning rate rises to its schedule in a straight line: over this part of training, or
-    from 1 on, over this many steps; 0: from the start."""
+    """linear warmup of the learning rate: below 1, a fraction of the training; from 1 on, a number
+    of steps; 0: none."""
     clip: float = 0.0
-    """largest norm of the gradient; 0 does not clip."""
+    """gradient clipping: largest norm; 0: none."""
     skip_nonfinite: bool = False
-    """skip the update of a step whose loss or gradient is NaN or infinite, and count such steps;
-    without it the run stops at the first."""
+    """skip and count steps with a NaN or infinite loss or gradient; false: stop at the first."""
     accumulate: int = 1
-    """batches whose gradients are summed into one step."""
+    """gradient accumulation: batches per step."""
     ema: float = 0.0
-    """decay of an exponential moving average of the student, which then is what gets evaluated
-    and saved; 0 switches it off, 0.99 to 0.9999 are usual."""
+    """decay of an exponential moving average of the student's weights, which is then evaluated
+    and saved; usual are 0.99 to 0.9999; 0: none."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -76,10 +76,10 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
-    """What every training run has."""
+    """Settings of every training."""
 
     run: str
-    """folder that gets config, logs, checkpoints and the trained model."""
+    """run folder for config, logs, checkpoints and the trained model."""
     data: DataConfig = field(default_factory=DataConfig)
     """dataset, splits, augmentation and loading."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -87,20 +87,20 @@ class FitConfig:
     epochs: int = 50
     """passes over the training images."""
     val_every: int = 1
-    """validate after every that many epochs, and at the end; 0: only at the end."""
+    """epochs between validations; 0: only at the end."""
     save_every: int = 100
-    """steps between two checkpoints; at most that many are lost when a run is cut."""
+    """steps between checkpoints; an interrupted run loses at most that many."""
     log_every: int = 10
-    """steps between two lines of metrics.jsonl."""
+    """steps between lines of metrics.jsonl."""
     logger: str = "tensorboard"
-    """where the same figures and a few pictures go too: tensorboard, wandb, mlflow, several
-    with commas between, or none."""
+    """logger for metrics and a few pictures: tensorboard, wandb, mlflow, several separated by
+    commas, or none."""
     report_images: int = 6
-    """images in report.html, which is written at the end; 0: no report."""
+    """images in report.html, written at the end; 0: no report."""
     seed: int = 0
     """seed of weights, order, augmentation and dropout."""
     resume: bool = False
-    """continue the run in the folder; its config need not be repeated."""
+    """continue the run in the folder, with its own config."""
     accelerator: str = "auto"
     """auto, cpu, cuda or mps."""
     devices: int = 1
@@ -108,16 +108,16 @@ class FitConfig:
     num_nodes: int = 1
     """number of machines."""
     sync_bn: bool | None = None
-    """batch norm over the images of all processes; null: where a process has fewer than 4 images
-    in a batch."""
+    """synchronise batch norm over all processes; default: if a process has fewer than 4 images in
+    a batch."""
     precision: Precision = "32-true"
     """number format of the forward and backward pass."""
     cuda_graphs: bool = False
-    """record the passes of student and teacher as CUDA graphs: a GPU then
-    waits less for the launches of small networks on small crops. In 32-true, on one device."""
+    """capture the passes of student and teacher as CUDA graphs, which reduces the launch overhead
+    of small networks on small crops. Requires 32-true and one device."""
     protocol: Protocol = "standard"
-    """standard: every pixel at its own resolution, padding ignored; released: as the released
-    AICSD code, where that decides its figures (losses, padding, evaluation)."""
+    """standard: native resolution, padding ignored; released: losses, padding and evaluation as
+    in the released AICSD code."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "save_every", "log_every", "devices", "num_nodes"):
@@ -133,12 +133,12 @@ class FitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(FitConfig):
-    """Train a network on labels alone: a teacher, or a student without one."""
+    """Train a network on labels only: a teacher, or a baseline."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    """the network to train."""
+    """network to train."""
     terms: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """changes to the cross entropy, and further terms on labels, for example
+    """options of the cross entropy, and further terms on labels, for example
     --terms.cross_entropy.class_weights balanced."""
 
 
@@ -150,28 +150,27 @@ class DistillConfig(FitConfig):
     """run folder or model file of the trained teacher, or a checkpoint of the released AICSD
     code."""
     teacher_classes: str | None = None
-    """what the teacher's classes are called in the data: a YAML file with lines such as
-    'sidewalk: Pavement' (several may become one, null leaves one out), or cityscapes_camvid;
-    without it classes meet by name."""
+    """map of the teacher's classes to those of the data: a YAML file with lines such as
+    'sidewalk: Pavement' (several may map to one, null leaves one out), or cityscapes_camvid;
+    default: classes are matched by name."""
     force_teacher: bool = False
-    """train with a teacher whose validation mIoU is no better than guessing; a run of fewer than
-    200 steps does so anyway."""
+    """train even if the teacher's validation mIoU is no better than guessing; runs of fewer than
+    200 steps do so anyway."""
     teacher_runtime: Runtime = "eager"
-    """eager, compiled (torch.compile: some time at the start, less at each step), or openvino
-    (on a CPU; for methods that compare logits)."""
+    """eager, compiled (torch.compile: a slower start, faster steps), or openvino (on a CPU; for
+    methods that compare logits)."""
     teacher_cache: str | None = None
-    """folder of the teacher's logits, computed once for every training image; it is made if it
-    is not there. The teacher then does not run during training. For methods that compare
-    logits."""
+    """folder of the teacher's logits, computed once for every training image, so that the teacher
+    does not run during training; created if it does not exist. For methods that compare logits."""
     teacher_cache_top_k: int = 0
-    """how many of the largest logits of a pixel the cache keeps, with the mass of the rest; 0
+    """number of largest logits of a pixel that the cache keeps, with the mass of the rest; 0
     keeps all. For methods that compare class probabilities only."""
     student: ModelConfig = field(default_factory=ModelConfig)
-    """the network to train."""
+    """network to train."""
     method: str = "aicsd"
     """a method, or a YAML file with a recipe."""
     terms: dict[str, dict[str, Any]] = field(default_factory=dict)
     """changes to the recipe by term and key, for example --terms.icsd.weight 50."""
     terms_of: str | None = None
-    """in the config of a run, the method of which terms holds every key; the recipe is not read
-    then."""
+    """method whose keys terms holds completely, so that no recipe is read; set in the config of a
+    run."""

@@ -116,7 +116,7 @@ def fit(
                 run.save()
             if stopped and step < total:
                 fabric.barrier()  # a process that ends sooner would end the one that saves
-                raise Interrupted(f"stopped at step {step} of {total}; go on with --resume")
+                raise Interrupted(f"stopped at step {step} of {total}; continue with --resume")
         metrics = run.validate(logger)
         for watcher in watchers:
             watcher.on_validation(watched)

@@ -140,7 +140,7 @@ def keep_step(
     advice = (
         "Give it another teacher" if worst.cause == TEACHER
         else "Lower optimizer.lr or a weight, set optimizer.clip or optimizer.skip_nonfinite, and "
-        "go on with --resume and that flag"
+        "continue with --resume and that flag"
     )  # fmt: skip
     return UserError(
         f"the loss is no longer finite at step {step + 1} of {total} ({values}; "

@@ -125,7 +125,7 @@ class _Watch:
         return error
 
     def _advice(self) -> str:
-        return f"go on with --run {self._run.path} --resume"
+        return f"continue with --run {self._run.path} --resume"
 
     def _tell(self) -> bool:
         """Whether this process is the one that says why the run ends: the first to ask."""

@@ -162,7 +162,7 @@ def _kept_lines(path: Path, start: int, total: int) -> tuple[int, list[dict[str,
     """The first step that is logged anew, and the lines that stay as they are."""
     lines = read_json_lines(path)
     if not all(isinstance(line.get("step"), int) for line in lines):
-        raise UserError(f"{path} is damaged: a line has no step; delete it to go on without")
+        raise UserError(f"{path} is damaged: a line has no step; delete it to continue without it")
     if start == 0:
         return 0, []
     kept = [line for line in lines if line["step"] <= start]

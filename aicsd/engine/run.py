@@ -222,7 +222,7 @@ def _stopped(folder: RunFolder) -> str:
     if folder.is_finished:
         return "stopped; the run is finished"
     if folder.config.is_file():
-        return "stopped before the next step; go on with --resume"
+        return "stopped before the next step; continue with --resume"
     return "stopped before the first step; nothing was written"
 
 
@@ -317,7 +317,7 @@ def _train_together(
     for remark in remarks:
         _say(fabric, folder, remark)
     if longer:
-        _say(fabric, folder, f"goes on to {config.epochs} epochs: from here on the learning rate "
+        _say(fabric, folder, f"continues to {config.epochs} epochs: from here on the learning rate "
              "and the weights of the terms follow the schedule of that many")  # fmt: skip
     if fabric.is_global_zero:
         if longer:

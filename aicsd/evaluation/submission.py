@@ -143,7 +143,7 @@ def check_archive(server: Server, images: Sequence[Path], split: str, path: Path
             with PILImage.open(io.BytesIO(content)) as picture:
                 kind, found, ids = (picture.format, picture.mode), picture.size, np.array(picture)
         except (OSError, UnidentifiedImageError) as error:
-            raise UserError(f"{path}: {name} is no readable image: {error}") from error
+            raise UserError(f"{path}: {name} is not a readable image: {error}") from error
         wanted = ("PNG", "P" if server.palette else "L")
         if kind != wanted or found != size:
             raise UserError(

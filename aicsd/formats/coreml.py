@@ -78,7 +78,7 @@ def _write(program: torch.export.ExportedProgram, path: Path, about: About) -> N
 def _read(path: Path, _: int) -> Graph:
     if not _runs():
         raise UserError(
-            f"{path}: Core ML models run on macOS alone; export the run as .onnx to use it here"
+            f"{path}: Core ML models run on macOS only; export the run as .onnx to use it here"
         )
     with quiet():
         tools = require("coremltools", "mobile")

@@ -26,14 +26,14 @@ class DeepLabV3PlusOptions:
     low_level_channels: int = 48
     """width of the reduced stride-4 map of the decoder"""
     dropout: float = 0.5
-    """in the head; 0.5 as published, 0 lets narrow networks learn faster in short runs"""
+    """dropout of the head; 0.5 as published, 0 lets narrow networks learn faster in short runs"""
     weights: str = "none"
-    """where the backbone starts: none (random), imagenet (timm downloads them), a safetensors file
-    with timm's names, or a trained network of aicsd with the same architecture to start the whole
-    network from"""
+    """initial weights: none (random), imagenet (backbone, downloaded by timm), a safetensors file
+    with timm's names (backbone), or a trained network of aicsd with the same architecture (whole
+    network, to fine-tune it)"""
     released_layout: bool = False
-    """for a MobileNetV2, dilate and pad as the released code does; checkpoints of that code need
-    it, ImageNet weights of timm are made for timm's own layout"""
+    """dilation and padding of a MobileNetV2 as in the released code; its checkpoints need true,
+    ImageNet weights of timm need false"""
 
     def __post_init__(self) -> None:
         for name in ("aspp_channels", "decoder_channels", "low_level_channels"):
@@ -45,15 +45,15 @@ class DeepLabV3PlusOptions:
 
 @dataclass(frozen=True)
 class ModelConfig(DeepLabV3PlusOptions):
-    """A network. Keys of a DeepLabV3+ that another family has too mean the same there."""
+    """A network. Keys that other families share with DeepLabV3+ have the same meaning there."""
 
     family: str = DEFAULT_FAMILY
-    """kind of network: deeplabv3plus, lraspp, torchvision:NAME with a name of
+    """family of networks: deeplabv3plus, lraspp, torchvision:NAME with a name of
     torchvision.models.segmentation, smp:NAME with an architecture of segmentation_models_pytorch
-    such as unet, whose encoder is the backbone, or transformers:segformer-b0, -b1, -b2; keys that
-    it does not have must stay at their defaults"""
+    such as unet, whose encoder is the backbone, or transformers:segformer-b0, -b1, -b2; leave keys
+    at their defaults that the family does not have"""
     options: dict[str, int | float | str | bool] = field(default_factory=dict)
-    """keys that only another family has, for example {channels: 64} of lraspp"""
+    """keys of other families only, for example {channels: 64} of lraspp"""
 
     @staticmethod
     def presets() -> dict[str, dict[str, Any]]:

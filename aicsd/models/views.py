@@ -37,7 +37,7 @@ class InferenceConfig:
         window: side in pixels of the sliding window over a larger image; 0: as the network
             declares it, which for most means whole, or 1025 for an image of more than 4096 x 4096
             pixels, of which the maps would fill the memory.
-        overlap: of neighbouring windows, as a part of their side, 0 to below 1.
+        overlap: overlap of neighbouring windows, as a share of their side, 0 to below 1.
     """
 
     scales: tuple[float, ...] = (1.0,)

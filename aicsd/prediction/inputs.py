@@ -138,6 +138,6 @@ def plan_results(inputs: Sequence[Input], out: Path, config: PredictConfig) -> N
     for result in taken:
         if result.suffix in IMAGE_SUFFIXES and result.resolve().parent in folders:
             raise UserError(
-                f"{result} would lie among the images, and be taken for one of them later; choose "
+                f"{result} would be among the images, and be used as one of them later; choose "
                 "another folder for the results"
             )

@@ -106,9 +106,8 @@ def group_classes(teacher: Classes, data: Classes, mapping: ClassMap | None = No
     unknown = [name for name, held in zip(data.names, members, strict=True) if not held]
     if unknown:
         raise UserError(
-            f"the teacher does not know the classes {unknown}; it knows {list(teacher.names)}: "
-            "train it on the same classes, or say which of its classes they are with "
-            "--teacher_classes MAP.yaml"
+            f"the teacher has no classes {unknown}; its classes are {list(teacher.names)}: "
+            "train it on the same classes, or map its classes with --teacher_classes MAP.yaml"
         )
     return Groups(members, tuple(name for name in teacher.names if target.get(name) is None))
 

@@ -65,7 +65,8 @@ def read_history(run: Path) -> ICSHistory | None:
         return ICSHistory(list(images), steps, teacher)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} cannot be read ({' '.join(str(error).split())}); delete it to go on without"
+            f"{path} cannot be read ({' '.join(str(error).split())}); "
+            "delete it to continue without it"
         ) from error
 
 

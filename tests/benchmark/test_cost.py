@@ -238,7 +238,7 @@ def test_a_folder_that_is_not_there(run_cli: RunCli, place: Path) -> None:
     assert code == 0, error
     assert "folder train, 5 classes (RANDOM IMAGES)" in text
     assert "GMACs, image 70x40" in text
-    assert "whole run: not known without the number of images; give --images N" in text
+    assert "whole run: unknown without the number of images; give --images N" in text
     teacher = ("--teacher", place / "teacher.safetensors")
     code, text, error = run_cli(*command, *teacher, "--images", 40, "--epochs", 2)
     assert code == 0, error

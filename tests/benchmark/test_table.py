@@ -325,7 +325,7 @@ def test_percent() -> None:
 
 
 def test_broken_folders(runs: list[Path], tmp_path: Path, run_cli: RunCli) -> None:
-    assert_one_line(run_cli("benchmark", "table", "nowhere"), "nowhere is no run folder")
+    assert_one_line(run_cli("benchmark", "table", "nowhere"), "nowhere is not a run folder")
     assert_one_line(run_cli("benchmark", "table"), "missing: runs")
     (runs[0] / "metrics.json").write_text("{")
     assert_one_line(run_cli("benchmark", "table", *runs), str(runs[0]), "is damaged")

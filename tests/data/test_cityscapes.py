@@ -136,7 +136,7 @@ def test_two_images_of_one_name_are_refused(root: Path) -> None:
     other = twin.parents[1] / "bochum" / twin.name
     other.write_bytes(twin.read_bytes())
     message = one_line(lambda: open_images("cityscapes", str(root), "val"))
-    assert f"{other} and {twin} have one name" in message
+    assert f"{other} and {twin} have the same name" in message
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_two_files_of_one_name_are_refused(root: Path) -> None:
     image(root / "images/train/a.jpg")
     message = refused(root)
     assert "images/train/a.jpg and" in message
-    assert "have one name, 'a'" in message
+    assert "have the same name, 'a'" in message
     (root / "images/train/a.jpg").unlink()
     mask(root / "masks/train/a.tif")
     message = refused(root)
@@ -334,7 +334,7 @@ def test_jpeg_masks_need_the_nearest_colour(colored: Path) -> None:
         ("a,0,0,-1\n", "must be name,r,g,b"),
         (",0,0,1\n", "must be name,r,g,b"),
         ("a,0,0,1\nname,r,g,b\n", "line 2"),
-        ("a,0,0,1\nb,0,0,1\n", "line 2: the colour 0,0,1 stands twice"),
+        ("a,0,0,1\nb,0,0,1\n", "line 2: the colour 0,0,1 appears twice"),
         ("".join(f"c{i},{i % 256},{i // 256},0\n" for i in range(256)), "names 256 classes"),
     ],
 )
@@ -358,7 +358,7 @@ def test_a_class_may_have_several_colours(tmp_path: Path) -> None:
 
 def test_one_file_names_the_classes(colored: Path) -> None:
     mask(colored / "masks/train/a.png", COLORS[MASK])
-    assert "already what masks hold" in refused(colored, mask_values={0: "ground"})
+    assert "already defines the values of masks" in refused(colored, mask_values={0: "ground"})
     (colored / "classes.txt").write_text("ground\ndisc\nbar\n")
     assert "has both classes.txt" in refused(colored)
     assert train(colored, classes="classes.csv").classes.names == ("ground", "disc", "bar")

@@ -111,9 +111,9 @@ def colours(shards: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (compress, "train-000000.tar is no tar file, or compressed"),
+        (compress, "train-000000.tar is not an uncompressed tar file"),
         (cut, "train-000000.tar"),
-        (repeat, "have one name, 'photos/000'"),
+        (repeat, "have the same name, 'photos/000'"),
         (colours, "masks in shards hold class ids"),
     ],
 )

@@ -180,7 +180,7 @@ def test_core_ml_off_a_mac(tmp_path: Path) -> None:
     if coreml.FORMAT.runs():
         pytest.skip("this is a Mac, where the model runs")
     path, _ = exported(coreml.FORMAT)
-    with pytest.raises(UserError, match="run on macOS alone"):
+    with pytest.raises(UserError, match="run on macOS only"):
         load_model(path)
     coreml._check_structure(path, {"size": SIZE, "output": "logits", "classes": ["a", "b", "c"]})
     for change in ({"size": (96, 64)}, {"classes": ["a", "b"]}):

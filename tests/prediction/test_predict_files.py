@@ -289,6 +289,6 @@ def test_results_do_not_become_images(model_file: Path, photos: Path, run_cli: R
     for place in ("c", "c/y.jpg"):
         code, _, error = run_cli("predict", model_file, photos / place, "--out", photos / "c")
         assert (code, error.count("\n")) == (2, 1)
-        assert "would lie among the images, and be taken for one of them later" in error
+        assert "would be among the images, and be used as one of them later" in error
     assert names(photos / "c") == {"y.jpg"}
     assert run_cli("predict", model_file, photos / "c", "--out", photos / "c" / "results")[0] == 0

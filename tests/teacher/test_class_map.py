@@ -84,14 +84,14 @@ def test_which_classes_meet(
         (
             ("a", "disc"),
             None,
-            "not know the classes ['ground', 'bar']; it knows ['a', 'disc']",
+            "has no classes ['ground', 'bar']; its classes are ['a', 'disc']",
         ),
         (("class_0", "class_1"), None, "has 2 classes without names, and the data has 3"),
         (THEIRS, {"flor": "ground"}, "the teacher has no class 'flor'; did you mean 'floor'"),
         (THEIRS, {"floor": "grund"}, "the data has no class 'grund'; did you mean 'ground'"),
         (THEIRS, {5: "ground"}, "the teacher has no class 5; its 5 classes are counted from 0"),
         (THEIRS, {"floor": 3}, "the data has no class 3; its 3 classes are counted from 0"),
-        (THEIRS, {**MAP, "ball": None}, "does not know the classes ['disc']"),
+        (THEIRS, {**MAP, "ball": None}, "has no classes ['disc']"),
     ],
 )
 def test_maps_that_do_not_fit(
@@ -162,7 +162,7 @@ def test_a_teacher_of_other_classes(place: Path, tmp_path: Path, run_cli: RunCli
     data, teacher = place / "data", place / "t.safetensors"
     command = distill_command(data, teacher, tmp_path / "run", "--epochs", "1", "--method", "kd")
     code, _, error = run_cli(*command)
-    assert (code, "say which of its classes they are" in error) == (2, True)
+    assert (code, "map its classes with --teacher_classes" in error) == (2, True)
     code, _, error = run_cli(*command, "--teacher_classes", place / "map.yaml")
     assert code == 0, error
     assert "classes of the teacher that the data does not have are left out: sky" in error

@@ -142,7 +142,7 @@ def recognise(tree: Tree) -> Format:
     listed = "; ".join(f"{known.name} ({known.files})" for known in found or FORMATS)
     if found:
         raise UserError(f"{tree.root} may be {listed}: give --format NAME")
-    raise UserError(f"{tree.root} holds no format that is known; looked for {listed}")
+    raise UserError(f"{tree.root} has no known format; looked for {listed}")
 
 
 def read_table(path: Path) -> ClassTable:

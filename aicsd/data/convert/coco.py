@@ -90,7 +90,7 @@ def load(tree: Tree, file: str) -> Record:
     """The content of an annotation file."""
     content = tree.json(file)
     if not isinstance(content, dict):
-        raise UserError(f"{tree.root / file} is no COCO file: it has no {', '.join(KEYS)}")
+        raise UserError(f"{tree.root / file} is not a COCO file: it has no {', '.join(KEYS)}")
     return content
 
 

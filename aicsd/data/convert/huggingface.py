@@ -151,7 +151,7 @@ def _schema(tree: Tree, file: str) -> tuple[Any, list[int]]:
         return stream.schema, [sum(batch.num_rows for batch in stream)]
     except (pyarrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is no whole data file: {reason}") from error
+        raise UserError(f"{path} is not a complete data file: {reason}") from error
 
 
 def _groups(tree: Tree, file: str, columns: set[str]) -> Iterator[Group]:

@@ -50,7 +50,7 @@ def outline(points: object, size: Size, where: str) -> Region:
     """The pixels inside an outline ``[x1, y1, x2, y2, ...]``.
 
     Raises:
-        LeftOutError: fewer than three points, something that is no number, or an outline that
+        LeftOutError: fewer than three points, something that is not a number, or an outline that
             reaches far out of the image or is absurdly long.
     """
     mask = require_pycocotools("an outline")
@@ -175,7 +175,7 @@ def _numbers(points: object, where: str) -> list[float]:
         type(value) in (int, float) and abs(value) < 1e9 and math.isfinite(value)
         for value in points
     ):
-        raise LeftOutError("an outline that is no list of numbers", where)
+        raise LeftOutError("an outline that is not a list of numbers", where)
     return [float(value) for value in points]
 
 

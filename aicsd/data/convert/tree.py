@@ -174,7 +174,7 @@ class Tree:
         except UserError:
             raise
         except ValueError as error:
-            raise UserError(f"{self.root / name} is no whole JSON file: {error}") from error
+            raise UserError(f"{self.root / name} is not a complete JSON file: {error}") from error
 
     def yaml(self, name: str) -> Any:
         """The content of a YAML file, as data only; UserError as :meth:`text`."""

@@ -195,9 +195,9 @@ def _shape(
     try:
         values = [float(word) for word in words]
     except ValueError as error:
-        raise LeftOutError("a line that is no list of numbers", where) from error
+        raise LeftOutError("a line that is not a list of numbers", where) from error
     if not all(math.isfinite(value) and abs(value) < 1e6 for value in values):
-        raise LeftOutError("a line that is no list of numbers", where)
+        raise LeftOutError("a line that is not a list of numbers", where)
     sides = (size.width, size.height)
     points = [value * sides[index % 2] for index, value in enumerate(values[1:])]
     if len(points) == BOX_VALUES:

@@ -182,7 +182,7 @@ class _NumPyDtype:
 def _numpy_scalar(dtype: _NumPyDtype, data: bytes) -> float:
     """Stands in for the function that NumPy pickles its scalars with."""
     if not isinstance(dtype, _NumPyDtype) or not re.fullmatch(r"[fiu][248]|[iu]1", dtype.code):
-        raise pickle.UnpicklingError("a NumPy scalar that is no number")
+        raise pickle.UnpicklingError("a NumPy scalar that is not a number")
     (value,) = np.frombuffer(data, np.dtype(f"<{dtype.code}")).tolist()
     return float(value)
 
@@ -258,7 +258,7 @@ def _find_backbone(stored: Mapping[str, Tensor], path: Path) -> str:
             f"{', '.join(RESNETS.values())}"
         )
     raise UserError(
-        f"{path} is no DeepLabV3+ of the released AICSD code: no backbone in its keys "
+        f"{path} is not a DeepLabV3+ of the released AICSD code: no backbone in its keys "
         f"({shorten(sorted(stored), 3)})"
     )
 
