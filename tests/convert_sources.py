@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ def save_ids(path: Path, ids: np.ndarray, palette: Iterable[int] | None = None) 
     image.save(path)
 
 
-def save_colors(path: Path, ids: np.ndarray, colors: dict[int, Sequence[int]]) -> None:
+def save_colors(path: Path, ids: np.ndarray, colors: Mapping[int, Sequence[int]]) -> None:
     """A PNG in the colours of the ids, RGB or RGBA as the colours are."""
     path.parent.mkdir(parents=True, exist_ok=True)
     channels = len(next(iter(colors.values())))

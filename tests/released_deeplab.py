@@ -38,7 +38,8 @@ class Block(nn.Module):
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         if hasattr(self, "conv3"):
             y = self.bn3(self.conv3(F.relu(y)))
-        return y + (self.downsample(x) if hasattr(self, "downsample") else x)
+        result: Tensor = y + (self.downsample(x) if hasattr(self, "downsample") else x)
+        return result
 
 
 class ResNet(nn.Module):
@@ -47,7 +48,7 @@ class ResNet(nn.Module):
         self.conv1, self.bn1 = conv(3, 64, 7, s=2), nn.BatchNorm2d(64)
         strides = {16: (1, 2, 2, 1), 8: (1, 2, 1, 1)}[output_stride]
         rates = {16: (1, 1, 1, 2), 8: (1, 1, 2, 4)}[output_stride]
-        i = 64
+        i, stages = 64, []
         for stage, (depth, stride, rate) in enumerate(zip(depths, strides, rates, strict=True)):
             blocks = []
             for number in range(depth):
@@ -56,7 +57,8 @@ class ResNet(nn.Module):
                 step = stride if number == 0 else 1
                 blocks.append(Block(i, planes, step, rate * grid, bottleneck))
                 i = 4 * planes if bottleneck else planes
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.channels = (256, 2048) if bottleneck else (64, 512)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +78,7 @@ class Inverted(nn.Module):
         self.rate, self.residual = rate, stride == 1 and i == o
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(F.pad(x, [self.rate] * 4))
+        y: Tensor = self.conv(F.pad(x, [self.rate] * 4))
         return x + y if self.residual else y
 
 
@@ -154,7 +156,17 @@ class Decoder(nn.Module):
 
     def forward(self, high: Tensor, low: Tensor) -> Tensor:
         low = F.relu(self.bn1(self.conv1(low)))
-        return self.last_conv(torch.cat([up(high, low), low], 1))
+        logits: Tensor = self.last_conv(torch.cat([up(high, low), low], 1))
+        return logits
+
+
+RESNETS = {
+    "resnet18": ((2, 2, 2, 2), False),
+    "resnet34": ((3, 4, 6, 3), False),
+    "resnet50": ((3, 4, 6, 3), True),
+    "resnet101": ((3, 4, 23, 3), True),
+}
+"""Depths of the stages, and whether the blocks are bottlenecks."""
 
 
 class DeepLab(nn.Module):
@@ -164,13 +176,11 @@ class DeepLab(nn.Module):
         self, backbone: str, classes: int = 21, output_stride: int = 16, dropout: bool = True
     ) -> None:
         super().__init__()
-        self.backbone = {
-            "resnet18": lambda: ResNet((2, 2, 2, 2), False, output_stride),
-            "resnet34": lambda: ResNet((3, 4, 6, 3), False, output_stride),
-            "resnet50": lambda: ResNet((3, 4, 6, 3), True, output_stride),
-            "resnet101": lambda: ResNet((3, 4, 23, 3), True, output_stride),
-            "mobilenetv2_100": lambda: MobileNetV2(output_stride),
-        }[backbone]()
+        self.backbone: ResNet | MobileNetV2
+        if backbone == "mobilenetv2_100":
+            self.backbone = MobileNetV2(output_stride)
+        else:
+            self.backbone = ResNet(*RESNETS[backbone], output_stride)
         low, high = self.backbone.channels
         self.aspp = Pyramid(high, output_stride)
         self.decoder = Decoder(low, classes, dropout)
@@ -184,12 +194,14 @@ def up(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=True)
 
 
-def random_deeplab(backbone: str, *args: int, seed: int = 0, **more: bool) -> DeepLab:
+def random_deeplab(
+    backbone: str, classes: int = 21, output_stride: int = 16, dropout: bool = True, seed: int = 0
+) -> DeepLab:
     """In evaluation mode, with batch-norm weights and statistics that all matter."""
     torch.manual_seed(seed)
     # without the default initialisation, which takes longer than everything else
     with torch.device("meta"):
-        net = DeepLab(backbone, *args, **more)
+        net = DeepLab(backbone, classes, output_stride, dropout)
     net.to_empty(device="cpu")
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
@@ -200,7 +212,7 @@ def random_deeplab(backbone: str, *args: int, seed: int = 0, **more: bool) -> De
         elif isinstance(module, nn.BatchNorm2d):
             module.weight.data.uniform_(0.4, 0.8)
             module.bias.data.normal_(std=0.2)
-            module.running_mean.normal_(std=0.2)
-            module.running_var.uniform_(0.5, 1.5)
-            module.num_batches_tracked.fill_(7)
+            module.get_buffer("running_mean").normal_(std=0.2)
+            module.get_buffer("running_var").uniform_(0.5, 1.5)
+            module.get_buffer("num_batches_tracked").fill_(7)
     return net.eval()

@@ -103,7 +103,8 @@ def test_a_wrong_value_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
             self.loss = loss
 
         def forward(self, **inputs: Any) -> torch.Tensor:
-            return self.loss(**inputs) * 0.99
+            value: torch.Tensor = self.loss(**inputs)
+            return value * 0.99
 
     def less(self: Any, inputs: Any, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
         return Less(build(self, inputs, dtype)) if dtype == torch.float32 else build(self, inputs)
@@ -164,10 +165,7 @@ def test_staged_files_and_the_campaign_that_they_are_for(
                 for folder, name in ((tmp_path, "weights"), (whole, "student"))]  # fmt: skip
     for one, half in (
         (model, load_model(whole / "teacher.safetensors")),
-        (
-            build_model(students[0], CLASSES).net.backbone,
-            build_model(students[1], CLASSES).net.backbone,
-        ),
+        tuple(build_model(config, CLASSES).net.get_submodule("backbone") for config in students),
     ):
         torch.testing.assert_close(half.state_dict(), one.state_dict(), rtol=1e-3, atol=1e-4)
     assert load_file(whole / "student.safetensors")["conv_stem.weight"].dtype == torch.float16

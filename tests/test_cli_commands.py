@@ -360,7 +360,7 @@ def test_class_that_occurs_nowhere_is_null(tmp_path: Path, run_cli: RunCli) -> N
         Image.fromarray(ids).save(mask)
     model = build_model(ModelConfig(**TINY_MODEL), Classes(CLASS_NAMES, ((0, 0, 0),) * 3))
     with torch.no_grad():
-        model.net.classifier.bias.copy_(torch.tensor([100.0, 0.0, 0.0]))
+        model.net.get_parameter("classifier.bias").copy_(torch.tensor([100.0, 0.0, 0.0]))
     save_model(model, tmp_path / "model.safetensors")
     flags = [*data_flags(root), "--json", tmp_path / "out.json"]
     printed = check(run_cli("evaluate", tmp_path / "model.safetensors", *flags))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ class Net(nn.Module):
         self.classifier = nn.Conv2d(6, classes, 1)
         nn.init.normal_(self.classifier.weight, std=2.0)
         self.form = form
-        self.seen: Tensor | None = None
+        self.seen: Tensor
 
     def forward(self, image: Tensor) -> object:
         self.seen = image.detach()
@@ -96,7 +97,8 @@ def ics(logits: Tensor, valid: Tensor) -> Tensor:
         kl = (rho[:, None] * (log_rho[:, None] - log_rho[None])).sum(2)
         matrices.append(kl)
     mean = torch.stack(matrices).mean(0)
-    return mean / mean.norm(dim=1, keepdim=True)
+    norms: Tensor = mean.norm(dim=1, keepdim=True)
+    return mean / norms
 
 
 def terms_by_hand(
@@ -166,7 +168,9 @@ def test_gradient_of_the_loss_is_the_weighted_sum_of_the_gradients() -> None:
             changes = {name: {"weight": w, "schedule": "constant"} for name, w in overrides.items()}
             loss = Distiller(student, load_recipe("aicsd", changes), teacher)(batch, 0.9)["loss"]
         loss.backward()
-        return student.net.conv.weight.grad
+        found = student.net.get_parameter("conv.weight").grad
+        assert found is not None
+        return found
 
     parts = {
         name: gradient({other: float(other == name) for other in recipe.terms})
@@ -406,7 +410,7 @@ def test_a_term_moved_to_the_logits_reads_them() -> None:
 
 @pytest.mark.parametrize("owner", ["student", "teacher"])
 def test_a_map_that_a_network_does_not_have_is_named(owner: str) -> None:
-    networks = {"student": Maps(5, 4, 1), "teacher": Maps(7, 4, 2)}
+    networks: dict[str, nn.Module] = {"student": Maps(5, 4, 1), "teacher": Maps(7, 4, 2)}
     recipe = load_recipe("ad", {"attention": {"at": "decodr"}})
     networks[owner] = Net(form="output") if owner == "student" else Net(form="tensor")
     student, teacher = (aligned(networks[key], CLASSES) for key in ("student", "teacher"))
@@ -427,7 +431,7 @@ def test_weighted_sum() -> None:
     total = weighted_sum({"a": a, "b": b}, {"a": 0.5, "b": 3.0, "c": 9.0})
     assert total.item() == 16.0
     total.backward()
-    assert (a.grad.item(), b.grad.item()) == (0.5, 3.0)
+    assert [x.grad.item() if x.grad is not None else None for x in (a, b)] == [0.5, 3.0]
 
 
 def test_weighted_sum_refuses_a_term_without_a_weight() -> None:
@@ -456,7 +460,7 @@ def test_native_cross_entropy_needs_no_upsampling(monkeypatch: pytest.MonkeyPatc
     sizes: list[tuple[int, ...]] = []
     real = F.interpolate
 
-    def spy(maps: Tensor, *arguments: object, **keywords: object) -> Tensor:
+    def spy(maps: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
         sizes.append(tuple(maps.shape))
         return real(maps, *arguments, **keywords)
 

@@ -32,7 +32,7 @@ from aicsd.models import Segmenter, load_model  # noqa: E402
 
 RunCli = Callable[..., tuple[int, str, str]]
 SECRET = "/home/alice/secret"
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "run": f"{SECRET}/runs/mine",
     "data": {"name": "folder", "root": f"{SECRET}/photos", "train_split": "train",
              "val_split": "val", "options": {"list": "C:\\Users\\alice\\list.txt"}},
@@ -291,7 +291,7 @@ def test_the_card(fake: FakeHub, run_folder: Path, run_cli: RunCli) -> None:
     assert front["pipeline_tag"] == "image-segmentation"
     assert {"knowledge-distillation", "kd"} <= set(front["tags"])
     assert "license" not in front
-    results = {result.metric_type: result for result in card.data.eval_results}
+    results = {result.metric_type: result for result in card.data.get("eval_results")}
     assert {key: result.metric_value for key, result in results.items()} == {
         "mean_iou": 0.5, "accuracy": 0.75, "mean_accuracy": 0.625
     }  # fmt: skip

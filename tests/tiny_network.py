@@ -39,9 +39,6 @@ def tiny_model(seed: int = 0) -> Segmenter:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = TinyNetwork()
-        mean, variance = net.norm.running_mean, net.norm.running_var
-        assert mean is not None
-        assert variance is not None
-        mean.uniform_(-0.5, 0.5)
-        variance.uniform_(0.5, 1.5)
+        net.norm.get_buffer("running_mean").uniform_(-0.5, 0.5)
+        net.norm.get_buffer("running_var").uniform_(0.5, 1.5)
     return Segmenter(net, CLASSES).eval()

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -89,7 +89,7 @@ def _stack(crops: list[Crop]) -> Batch:
     )
 
 
-def _run(dataset: _Fallible, workers: int, **arguments: Any) -> Iterator[Any]:
+def _run(dataset: _Fallible, workers: int, **arguments: Any) -> Generator[Any, None, None]:
     """The batches of ``dataset``; an error among them is raised."""
     if workers:
         _require_open_files(workers)
@@ -109,7 +109,7 @@ def _run(dataset: _Fallible, workers: int, **arguments: Any) -> Iterator[Any]:
     return _raise_errors(items)
 
 
-def _raise_errors(items: Iterator[T | UserError]) -> Iterator[T]:
+def _raise_errors(items: Iterator[T | UserError]) -> Generator[T, None, None]:
     try:
         while True:
             with lost_workers():
@@ -227,8 +227,10 @@ def train_loader(
     pin_memory: bool = False,
     protocol: Protocol = "standard",
     color: tuple[int, int, int] | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Augmented batches in the order of ``batches``; with the teacher's logits if it has them.
+
+    ``close()`` ends the workers before the last batch.
 
     Crops are padded with ``color``, the student's mean colour (``Segmenter.input.color``).
     """

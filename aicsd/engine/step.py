@@ -167,5 +167,5 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 def _average(student: nn.Module, decay: float) -> AveragedModel | None:
     if not decay:
         return None
-    update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+    update = get_ema_multi_avg_fn(decay)
     return AveragedModel(student, multi_avg_fn=update, use_buffers=True)

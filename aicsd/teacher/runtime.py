@@ -50,7 +50,7 @@ class TeacherGraph:
 
     def __init__(self, run: Look, image: Tensor) -> None:
         self._image = image.clone()
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.no_grad(), torch.cuda.stream(stream):
             for _ in range(WARM_UP):

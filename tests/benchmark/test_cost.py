@@ -25,11 +25,12 @@ from aicsd.data import Classes, open_dataset
 from aicsd.data.batches import plan_batches
 from aicsd.data.loaders import train_loader
 from aicsd.data.settings import DataConfig
-from aicsd.distiller import Distiller, Teacher
+from aicsd.distiller import Distiller
 from aicsd.engine.device import open_fabric
 from aicsd.evaluation.cost import gmacs
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
+from aicsd.teacher import Teacher
 from aicsd.types import Batch
 
 RunCli = Callable[..., tuple[int, str, str]]

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_minimum_and_median_without_the_warm_up() -> None:
 
 def test_candidates_take_turns() -> None:
     calls: list[str] = []
-    found = take_turns({name: lambda name=name: calls.append(name) for name in "ab"}, 2)
+    found = take_turns({name: partial(calls.append, name) for name in "ab"}, 2)
     assert calls == list("ababab")
     assert {name: len(seconds) for name, seconds in found.items()} == {"a": 2, "b": 2}
 

@@ -103,7 +103,7 @@ def test_it_holds_as_often_as_it_says_and_resampled_seeds_do_not() -> None:
     held = naive = 0
     for _ in range(400):
         differences = rng.normal(1.0, 0.5, 3)
-        found = paired_interval(differences, [])
+        found = paired_interval(differences.tolist(), [])
         assert found is not None
         held += found.low <= 1.0 <= found.high
         means = np.sort([differences[list(chosen)].mean() for chosen in sets])

@@ -45,13 +45,16 @@ def write_metrics(path: Path, miou: float, metrics: dict[str, Any] | None = None
     (path / "metrics.json").write_text(json.dumps(content))
 
 
+def teacher_of(method: str) -> dict[str, Any]:
+    return {} if method == "none" else {"teacher": "runs/teacher"}
+
+
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Path]:
     """none: 39, 40, 44 (mean 41, deviations -2 -1 3); aicsd: 40, 42, 44; kd: one seed of them."""
     figures = {"none": (0.39, 0.40, 0.44), "aicsd": (0.40, 0.42, 0.44), "kd": (0.41,)}
     return [
-        write_run(tmp_path / f"{method}-{seed}", method, seed, miou,
-                  **({} if method == "none" else {"teacher": "runs/teacher"}))
+        write_run(tmp_path / f"{method}-{seed}", method, seed, miou, None, **teacher_of(method))
         for method, values in figures.items()
         for seed, miou in enumerate(values)
     ]  # fmt: skip

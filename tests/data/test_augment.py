@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,8 +40,14 @@ def run(sample: Sample, config: AugmentConfig, seed: int = 0) -> Crop:
     return augment(sample, np.random.default_rng(seed), config)
 
 
+def arrays(sample: Crop | Sample) -> list[np.ndarray]:
+    more = [sample.valid] if isinstance(sample, Crop) else []
+    return [sample.image, sample.mask, *more]
+
+
 def same(a: Crop | Sample, b: Crop | Sample) -> bool:
-    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+    assert a.maps is b.maps is None
+    return all(np.array_equal(x, y) for x, y in zip(arrays(a), arrays(b), strict=True))
 
 
 sizes = st.tuples(st.integers(1, 90), st.integers(1, 90))
@@ -62,11 +69,11 @@ def test_form(size: tuple[int, int], config: AugmentConfig, seed: int) -> None:
     side = config.crop
     assert crop.image.shape == (side, side, 3)
     assert crop.mask.shape == crop.valid.shape == (side, side)
-    assert (crop.image.dtype, crop.mask.dtype) == (np.uint8, np.uint8)
-    assert crop.valid.dtype == np.bool_
+    assert crop.image.dtype == crop.mask.dtype == np.uint8
+    assert crop.valid.dtype == bool
     assert (crop.mask[~crop.valid] == IGNORE_INDEX).all()
     assert (crop.mask[crop.valid] < 4).all()
-    rows, columns = crop.valid.any(axis=1), crop.valid.any(axis=0)
+    rows, columns = crop.valid.max(axis=1), crop.valid.max(axis=0)
     assert np.array_equal(crop.valid, rows[:, None] & columns[None])
     assert rows[: rows.sum()].all()
     assert columns[: columns.sum()].all() or (config.flip and columns[-columns.sum() :].all())
@@ -133,7 +140,7 @@ def test_all_off_copies_the_image() -> None:
 
 def test_all_off_cuts_a_window_from_a_larger_image() -> None:
     sample = noise(50, 70)
-    corners = Counter()
+    corners: Counter[tuple[int, int]] = Counter()
     for seed in range(300):
         crop = run(sample, PLAIN, seed)
         (match,) = [
@@ -172,7 +179,7 @@ def test_flip_mirrors_image_labels_and_padding(size: tuple[int, int]) -> None:
     for seed in range(5):
         plain = run(noise(*size), PLAIN, seed)
         flipped = run(noise(*size), replace(PLAIN, flip=1.0), seed)
-        assert same(flipped, Crop(*(array[:, ::-1] for array in plain[:3])))
+        assert same(flipped, Crop(plain.image[:, ::-1], plain.mask[:, ::-1], plain.valid[:, ::-1]))
 
 
 def test_flip_happens_with_its_probability() -> None:
@@ -185,9 +192,10 @@ def test_flip_happens_with_its_probability() -> None:
 @pytest.mark.parametrize("name", ["blur", "jitter"])
 def test_changes_of_colour_touch_the_image_only(name: str) -> None:
     sample = noise(60, 60)
+    changes: dict[str, Any] = {name: 1.0}
     changed = 0
     for seed in range(5):
-        plain, other = run(sample, PLAIN, seed), run(sample, replace(PLAIN, **{name: 1.0}), seed)
+        plain, other = run(sample, PLAIN, seed), run(sample, replace(PLAIN, **changes), seed)
         assert np.array_equal(plain.mask, other.mask)
         assert np.array_equal(plain.valid, other.valid)
         changed += not np.array_equal(plain.image, other.image)
@@ -232,7 +240,8 @@ def test_switching_one_off_leaves_the_others_as_they_were() -> None:
     for seed in range(8):
         full = run(sample, every, seed)
         for name in ("blur", "jitter"):
-            less = run(sample, replace(every, **{name: 0.0}), seed)
+            changes: dict[str, Any] = {name: 0.0}
+            less = run(sample, replace(every, **changes), seed)
             assert np.array_equal(less.mask, full.mask)
             assert np.array_equal(less.valid, full.valid)
         unflipped = run(sample, replace(every, flip=0.0), seed).mask
@@ -284,6 +293,6 @@ def test_scales_fill_their_range() -> None:
         {"scale_max": float("nan")},
     ],
 )
-def test_impossible_settings_are_refused(change: dict[str, float]) -> None:
+def test_impossible_settings_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(change))):
         AugmentConfig(**change)

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -55,7 +56,7 @@ def coco_source(root: Path, count: int = 4, **sizes: int) -> Path:
     return root
 
 
-def edit(root: Path, change: Callable[[dict], object]) -> None:
+def edit(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path = root / "annotations.json"
     content = json.loads(path.read_text())
     change(content)
@@ -186,7 +187,7 @@ def test_a_split_by_seed_is_the_same_each_time_and_moves_little(tmp_path: Path) 
     assert len(val_images("f", val=0.001)) == 1
     photo(root / "images" / "99.jpg")
 
-    def one_more(content: dict) -> None:
+    def one_more(content: dict[str, Any]) -> None:
         content["images"].append({"id": 99, "file_name": "99.jpg"})
         content["annotations"].append({**content["annotations"][0], "image_id": 99})
 
@@ -300,7 +301,7 @@ def test_a_turned_photo_and_its_mask_stay_together(tmp_path: Path, orientation: 
         TURNS[orientation](y - 0.5, x - 0.5, HEIGHT, WIDTH) for x, y in box_points(2, 3, 9, 11)
     ]
 
-    def as_seen(content: dict) -> None:
+    def as_seen(content: dict[str, Any]) -> None:
         size = (WIDTH, HEIGHT) if turned else (HEIGHT, WIDTH)
         content["images"][0].update(height=size[0], width=size[1])
         content["annotations"][0]["segmentation"] = [[v + 0.5 for y, x in points for v in (x, y)]]
@@ -388,9 +389,14 @@ def test_images_of_absurd_size_are_not_decoded(
     header[place + 5 : place + 9] = b"\xff\xf0\xff\xf0"
     (root / "images" / "00.jpg").write_bytes(bytes(header))
     edit(root, lambda c: c["images"][0].update(width=65520, height=65520))
-    decoded = []
+    decoded: list[np.ndarray] = []
     real = cv2.imdecode
-    monkeypatch.setattr(cv2, "imdecode", lambda data, how: decoded.append(data) or real(data, how))
+
+    def spy(data: np.ndarray, how: int) -> np.ndarray | None:
+        decoded.append(data)
+        return real(data, how)
+
+    monkeypatch.setattr(cv2, "imdecode", spy)
     result = convert(root, tmp_path / "o")
     assert len(decoded) == 1
     ((_, where),) = left_out(result)
@@ -463,7 +469,7 @@ def mutate(value: object, path: list[int], by: object) -> object:
     copy = dict(value) if isinstance(value, dict) else list(value)
     keys = list(copy) if isinstance(copy, dict) else list(range(len(copy)))
     key = keys[path[0] % len(keys)]
-    copy[key] = mutate(copy[key], path[1:], by)  # type: ignore[index]
+    copy[key] = mutate(copy[key], path[1:], by)
     return copy
 
 

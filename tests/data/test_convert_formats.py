@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,15 +80,18 @@ CATEGORIES = [
 ]
 
 
-def coco(images: list[dict], annotations: list[dict], categories: list | None = None) -> dict:
+Json = dict[str, Any]
+
+
+def coco(images: list[Json], annotations: list[Json], categories: list[Json] | None = None) -> Json:
     return {"images": images, "annotations": annotations, "categories": categories or CATEGORIES}
 
 
-def image_entry(number: int, name: str) -> dict:
+def image_entry(number: int, name: str) -> Json:
     return {"id": number, "file_name": name, "height": HEIGHT, "width": WIDTH}
 
 
-def annotation(image: int, category: int, segmentation: object, **more: object) -> dict:
+def annotation(image: int, category: int, segmentation: object, **more: object) -> Json:
     bbox = [2, 2, 5, 5]
     return {"id": image * 10, "image_id": image, "category_id": category, "bbox": bbox,
             "segmentation": segmentation, "iscrowd": 0, **more}  # fmt: skip
@@ -383,12 +387,12 @@ def test_cvat(tmp_path: Path, kind: str) -> None:
 # LabelMe
 
 
-def labelme(shapes: list[dict], path: str | None = "a.jpg", **more: object) -> dict:
+def labelme(shapes: list[Json], path: str | None = "a.jpg", **more: object) -> Json:
     return {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": path,
             "imageData": None, "imageHeight": HEIGHT, "imageWidth": WIDTH, **more}  # fmt: skip
 
 
-def shape(label: object, points: object, kind: str = "polygon", **more: object) -> dict:
+def shape(label: object, points: object, kind: str = "polygon", **more: object) -> Json:
     return {"label": label, "points": points, "shape_type": kind, "group_id": None, **more}
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import cv2
 import numpy as np
@@ -194,7 +195,7 @@ def test_scenes_hold_three_to_six_digits_that_stay_visible(
         assert pixels.tolist() == scene._visible.tolist()
         areas = scene._needed / digits.MIN_VISIBLE
         assert np.all(pixels >= digits.MIN_VISIBLE * areas)
-        overlaps += np.count_nonzero(pixels < areas - 0.5)
+        overlaps += int(np.count_nonzero(pixels < areas - 0.5))
     assert overlaps > 20
 
 
@@ -208,7 +209,7 @@ def test_scenes_hold_three_to_six_digits_that_stay_visible(
         ({"seed": -1}, r"seed is -1"),
     ],
 )
-def test_wrong_options_are_user_errors(options: dict, message: str) -> None:
+def test_wrong_options_are_user_errors(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Digits(**options)
 

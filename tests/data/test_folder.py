@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from PIL import Image
 from aicsd.data import check_dataset, open_dataset
 from aicsd.data.classes_file import distinct_color, read_classes
 from aicsd.data.file_dataset import FileDataset
-from aicsd.data.protocol import SegDataset
 from aicsd.errors import UserError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -39,8 +39,10 @@ def mask_file(root: Path, number: int = 0) -> Path:
     return root / "masks" / "val" / f"{number}.png"
 
 
-def open_val(root: Path) -> SegDataset:
-    return open_dataset("folder", str(root), "val")
+def open_val(root: Path) -> FileDataset:
+    dataset = open_dataset("folder", str(root), "val")
+    assert isinstance(dataset, FileDataset)
+    return dataset
 
 
 def one_line(call: Callable[[], object]) -> str:
@@ -71,7 +73,7 @@ def test_reads_what_was_written(tiny_folder: Path) -> None:
 def test_image_formats(tmp_path: Path, suffix: str) -> None:
     root = tree(tmp_path / "d")
     image_file(root).unlink()
-    options = {"lossless": True} if suffix == ".webp" else {}
+    options: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {}
     Image.fromarray(IMAGE).save(image_file(root).with_suffix(suffix), **options)
     image = open_val(root).read(0).image
     difference = np.abs(image.astype(int) - IMAGE).mean()

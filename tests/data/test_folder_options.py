@@ -288,7 +288,8 @@ def test_masks_in_colours(colored: Path, mode: str, suffix: str) -> None:
     path.parent.mkdir(parents=True)
     picture = Image.fromarray(COLORS[MASK])
     picture = picture.quantize(3) if mode == "P" else picture.convert(mode)
-    picture.save(path, **({"lossless": True} if suffix == ".webp" else {}))
+    options: dict[str, Any] = {"lossless": True} if suffix == ".webp" else {}
+    picture.save(path, **options)
     data = train(colored)
     assert data.classes.names == ("ground", "disc", "bar")
     assert data.classes.palette == tuple(map(tuple, COLORS.tolist()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -104,17 +105,18 @@ def test_datasets_in_memory(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     train, val = (open_dataset("digits", None, split, {"size": 32, "scenes": 4})
                   for split in ("train", "val"))  # fmt: skip
-    settings = {"batch_size": 2, "workers": 0, "augment": {"crop": 32}}
+    settings: dict[str, Any] = {"batch_size": 2, "workers": 0, "augment": {"crop": 32}}
     assert data_settings(Splits(train, val)) == ({}, Splits(train, val))
     assert data_settings((train, val)) == ({}, Splits(train, val))
     for keys in ({"train": train}, {"val": val}, {"train": train, "val": val, "name": "digits"}):
         with pytest.raises(UserError, match="give train and val, both datasets in memory"):
             data_settings(keys)
-    options = {"epochs": 1, "accelerator": "cpu", "logger": "none"}
+    options: dict[str, Any] = {"epochs": 1, "accelerator": "cpu", "logger": "none"}
     weights = []
-    for number, data in enumerate(
-        ({"train": train, "val": val}, {"name": "digits", "options": {"size": 32, "scenes": 4}})
-    ):
+    spellings: list[dict[str, Any]] = [
+        {"train": train, "val": val}, {"name": "digits", "options": {"size": 32, "scenes": 4}}
+    ]  # fmt: skip
+    for number, data in enumerate(spellings):
         run = aicsd.train(TINY_MODEL, {**settings, **data}, tmp_path / str(number), **options)
         weights.append({name: w.sum().item() for name, w in run.student.state_dict().items()})
         assert run.metrics["images"] == 4

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def write_names(path: Path) -> Path:
     return path
 
 
-def mixed(tmp_path: Path, **settings: object) -> DataConfig:
+def mixed(tmp_path: Path, **settings: Any) -> DataConfig:
     root = tmp_path / "data"
     if not root.exists():
         write_folder(root, {"train": 4, "val": 2})
@@ -54,7 +55,7 @@ def mixed(tmp_path: Path, **settings: object) -> DataConfig:
     augment = AugmentConfig(crop=32)
     return DataConfig(
         root=str(root), unlabelled=photos, batch_size=3, workers=0, augment=augment, **settings
-    )  # type: ignore[arg-type]
+    )
 
 
 def test_every_photo_is_in_one_split(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import re
 import tarfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -58,7 +59,9 @@ def server() -> Iterator[Server]:
                 return
             begin = 0
             if wanted and state.ranges:
-                begin = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
+                match = re.fullmatch(r"bytes=(\d+)-", wanted)
+                assert match is not None
+                begin = int(match[1])
                 if begin >= len(content):
                     self.send_response(416)
                     self.send_header("Content-Range", f"bytes */{len(content)}")
@@ -195,10 +198,10 @@ def test_a_place_that_cannot_be_written(server: Server, tmp_path: Path) -> None:
 
 # archives
 
-Members = dict[str, bytes | tarfile.TarInfo]
+Members = Mapping[str, bytes | tarfile.TarInfo]
 
 
-def tar_bytes(members: Members, mode: str = "w") -> bytes:
+def tar_bytes(members: Members, mode: Literal["w", "w:gz"] = "w") -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode=mode) as archive:
         for name, content in members.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from aicsd.data.protocol import Classes, Sample
 from aicsd.data.settings import AugmentConfig
 from aicsd.types import IGNORE_INDEX
 
-PLAIN = {"scale_min": 1.0, "scale_max": 1.0, "flip": 0.0, "blur": 0.0}
+PLAIN: dict[str, Any] = {"scale_min": 1.0, "scale_max": 1.0, "flip": 0.0, "blur": 0.0}
 
 
 def half_and_half(height: int, width: int) -> Sample:

@@ -73,7 +73,7 @@ def test_a_damaged_file_is_one_line_and_never_the_end_of_the_process(tmp_path: P
     for number in range(400):
         data = bytearray(whole)
         for place in rng.integers(124, len(data), rng.integers(1, 4)):
-            data[place] = int(rng.choice([0, 1, 14, 15, 127, 128, 255, rng.integers(256)]))
+            data[place] = int(rng.choice([0, 1, 14, 15, 127, 128, 255, int(rng.integers(256))]))
         if number % 3 == 0:
             del data[int(rng.integers(len(data))) :]
         if number % 2:

@@ -105,7 +105,8 @@ def test_an_image_shown_again_is_augmented_anew(partly_labelled: Path) -> None:
     )
     plan = plan_batches(len(epoch_indices(joined, config)), config, seed=0, epochs=1)
     batches = list(train_loader(joined, config, plan))
-    images, masks = (torch.cat([batch[part] for batch in batches]) for part in (0, 1))
+    images = torch.cat([batch.image for batch in batches])
+    masks = torch.cat([batch.mask for batch in batches])
     assert len(images) == 18
     assert sum(bool((mask != 255).any()) for mask in masks) == 3 * 4
     assert len(np.unique(images.flatten(1).numpy(), axis=0)) == 18

@@ -321,7 +321,7 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
-BROKEN_MAT: dict[str, tuple[Callable[[Path], None], str]] = {
+BROKEN_MAT: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (cut, "not a readable SBD mask"),
     "empty": (lambda path: path.write_bytes(b""), "not a readable SBD mask"),
     "text": (lambda path: path.write_text("words" * 100), "not a readable SBD mask"),

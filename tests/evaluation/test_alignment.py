@@ -79,7 +79,10 @@ def test_channels_in_another_order(val: SegDataset) -> None:
 
 def test_data_that_cannot_be_looked_at(val: SegDataset) -> None:
     class Small(SegDataset):
-        classes, names = CLASSES, ("a",)
+        classes = CLASSES
+
+        def __init__(self) -> None:
+            self.names = ["a"]
 
         def __len__(self) -> int:
             return 1

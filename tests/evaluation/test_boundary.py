@@ -89,7 +89,9 @@ def test_in_the_metrics() -> None:
 
     class Data(SegDataset):
         classes = Classes(("ground", "square", "absent"), ((0, 0, 0), (9, 9, 9), (1, 1, 1)))
-        names = ("0",)
+
+        def __init__(self) -> None:
+            self.names = ["0"]
 
         def __len__(self) -> int:
             return 1
@@ -112,9 +114,9 @@ def test_in_the_metrics() -> None:
     }
     moved = {(y, x + 1) for y, x in ring}
     expected = len(ring & moved) / len(ring | moved)
-    assert metrics.per_class_boundary_iou["square"] == pytest.approx(expected)
-    assert math.isnan(metrics.per_class_boundary_iou["absent"])
-    assert metrics.boundary_iou == pytest.approx(
-        (metrics.per_class_boundary_iou["ground"] + expected) / 2
-    )
+    scores = metrics.per_class_boundary_iou
+    assert scores is not None
+    assert scores["square"] == pytest.approx(expected)
+    assert math.isnan(scores["absent"])
+    assert metrics.boundary_iou == pytest.approx((scores["ground"] + expected) / 2)
     assert evaluate(model, Data()).boundary_iou is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ class Brightest(nn.Module):
         self.classes = classes
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.pool(image).repeat(1, 2, 1, 1)[:, : self.classes]
+        pooled: Tensor = self.pool(image)
+        return pooled.repeat(1, 2, 1, 1)[:, : self.classes]
 
 
 def brightest() -> Segmenter:
@@ -71,7 +73,7 @@ def deeplab() -> Segmenter:
     torch.manual_seed(0)
     model = build_model(ModelConfig(**TINY_MODEL), CLASSES)
     with torch.no_grad():
-        model.net.classifier.weight.mul_(20)
+        model.net.get_parameter("classifier.weight").mul_(20)
     return model.eval()
 
 
@@ -87,7 +89,7 @@ def confusion_by_hand(model: Segmenter, dataset: Scenes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("make", [brightest, deeplab])
-def test_every_labelled_pixel_counts_once(make: object) -> None:
+def test_every_labelled_pixel_counts_once(make: Callable[[], Segmenter]) -> None:
     model, dataset = make(), Scenes()
     matrix = confusion_by_hand(model, dataset)
     assert np.count_nonzero(matrix.sum(axis=0)) >= 2
@@ -98,7 +100,7 @@ def test_every_labelled_pixel_counts_once(make: object) -> None:
 
 
 @pytest.mark.parametrize("make", [brightest, deeplab])
-def test_batch_size_and_workers_change_the_speed_alone(make: object) -> None:
+def test_batch_size_and_workers_change_the_speed_alone(make: Callable[[], Segmenter]) -> None:
     model, dataset = make(), Scenes()
     expected = evaluate(model, dataset, batch_size=1, workers=0).to_dict()
     for batch_size, workers in ((2, 0), (3, 0), (100, 0), (1, 2), (3, 2)):
@@ -151,7 +153,7 @@ def test_evaluation_leaves_the_model_as_it_was(training: bool) -> None:
     model.train(training)
     assert evaluate(model, Scenes()).to_dict() == expected
     assert model.training is training
-    assert model.net.aspp_dropout.training is training
+    assert model.net.get_submodule("aspp_dropout").training is training
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key]), key
     assert all(parameter.grad is None for parameter in model.parameters())

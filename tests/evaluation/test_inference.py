@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,15 +136,17 @@ def test_windows_of_one_image_know_nothing_of_the_batch() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"window": 32}, {"scales": (0.75, 1.0), "flip": True}])
-def test_batch_size_and_workers_do_not_change_the_result(options: dict[str, object]) -> None:
+def test_batch_size_and_workers_do_not_change_the_result(options: dict[str, Any]) -> None:
     class Mixed(Scenes):
         sizes = ((40, 60), (50, 50), (40, 60))
 
-    settings = {"inference": InferenceConfig(**options), "boundary": True}
+    settings: dict[str, Any] = {"inference": InferenceConfig(**options), "boundary": True}
     expected = evaluate(looking_around(), Mixed(), batch_size=1, **settings)
     for batch_size, workers in ((2, 0), (100, 0), (3, 2)):
-        numbers = {"batch_size": batch_size, "workers": workers}
-        assert evaluate(looking_around(), Mixed(), **numbers, **settings) == expected
+        found = evaluate(
+            looking_around(), Mixed(), batch_size=batch_size, workers=workers, **settings
+        )
+        assert found == expected
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -188,7 +191,7 @@ def test_windows_cover_everything_and_stay_inside(length: int, window: int, over
         ({"overlap": 1.0}, "below 1"),
     ],
 )
-def test_values_out_of_range(values: dict[str, object], message: str) -> None:
+def test_values_out_of_range(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         InferenceConfig(**values)
 
@@ -197,10 +200,10 @@ class Scenes(SegDataset):
     """Three images of mixed sizes."""
 
     classes = CLASSES
-    names = ("0", "1", "2")
     sizes = ((40, 60), (60, 40), (50, 50))
 
     def __init__(self, short_side: int = 0) -> None:
+        self.names = ["0", "1", "2"]
         self.short_side = short_side
 
     def __len__(self) -> int:
@@ -246,8 +249,8 @@ def test_options_of_the_command_line(tiny_folder: Path, tmp_path: Path, run_cli:
         "--data.augment.crop", 48, "--data.workers", 0,
     )  # fmt: skip
     assert code == 0, error
-    results = []
-    for options in (
+    results: list[dict[str, Any]] = []
+    settings: tuple[tuple[object, ...], ...] = (
         (),
         ("--scales", "[0.75,1.0,1.25]", "--flip", "true", "--window", 32, "--boundary", "true"),
         ("--protocol", "released", "--short_side", 40),
@@ -255,7 +258,8 @@ def test_options_of_the_command_line(tiny_folder: Path, tmp_path: Path, run_cli:
         ("--scales", "0.75,1.0,1.25", "--flip", "true", "--window", 32, "--boundary", "true"),
         ("--scales=0.75,1.0,1.25", "--flip", "true", "--window", 32, "--boundary", "true"),
         ("--short_side", 40),
-    ):
+    )
+    for options in settings:
         out = tmp_path / f"{len(results)}.json"
         code, printed, error = run_cli("evaluate", run, *on_data, "--json", out, *options)
         assert code == 0, error
@@ -268,13 +272,14 @@ def test_options_of_the_command_line(tiny_folder: Path, tmp_path: Path, run_cli:
     assert len({result["pixel_accuracy"] for result in results[:3]}) == 3
     assert results[3] == results[4] == results[1]
     assert results[5] == results[2]
-    for options, words in (
+    refused: tuple[tuple[tuple[object, ...], str], ...] = (
         (("--scales", "[0]"), "above 0"),
         (("--scales", "75,100"), "at most 10"),
         (("--scales", "1.0,big"), "scales is 'big'; it must be a number"),
         (("--protocol", "released", "--short_side", 0), "short_side is 0; it must be 1 or more"),
         (("--short_side", -3), "short_side is -3; it must be 1 or more"),
-    ):
+    )
+    for options, words in refused:
         code, _, error = run_cli("evaluate", run, *on_data, *options)
         assert code == 2
         assert words in error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from random import Random
 
 import numpy as np
 import pytest
@@ -138,7 +139,7 @@ def test_large_counts_are_exact() -> None:
     st.integers(1, 6).flatmap(lambda n: arrays(np.int64, (n, n), elements=st.integers(0, 50))),
     st.randoms(),
 )
-def test_laws(matrix: np.ndarray, random: object) -> None:
+def test_laws(matrix: np.ndarray, random: Random) -> None:
     count = len(matrix)
     metrics = metrics_from_confusion(torch.from_numpy(matrix), names(count), 1)
     labelled, predicted = matrix.sum(1), matrix.sum(0)

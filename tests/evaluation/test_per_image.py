@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_evaluate import Scenes, brightest, confusion_by_hand
 
+from aicsd.data import Sample
 from aicsd.data.wrappers import Subset
 from aicsd.errors import UserError
 from aicsd.evaluation import ImageCounts, evaluate
@@ -23,13 +24,23 @@ def counted(batch_size: int = 2) -> ImageCounts:
     return counts
 
 
+class OneScene(Scenes):
+    """One of the scenes by itself."""
+
+    def __init__(self, which: int) -> None:
+        super().__init__([Scenes().sizes[which]])
+        self.which = which
+
+    def read(self, index: int) -> Sample:
+        return Scenes().read(self.which)
+
+
 def test_counts_of_an_image_are_those_of_the_image_alone() -> None:
     matrices = counted(batch_size=3).matrices()
     assert matrices.shape == (7, 3, 3)
     assert np.array_equal(matrices.sum(axis=0), confusion_by_hand(brightest(), Scenes()))
     for index in (0, 3):
-        scene = Scenes([Scenes().sizes[index]])
-        scene.read = lambda _, index=index: Scenes().read(index)  # type: ignore[method-assign]
+        scene = OneScene(index)
         assert np.array_equal(matrices[index], confusion_by_hand(brightest(), scene))
 
 

@@ -35,7 +35,7 @@ RunCli = Callable[..., tuple[int, str, str]]
 SIZES = ((1, 33, 95), (3, 71, 54), (1, 128, 128))
 LEARN = ("--optimizer.name", "adamw", "--optimizer.lr", "0.01", "--optimizer.head_lr_factor", "1")
 # the smallest network of timm: each export takes seconds, and more with the number of layers
-NETWORK = {"backbone": "test_resnet", "output_stride": 32, "aspp_channels": 8,
+NETWORK: dict[str, Any] = {"backbone": "test_resnet", "output_stride": 32, "aspp_channels": 8,
            "decoder_channels": 8, "low_level_channels": 4, "dropout": 0}  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def by_hand(model: Segmenter, images: np.ndarray, resized: bool = True) -> Tenso
     mean, std = np.array(model.input.mean), np.array(model.input.std)
     normal = torch.from_numpy((images / 255 - mean) / std).float().permute(0, 3, 1, 2)
     with torch.no_grad():
-        logits = model.net(normal).logits
+        logits: Tensor = model.net(normal).logits
     if not resized:
         return logits
     return F.interpolate(logits, size=images.shape[1:3], mode="bilinear", align_corners=True)
@@ -203,7 +203,7 @@ def test_no_path_of_this_machine_in_the_file(onnx_file: Path, openvino_file: Pat
 def random_model(seed: int) -> Segmenter:
     torch.manual_seed(seed)
     classes = Classes(CLASS_NAMES, ((0, 0, 0), (200, 0, 0), (0, 0, 200)))
-    return build_model(ModelConfig(**NETWORK), classes).eval()  # type: ignore[arg-type]
+    return build_model(ModelConfig(**NETWORK), classes).eval()
 
 
 def test_a_file_of_other_weights_is_refused() -> None:

@@ -55,13 +55,13 @@ def write(
     return path
 
 
-def node(kind: str, inputs: str, outputs: str = "y", **attributes: object) -> object:
+def node(kind: str, inputs: str, outputs: str = "y", **attributes: Any) -> object:
     return onnx.helper.make_node(kind, inputs.split(), outputs.split(), **attributes)
 
 
 def convolution(path: Path, last: bool = False, about: object = None) -> Path:
     """Logits by a 1x1 convolution: of (B, 3, H, W), or of (B, H, W, 3) to (B, H, W, 3)."""
-    sides = ["b", "h", "w", 3] if last else ["b", 3, "h", "w"]
+    sides: Sides = ["b", "h", "w", 3] if last else ["b", 3, "h", "w"]
     nodes = [node("Conv", "x weight")]
     if last:
         nodes = [node("Transpose", "x", "first", perm=[0, 3, 1, 2]),
@@ -194,8 +194,8 @@ def test_descriptions_that_lie(tmp_path: Path, about: object, words: str) -> Non
     refused(convolution(tmp_path / "a.onnx", about=about), words)
 
 
-IMAGES = ("UINT8", ["b", "h", "w", 3])
-LOGITS = ("FLOAT", ["b", 3, "h", "w"])
+IMAGES: tuple[str, Sides] = ("UINT8", ["b", "h", "w", 3])
+LOGITS: tuple[str, Sides] = ("FLOAT", ["b", 3, "h", "w"])
 
 
 def test_ports_that_lie(tmp_path: Path) -> None:
@@ -234,7 +234,8 @@ def test_networks_that_do_not_segment(
     tmp_path: Path, shape: Sides, result: Sides, words: str
 ) -> None:
     kind = "Identity" if len(shape) == len(result) else "ReduceMax"
-    nodes = [node(kind, "x", **({} if kind == "Identity" else {"keepdims": 0}))]
+    attributes: dict[str, Any] = {} if kind == "Identity" else {"keepdims": 0}
+    nodes = [node(kind, "x", **attributes)]
     path = write(tmp_path / "a.onnx", nodes, ("FLOAT", shape), ("FLOAT", result))
     refused(path, words, foreign=True)
 

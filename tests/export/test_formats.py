@@ -75,7 +75,8 @@ def test_int8_labels(known: Format) -> None:
     path, _ = exported(known, "labels", True)
     image = photo()
     labels = known.read(path, 1).run(image[None])
-    assert (labels.dtype, labels.shape) == (np.uint8, (1, *SIZE))
+    assert labels.dtype == np.uint8
+    assert labels.shape == (1, *SIZE)
     wanted = by_hand(tiny_model(), image).argmax(0).numpy()
     assert (labels[0] == wanted).mean() > 0.97
     assert known.bytes(path) < 4 * 40_000
