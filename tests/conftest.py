@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+if TYPE_CHECKING:
+    from command_runs import CommandRuns
+
 # one thread: tests run side by side, and two processes of two threads each on two cores crawl
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
-pytest.register_assert_rewrite("contract_suite")
+pytest.register_assert_rewrite("contract_suite", "converted", "user_errors")
 
 ALLOWED_SKIPS = Path(__file__).parent / "allowed_skips.txt"
 
@@ -76,8 +79,12 @@ def _scene(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return image, mask
 
 
+RunCli = Callable[..., tuple[int, str, str]]
+"""What the fixture ``run_cli`` gives."""
+
+
 @pytest.fixture
-def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def run_cli(capsys: pytest.CaptureFixture[str]) -> RunCli:
     """Call the command line in this process: (exit code, standard output, standard error)."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
@@ -90,6 +97,17 @@ def run_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
         return (0 if code is None else int(code)), output.out, output.err
 
     return run
+
+
+def one_line(call: Callable[[], object]) -> str:
+    """The message of the error of a user that ``call`` makes, which must be one line."""
+    from aicsd.errors import UserError
+
+    with pytest.raises(UserError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 TINY_MODEL: dict[str, Any] = {
@@ -112,3 +130,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         more = ("--method", method, "--epochs", "2")
         aicsd(*distill_command(root, place / "teacher", place / name, *more))
     return place
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> CommandRuns:
+    """Runs of the command line that tests of several files read."""
+    from command_runs import CommandRuns
+
+    return CommandRuns(tmp_path_factory.mktemp("commands"))

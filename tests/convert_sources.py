@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from aicsd.data.convert import Conversion
 
 HEIGHT, WIDTH = 24, 32
 Points = Sequence[tuple[float, float]]
@@ -120,3 +123,34 @@ def read_ids(path: Path) -> np.ndarray:
 
 def files_below(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def coco_source(root: Path, count: int = 4, **sizes: int) -> Path:
+    """``count`` photos and one annotation file with a box of the class cup on each."""
+    images, annotations = [], []
+    for number in range(count):
+        name = f"{number:02}.jpg"
+        photo(root / "images" / name)
+        size = {"height": HEIGHT, "width": WIDTH} | sizes
+        images.append({"id": number, "file_name": name, **size})
+        annotations.append({"id": number, "image_id": number, "category_id": 1,
+                            "segmentation": [flat(box_points(2, 3, 9, 11))]})  # fmt: skip
+    content = {"images": images, "annotations": annotations,
+               "categories": [{"id": 1, "name": "cup"}]}  # fmt: skip
+    write_json(root / "annotations.json", content)
+    return root
+
+
+def edit(root: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = root / "annotations.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def left_out(result: Conversion, kind: str = "image") -> list[tuple[str, str]]:
+    return [(r.reason, r.where) for r in result.written.remarks if r.kind == kind]

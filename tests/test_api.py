@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
+from conftest import RunCli
 from PIL import Image
 
 import aicsd
@@ -17,8 +17,6 @@ from aicsd.data import open_dataset
 from aicsd.engine.config import DistillConfig, FitConfig
 from aicsd.inputs import DataSplit, open_split
 from aicsd.models import load_model
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 def measured(run: Path) -> dict[str, Any]:

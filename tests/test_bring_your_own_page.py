@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_folder
+from conftest import RunCli, write_folder
 from test_docs import shell_commands
 from test_readme import QUICK_FLAGS, TINY_DATA, TINY_FLAGS
 from tiny_runs import train_lines
@@ -20,7 +19,6 @@ from aicsd.teacher.class_map import read_map
 
 PAGE = Path(__file__).parent.parent / "docs" / "bring-your-own-teacher.md"
 THEIRS = ("floor", "wall", "ball", "stick", "sky")
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 def blocks(language: str) -> list[str]:

@@ -8,13 +8,14 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import RunCli
 from PIL import Image
 from tiny_models import CLASSES, noise, save_tiny_model
 
@@ -33,7 +34,6 @@ from aicsd.prediction.page import (
     translate,
 )
 
-RunCli = Callable[..., tuple[int, str, str]]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 

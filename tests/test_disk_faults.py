@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_folder
+from conftest import RunCli, write_folder
 from tiny_runs import aicsd, same_weights, train_command
 
 from aicsd.engine.reporting import RunLogger
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,13 @@ def files_below(folder: Path) -> Iterator[tuple[str, int]]:
     """Path and time of change of every file, and every folder."""
     for path in sorted(folder.rglob("*")):
         yield str(path.relative_to(folder)), path.stat().st_mtime_ns if path.is_file() else 0
+
+
+def explanation(name: str, help_text: str) -> str:
+    """The words behind ``name`` in the list of options, without type and default."""
+    entry = re.search(
+        rf"^  {re.escape(name)}(?: [^\n]*?)?(?:\n|  )(.*?)(?=^  \S|^\S|^\n|\Z)",
+        help_text, re.DOTALL | re.MULTILINE,
+    )  # fmt: skip
+    words = "" if entry is None else " ".join(entry.group(1).split())
+    return re.sub(r"\((?:default: .*|required)\)$", "", words).strip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CLASS_NAMES, TINY_MODEL, write_folder
+from conftest import CLASS_NAMES, TINY_MODEL, RunCli, write_folder
 from tiny_runs import FIT_FLAGS, aicsd, data_flags, distill_command, model_flags, train_lines
 from torch import Tensor, nn
 
@@ -33,7 +33,6 @@ from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_m
 from aicsd.teacher import Teacher
 from aicsd.types import Batch
 
-RunCli = Callable[..., tuple[int, str, str]]
 CLASSES = Classes(CLASS_NAMES, ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
 CONFIGS = Path(__file__).parents[2] / "aicsd" / "configs"
 PARTS_OF_RUN = {"data": 0.1, "teacher": 0.3, "student": 0.2, "losses": 0.1, "backward": 0.25,
@@ -300,7 +299,7 @@ def test_a_broken_dataset_is_no_missing_one(tmp_path: Path, run_cli: RunCli) -> 
 
 @pytest.mark.parametrize("action", ["cost", "latency", "table"])
 def test_help_explains_every_argument_of_a_benchmark(run_cli: RunCli, action: str) -> None:
-    from test_cli_commands import explanation
+    from tiny_runs import explanation
 
     from aicsd.cli import find_command
     from aicsd.settings import leaves

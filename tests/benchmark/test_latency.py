@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASS_NAMES, TINY_MODEL
+from conftest import CLASS_NAMES, TINY_MODEL, RunCli
 from safetensors.torch import load_file
 from tiny_exports import SIZE, exported
 from tiny_network import tiny_model
@@ -27,7 +26,6 @@ from aicsd.visualization.report import NO_VALUE, _table
 from aicsd.visualization.runs import Network
 from aicsd.visualization.settings import each_alone
 
-RunCli = Callable[..., tuple[int, str, str]]
 CLASSES = Classes(CLASS_NAMES, ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
 
 

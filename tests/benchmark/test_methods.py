@@ -1,10 +1,7 @@
-"""The benchmark of methods: order, reuse by settings, going on, decisions, tables without runs."""
+"""The benchmark of methods: order, reuse by settings, going on, decisions."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import shutil
 import signal
@@ -12,18 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import mean
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
-import yaml
-from conftest import TINY_MODEL, write_folder
-from scipy import stats
+from conftest import RunCli, write_folder
+from fake_trainings import DATA, FakeTraining, fake_trainings, names, row_of, run, write_file
 from tiny_runs import lines
 
 from aicsd.benchmark import methods_decide, methods_run
@@ -31,113 +21,13 @@ from aicsd.benchmark.methods import Key, read_benchmark
 from aicsd.benchmark.methods_measure import measure_weights, step_ratio
 from aicsd.benchmark.methods_results import read_results
 from aicsd.benchmark.methods_run import Campaign
-from aicsd.benchmark.methods_table import Statistics
-from aicsd.benchmark.statistics import miou, parts_of
-from aicsd.config import build_config
-from aicsd.engine.config import DistillConfig
-from aicsd.engine.run import recipe_of
-from aicsd.evaluation import ImageCounts
+from aicsd.benchmark.statistics import miou
 from aicsd.runs import RunFolder
-
-CONFIGS = Path(__file__).parents[2] / "aicsd" / "configs"
-RunCli = Callable[..., tuple[int, str, str]]
-DATA = {"name": "folder", "batch_size": 4, "workers": 0, "augment": {"crop": 32}}
-GAINS = {"none": 0.0, "kd": 0.02, "aicsd": 0.03, "icsd": -0.01}
-RATES = {"none": 100.0, "kd": 80.0, "aicsd": 50.0, "icsd": 98.0}
-"""Results of the fake trainings: points over the student alone, images per second."""
-
-
-def write_file(folder: Path, **keys: Any) -> Path:
-    """A benchmark of two rows on a dataset and a teacher that need not be there."""
-    content = {
-        "common": {"teacher": "teacher", "epochs": 10, "data": {**DATA, "root": "data"}},
-        "students": {"small": TINY_MODEL},
-        "methods": {"none": None, "kd": None},
-        **keys,
-    }
-    path = folder / "benchmark.yaml"
-    path.write_text(json.dumps(content))  # which is YAML, without aliases
-    return path
-
-
-def matrices(level: float, images: int = 6) -> np.ndarray:
-    """Counts of images of which a share of ``level`` of the pixels is right."""
-    rng = np.random.default_rng(0)
-    sizes = rng.integers(400, 1600, (images, 3))
-    right = np.rint(level * sizes + rng.normal(0, 5, sizes.shape)).astype(int)
-    found = np.zeros((images, 3, 3), int)
-    for image in range(images):
-        for label in range(3):
-            found[image, label, label] = right[image, label]
-            found[image, label, (label + 1) % 3] = sizes[image, label] - right[image, label]
-    return found
-
-
-class FakeTraining:
-    """In the place of ``aicsd distill`` in a process: leaves a finished run at once."""
-
-    started: list[Path]
-    at_once: int
-    broken: str
-
-    def __init__(self, command: list[str], stdout: Any, **_: Any) -> None:
-        words = dict(zip(command[4::2], command[5::2], strict=False))
-        keys = yaml.safe_load(Path(words["--config"]).read_text())
-        self.folder = RunFolder(words["--run"])
-        type(self).started.append(self.folder.path)
-        self.code: int | None = None
-        if self.broken and self.folder.path.name.startswith(self.broken):
-            stdout.write(b"step 3\naicsd: error: the disk is full\n")
-            self.code = 2
-            return
-        config = build_config(DistillConfig, {**keys, "run": str(self.folder.path)})
-        recipe = recipe_of(config)
-        self.folder.path.mkdir(parents=True, exist_ok=True)
-        self.folder.save_config(asdict(replace(config, terms=recipe.to_dict())))
-        level = 0.5 + GAINS[config.method] + 0.004 * config.seed + 1e-4 * config.epochs
-        level += 0.01 * (config.method == "kd" and recipe.terms["pixel_kd"].weight == 0.6)
-        counts = ImageCounts([str(image) for image in range(6)], 3)
-        for image, matrix in enumerate(matrices(level)):
-            counts.add(image, torch.from_numpy(matrix))
-        counts.save(self.folder.image_counts)
-        score = float(miou(parts_of(matrices(level).sum(axis=0))))
-        result = {
-            "miou": score, "class_accuracy": level, "pixel_accuracy": level, "images": 6,
-            "parameters": 1000, "per_class_iou": {"a": 0.1, "b": 0.2, "c": None}, "seconds": 9.0,
-            "teacher": {"miou": 0.6} if recipe.needs_teacher else None,
-        }  # fmt: skip
-        self.folder.result.write_text(json.dumps(result))
-        rates = [
-            {"step": s, "loss": 1.0, "images_per_second": RATES[config.method]} for s in (1, 2)
-        ]
-        rates.append({"step": 3, "loss": 1.0, "images_per_second": 1e-3})  # it was interrupted
-        self.folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in rates))
-        self.code = 0
-
-    def poll(self) -> int | None:
-        return self.code
 
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> type[FakeTraining]:
-    FakeTraining.started, FakeTraining.broken = [], ""
-    monkeypatch.setattr(methods_run, "Popen", FakeTraining)
-    monkeypatch.setattr(methods_run, "POLL_SECONDS", 0.001)
-    return FakeTraining
-
-
-def run(place: Path, path: Path, run_cli: RunCli, *more: object) -> tuple[int, str, str]:
-    folders = ("--runs", place / "runs", "--out", place / "out")
-    return run_cli("benchmark", "methods", "--config", path, *folders, *more)
-
-
-def names(trainings: type[FakeTraining]) -> list[str]:
-    return [path.name for path in trainings.started]
-
-
-def row_of(place: Path, name: str) -> dict[str, str]:
-    text = (place / "out" / "table.csv").read_text()
-    return next(row for row in csv.DictReader(io.StringIO(text)) if row["method"] == name)
+    return fake_trainings(monkeypatch)
 
 
 # what is trained, and in which order
@@ -326,127 +216,6 @@ def test_time_of_a_step_beside_that_of_another(runs: Path) -> None:
     benchmark = read_benchmark(write_file(runs, methods=methods), common)
     alone, kd = (benchmark.cell(Key("small", row, 0)) for row in ("none", "kd"))
     assert step_ratio(kd, alone) > 2  # four batches a step, and a teacher
-
-
-# tables
-
-
-def test_table_by_hand(tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining]) -> None:
-    path = write_file(tmp_path, seeds=[0, 1, 2])
-    code, text, _ = run(tmp_path, path, run_cli)
-    assert code == 0
-    alone, kd = (
-        [
-            float(miou(parts_of(matrices(0.501 + gain + 0.004 * seed).sum(axis=0))))
-            for seed in range(3)
-        ]
-        for gain in (0.0, GAINS["kd"])
-    )
-    row = row_of(tmp_path, "kd")
-    differences = np.subtract(kd, alone)
-    assert float(row["miou"]) == pytest.approx(mean(kd))
-    assert float(row["gain"]) == pytest.approx(differences.mean())
-    # images agree nearly, so that little but the seeds makes the interval
-    expected = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
-    assert float(row["gain_low"]) == pytest.approx(expected.low, abs=1e-3)
-    assert float(row["gain_high"]) == pytest.approx(expected.high, abs=1e-3)
-    assert row["gain_clear"] == "True"
-    headroom = 0.6 - mean(alone)
-    assert float(row["recovered"]) == pytest.approx(differences.mean() / headroom)
-    assert float(row["step_time"]) == pytest.approx(100 / 80)
-    shown = next(line for line in text.splitlines() if "| kd |" in line)
-    assert f"| {100 * differences.mean():+.2f} [" in shown
-    assert "°" not in shown
-    assert "the interval is over seeds and images" in text
-    tex = (tmp_path / "out" / "table.tex").read_text()
-    assert tex.count(r"\\") == 3
-    assert r"$\pm$" in tex
-    assert (tmp_path / "out" / "gain.png").stat().st_size > 1000
-    content = json.loads((tmp_path / "out" / "table.json").read_text())
-    assert content[1]["gain"]["values"] == pytest.approx(differences.tolist())
-
-
-def test_noise_is_marked(tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining]) -> None:
-    path = write_file(tmp_path)
-    text = run(tmp_path, path, run_cli)[1]
-    assert "(one seed)°" in text
-    results = read_results(tmp_path / "out" / "results.json")
-    cell = results.cells[Key("small", "kd", 0)]
-    for seed, gain in ((1, 0.05), (2, -0.04)):
-        for row, level in (("none", 0.0), ("kd", gain)):
-            figures = {**cell.figures, "miou": 0.4 + level}
-            results.cells[Key("small", row, seed)] = replace(cell, figures=figures, parts=None)
-    results.shown["seeds"] = [0, 1, 2]
-    line = Statistics(results).lines()[1]
-    assert line.gain is not None
-    assert not line.gain.is_clear
-    assert not line.gain.over_images
-    assert len(line.gain.values) == 3
-    results.save()
-    text = run_cli("benchmark", "methods", "--table", "--out", tmp_path / "out")[1]
-    shown = next(row for row in text.splitlines() if "| kd |" in row)
-    assert "]° |" in shown
-    tex = (tmp_path / "out" / "table.tex").read_text()
-    assert r"\textcolor{gray}{" in tex
-
-
-def test_cells_of_other_images_do_not_compare(
-    tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining]
-) -> None:
-    methods = {"none": None, "kd": {"data": {"val_split": "test"}}}
-    code, _, error = run(tmp_path, write_file(tmp_path, methods=methods), run_cli)
-    assert code == 2
-    assert "they do not compare" in error.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    ("keys", "words"),
-    [
-        ({"metods": {}}, ["unknown key 'metods'", "'methods'"]),
-        ({"methods": {"none": {"epoch": 3}}}, ["methods.none", "'epoch'", "'epochs'"]),
-        ({"methods": {"none": None, "kdd": None}}, ["methods.kdd", "unknown method 'kdd'"]),
-        ({"methods": {"kd": None}}, ["baseline: there is no row 'none'"]),
-        ({"equal_time": ["kdd"]}, ["equal_time: there is no row 'kdd'; did you mean 'kd'"]),
-        ({"methods": {"none": None, "kd": {"match": {"stps": "none"}}}}, ["steps or labelled"]),
-        ({"methods": {"none": None, "kd": {"match": {"steps": "x"}}}}, ["no row 'x'"]),
-        ({"seeds": 3}, ["seeds is 3"]),
-        ({"search": {"share": 2}}, ["search is {'share': 2}"]),
-        ({"students": {"small": {"backbon": "x"}}}, ["backbon"]),
-        ({"common": {"data": DATA}}, ["methods.kd: it needs a teacher"]),
-        (
-            {"methods": {"none": None, "ad": {"teacher_cache": "cache"}}},
-            ["methods.ad: teacher_cache holds logits", "leave teacher_cache out"],
-        ),
-    ],
-)
-def test_a_wrong_file_is_one_line(
-    tmp_path: Path, run_cli: RunCli, keys: dict[str, Any], words: list[str]
-) -> None:
-    code, output, error = run(tmp_path, write_file(tmp_path, **keys), run_cli)
-    assert (code, output) == (2, "")
-    assert error.count("\n") == 1
-    for word in ("benchmark.yaml", *words):
-        assert word in error
-
-
-def test_options_out_of_range(tmp_path: Path, run_cli: RunCli) -> None:
-    path = write_file(tmp_path)
-    for more, word in ((("--jobs", "0"), "jobs is 0"), (("--minutes", "-1"), "minutes is -1")):
-        code, _, error = run(tmp_path, path, run_cli, *more)
-        assert code == 2
-        assert word in error
-    code, _, error = run_cli("benchmark", "methods", "--table", "--out", tmp_path / "no")
-    assert code == 2
-    assert "there are no results" in error
-    assert "missing: config" in run_cli("benchmark", "methods")[2]
-
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("methods.yaml")), ids=lambda p: p.parent.name)
-def test_a_benchmark_of_the_project_can_be_read(path: Path) -> None:
-    benchmark = read_benchmark(path, {"teacher": "t"}, "weights.safetensors")
-    assert len(benchmark.order()) >= 12
-    (student,) = {benchmark.cell(key).config.student.weights for key in benchmark.order()}
-    assert student == "weights.safetensors"
 
 
 # real trainings

@@ -5,21 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from conftest import RunCli
 
 from aicsd.benchmark.table import group_runs, percent, read_runs
 from aicsd.config import build_config
 from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.methods import load_recipe
 from aicsd.runs import RunFolder
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 def write_run(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_folder
+from conftest import RunCli, write_folder
 from PIL import Image
 from tiny_runs import train_command
 
@@ -15,7 +14,6 @@ from aicsd.data import Classes, Sample, SegDataset, Splits, check_splits, survey
 from aicsd.data.overview import COLUMNS, label_sheet, label_table
 from aicsd.errors import UserError
 
-RunCli = Callable[..., tuple[int, str, str]]
 CLASSES = Classes(("a", "b", "c"), ((0, 0, 0), (200, 0, 0), (0, 200, 0)))
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import RunCli, one_line
 from PIL import Image
 
 from aicsd.data import open_dataset, open_images
 from aicsd.data.cityscapes import CLASSES, LABEL_IDS
-from aicsd.errors import UserError
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 NAMES = ["bochum/bochum_000000_000313", "ulm/ulm_000000_000019", "ulm/ulm_000001_000019"]
 ALL_IDS = np.arange(36, dtype=np.uint8).reshape(4, 9)
@@ -47,13 +44,6 @@ def mask_file(root: Path, split: str, name: str) -> Path:
 def image_file(root: Path, split: str, name: str) -> Path:
     top = next(root / top for top in ("leftImg8bit", "images") if (root / top).is_dir())
     return top / split / f"{name}_leftImg8bit.png"
-
-
-def one_line(call: Callable[[], object]) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

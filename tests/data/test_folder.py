@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CLASS_NAMES, write_folder
+from conftest import CLASS_NAMES, one_line, write_folder
 from PIL import Image
 
 from aicsd.data import check_dataset, open_dataset
 from aicsd.data.classes_file import distinct_color, read_classes
 from aicsd.data.file_dataset import FileDataset
-from aicsd.errors import UserError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 MASK = np.random.default_rng(1).integers(0, 3, (24, 32), dtype=np.uint8)
@@ -43,13 +42,6 @@ def open_val(root: Path) -> FileDataset:
     dataset = open_dataset("folder", str(root), "val")
     assert isinstance(dataset, FileDataset)
     return dataset
-
-
-def one_line(call: Callable[[], object]) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_reads_what_was_written(tiny_folder: Path) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import TINY_MODEL, write_folder
+from conftest import TINY_MODEL, RunCli, write_folder
 from dataset_trees import cityscapes, voc
 from tiny_runs import FIT_FLAGS, model_flags
 
@@ -18,8 +17,6 @@ from aicsd.data import Splits, data_settings, open_dataset
 from aicsd.data.open import AUTO, classes_by_count, find_name
 from aicsd.data.settings import DataConfig
 from aicsd.errors import UserError
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 def test_a_root_is_never_left_aside(tmp_path: Path, run_cli: RunCli) -> None:

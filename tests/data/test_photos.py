@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import CLASS_NAMES, write_folder
+from conftest import CLASS_NAMES, RunCli, write_folder
 from PIL import Image
 from tiny_models import noise, save_tiny_model
 from tiny_runs import FIT_FLAGS, distill_command, model_flags, same_weights
@@ -26,8 +25,6 @@ from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.data.splits import open_splits
 from aicsd.errors import UserError
 from aicsd.models import load_model
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 def write_photos(folder: Path, count: int) -> Path:

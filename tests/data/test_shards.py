@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_folder
+from conftest import RunCli, write_folder
 from tiny_runs import FIT_FLAGS, aicsd, model_flags, same_weights
 
 from aicsd.data import open_dataset
 from aicsd.errors import UserError
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 def pack(root: Path, place: Path, per_tar: int = 3, mask: str = "mask.png") -> Path:

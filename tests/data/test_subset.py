@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import RunCli
 from tiny_runs import lines, train_command
 
 from aicsd.data import open_dataset
 from aicsd.data.wrappers import PartlyLabelled, Subset
 from aicsd.errors import UserError
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize(

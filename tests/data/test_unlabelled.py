@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import write_folder
+from conftest import RunCli, write_folder
 from tiny_runs import distill_command, same_weights, train_command, train_lines
 
 from aicsd.data import open_dataset, open_images, survey
@@ -19,8 +18,6 @@ from aicsd.data.memory import CachedDataset
 from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.data.wrappers import PartlyLabelled, Subset
 from aicsd.errors import UserError
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

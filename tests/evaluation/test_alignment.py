@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import CLASS_NAMES, write_folder
+from conftest import CLASS_NAMES, RunCli, write_folder
 from torch import Tensor, nn
 
 from aicsd.data import open_dataset
@@ -17,7 +16,6 @@ from aicsd.errors import UserError
 from aicsd.evaluation.alignment import AS_IT_IS, CROPS, SWAPPED, alignment, misalignments
 from aicsd.models import InputSpec, Segmenter, save_model
 
-RunCli = Callable[..., tuple[int, str, str]]
 CLASSES = Classes(CLASS_NAMES, ((0, 0, 0), (200, 0, 0), (0, 0, 200)))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import RunCli
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,7 +25,6 @@ from aicsd.evaluation.evaluate import resize_short_side
 from aicsd.models import Segmenter
 from aicsd.models.inference import predict_ids, window_starts
 
-RunCli = Callable[..., tuple[int, str, str]]
 CLASSES = Classes(("a", "b", "c"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
 
 

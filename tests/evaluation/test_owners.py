@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import RunCli
 from PIL import Image
 from test_submission import save_random
 
 from aicsd.data import cityscapes, open_dataset, voc
 from aicsd.evaluation import evaluate
 from aicsd.models import load_model
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 def test_cityscapes_scripts(tmp_path: Path, run_cli: RunCli) -> None:

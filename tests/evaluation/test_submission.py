@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import pytest
 import torch
+from conftest import RunCli
 from PIL import Image
 
 from aicsd.data import DATASETS, cityscapes, voc
@@ -21,8 +21,6 @@ from aicsd.errors import UserError
 from aicsd.evaluation.submission import check_archive, write_submission
 from aicsd.images import UInt8Array
 from aicsd.models import ModelConfig, build_model, save_model
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 # (width, height): landscape, portrait, one row
 SIZES = {"2008_000001": (50, 37), "2008_000006": (33, 61), "2008_000011": (9, 1)}

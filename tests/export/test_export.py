@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASS_NAMES, write_folder
+from conftest import CLASS_NAMES, RunCli, write_folder
 from PIL import Image
 from tiny_exports import exported
 from tiny_network import tiny_model
@@ -31,7 +30,6 @@ from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_m
 for library in ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf"):
     pytest.importorskip(library, reason="needs aicsd[export]")
 
-RunCli = Callable[..., tuple[int, str, str]]
 SIZES = ((1, 33, 95), (3, 71, 54), (1, 128, 128))
 LEARN = ("--optimizer.name", "adamw", "--optimizer.lr", "0.01", "--optimizer.head_lr_factor", "1")
 # the smallest network of timm: each export takes seconds, and more with the number of layers

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import CLASS_NAMES, write_folder
+from conftest import CLASS_NAMES, RunCli, write_folder
 from tiny_exports import exported
 from tiny_network import CLASSES
 
@@ -24,7 +24,6 @@ from aicsd.models.segmenter import InputSpec
 onnx = pytest.importorskip("onnx", reason="needs aicsd[export]")
 pytest.importorskip("onnxruntime", reason="needs aicsd[export]")
 Sides = Sequence[int | str]
-RunCli = Callable[..., tuple[int, str, str]]
 ABOUT = {"format": 1, "output": "logits", "classes": list(CLASS_NAMES),
          "palette": [[0, 0, 0], [9, 9, 9], [90, 0, 0]]}  # fmt: skip
 WEIGHT = np.random.default_rng(0).normal(size=(3, 3, 1, 1)).astype(np.float32)

@@ -1,0 +1,155 @@
+"""Tables of the benchmark of methods, and files and options that make none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import RunCli
+from fake_trainings import (
+    DATA,
+    GAINS,
+    FakeTraining,
+    fake_trainings,
+    matrices,
+    row_of,
+    run,
+    write_file,
+)
+from scipy import stats
+
+from aicsd.benchmark.methods import Key, read_benchmark
+from aicsd.benchmark.methods_results import read_results
+from aicsd.benchmark.methods_table import Statistics
+from aicsd.benchmark.statistics import miou, parts_of
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> type[FakeTraining]:
+    return fake_trainings(monkeypatch)
+
+
+CONFIGS = Path(__file__).parents[2] / "aicsd" / "configs"
+
+
+def test_table_by_hand(tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining]) -> None:
+    path = write_file(tmp_path, seeds=[0, 1, 2])
+    code, text, _ = run(tmp_path, path, run_cli)
+    assert code == 0
+    alone, kd = (
+        [
+            float(miou(parts_of(matrices(0.501 + gain + 0.004 * seed).sum(axis=0))))
+            for seed in range(3)
+        ]
+        for gain in (0.0, GAINS["kd"])
+    )
+    row = row_of(tmp_path, "kd")
+    differences = np.subtract(kd, alone)
+    assert float(row["miou"]) == pytest.approx(mean(kd))
+    assert float(row["gain"]) == pytest.approx(differences.mean())
+    # images agree nearly, so that little but the seeds makes the interval
+    expected = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
+    assert float(row["gain_low"]) == pytest.approx(expected.low, abs=1e-3)
+    assert float(row["gain_high"]) == pytest.approx(expected.high, abs=1e-3)
+    assert row["gain_clear"] == "True"
+    headroom = 0.6 - mean(alone)
+    assert float(row["recovered"]) == pytest.approx(differences.mean() / headroom)
+    assert float(row["step_time"]) == pytest.approx(100 / 80)
+    shown = next(line for line in text.splitlines() if "| kd |" in line)
+    assert f"| {100 * differences.mean():+.2f} [" in shown
+    assert "°" not in shown
+    assert "the interval is over seeds and images" in text
+    tex = (tmp_path / "out" / "table.tex").read_text()
+    assert tex.count(r"\\") == 3
+    assert r"$\pm$" in tex
+    assert (tmp_path / "out" / "gain.png").stat().st_size > 1000
+    content = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert content[1]["gain"]["values"] == pytest.approx(differences.tolist())
+
+
+def test_noise_is_marked(tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining]) -> None:
+    path = write_file(tmp_path)
+    text = run(tmp_path, path, run_cli)[1]
+    assert "(one seed)°" in text
+    results = read_results(tmp_path / "out" / "results.json")
+    cell = results.cells[Key("small", "kd", 0)]
+    for seed, gain in ((1, 0.05), (2, -0.04)):
+        for row, level in (("none", 0.0), ("kd", gain)):
+            figures = {**cell.figures, "miou": 0.4 + level}
+            results.cells[Key("small", row, seed)] = replace(cell, figures=figures, parts=None)
+    results.shown["seeds"] = [0, 1, 2]
+    line = Statistics(results).lines()[1]
+    assert line.gain is not None
+    assert not line.gain.is_clear
+    assert not line.gain.over_images
+    assert len(line.gain.values) == 3
+    results.save()
+    text = run_cli("benchmark", "methods", "--table", "--out", tmp_path / "out")[1]
+    shown = next(row for row in text.splitlines() if "| kd |" in row)
+    assert "]° |" in shown
+    tex = (tmp_path / "out" / "table.tex").read_text()
+    assert r"\textcolor{gray}{" in tex
+
+
+def test_cells_of_other_images_do_not_compare(
+    tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining]
+) -> None:
+    methods = {"none": None, "kd": {"data": {"val_split": "test"}}}
+    code, _, error = run(tmp_path, write_file(tmp_path, methods=methods), run_cli)
+    assert code == 2
+    assert "they do not compare" in error.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"metods": {}}, ["unknown key 'metods'", "'methods'"]),
+        ({"methods": {"none": {"epoch": 3}}}, ["methods.none", "'epoch'", "'epochs'"]),
+        ({"methods": {"none": None, "kdd": None}}, ["methods.kdd", "unknown method 'kdd'"]),
+        ({"methods": {"kd": None}}, ["baseline: there is no row 'none'"]),
+        ({"equal_time": ["kdd"]}, ["equal_time: there is no row 'kdd'; did you mean 'kd'"]),
+        ({"methods": {"none": None, "kd": {"match": {"stps": "none"}}}}, ["steps or labelled"]),
+        ({"methods": {"none": None, "kd": {"match": {"steps": "x"}}}}, ["no row 'x'"]),
+        ({"seeds": 3}, ["seeds is 3"]),
+        ({"search": {"share": 2}}, ["search is {'share': 2}"]),
+        ({"students": {"small": {"backbon": "x"}}}, ["backbon"]),
+        ({"common": {"data": DATA}}, ["methods.kd: it needs a teacher"]),
+        (
+            {"methods": {"none": None, "ad": {"teacher_cache": "cache"}}},
+            ["methods.ad: teacher_cache holds logits", "leave teacher_cache out"],
+        ),
+    ],
+)
+def test_a_wrong_file_is_one_line(
+    tmp_path: Path, run_cli: RunCli, keys: dict[str, Any], words: list[str]
+) -> None:
+    code, output, error = run(tmp_path, write_file(tmp_path, **keys), run_cli)
+    assert (code, output) == (2, "")
+    assert error.count("\n") == 1
+    for word in ("benchmark.yaml", *words):
+        assert word in error
+
+
+def test_options_out_of_range(tmp_path: Path, run_cli: RunCli) -> None:
+    path = write_file(tmp_path)
+    for more, word in ((("--jobs", "0"), "jobs is 0"), (("--minutes", "-1"), "minutes is -1")):
+        code, _, error = run(tmp_path, path, run_cli, *more)
+        assert code == 2
+        assert word in error
+    code, _, error = run_cli("benchmark", "methods", "--table", "--out", tmp_path / "no")
+    assert code == 2
+    assert "there are no results" in error
+    assert "missing: config" in run_cli("benchmark", "methods")[2]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("methods.yaml")), ids=lambda p: p.parent.name)
+def test_a_benchmark_of_the_project_can_be_read(path: Path) -> None:
+    benchmark = read_benchmark(path, {"teacher": "t"}, "weights.safetensors")
+    assert len(benchmark.order()) >= 12
+    (student,) = {benchmark.cell(key).config.student.weights for key in benchmark.order()}
+    assert student == "weights.safetensors"
