@@ -29,7 +29,7 @@ class Net(nn.Module):
         self.classifier = nn.Conv2d(6, classes, 1)
         nn.init.normal_(self.classifier.weight, std=2.0)
         self.form = form
-        self.seen: Tensor
+        self.seen: Tensor | None = None
 
     def forward(self, image: Tensor) -> object:
         self.seen = image.detach()

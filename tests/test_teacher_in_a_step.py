@@ -154,6 +154,8 @@ def test_each_network_gets_its_own_normalisation(names: tuple[str, ...]) -> None
     )
     batch = make_batch()
     Distiller(student, load_recipe("kd"), teacher)(batch, 0.5)
+    assert student_net.seen is not None
+    assert teacher_net.seen is not None
     for channel in range(3):
         unit = batch.image[:, channel].float() / 255
         torch.testing.assert_close(student_net.seen[:, channel], unit * 2 - 1)
