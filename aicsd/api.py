@@ -19,7 +19,7 @@ from aicsd.types import Protocol, Runtime
 
 
 class TrainOptions(TypedDict, total=False):
-    """Keys of :class:`aicsd.engine.config.FitConfig`, where they are explained."""
+    """Keys of :class:`aicsd.engine.config.TrainConfig`, where they are explained."""
 
     optimizer: OptimizerConfig | Mapping[str, Any]
     epochs: int
@@ -37,6 +37,7 @@ class TrainOptions(TypedDict, total=False):
     precision: Precision
     cuda_graphs: bool
     protocol: Protocol
+    terms: Mapping[str, Mapping[str, Any]]
 
 
 class DistillOptions(TrainOptions, total=False):
@@ -47,7 +48,6 @@ class DistillOptions(TrainOptions, total=False):
     teacher_runtime: Runtime
     teacher_cache: str | None
     teacher_cache_top_k: int
-    terms: Mapping[str, Mapping[str, Any]]
     terms_of: str | None
 
 

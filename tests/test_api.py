@@ -14,7 +14,7 @@ from PIL import Image
 import aicsd
 from aicsd import api
 from aicsd.data import open_dataset
-from aicsd.engine.config import DistillConfig, FitConfig
+from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.inputs import DataSplit, open_split
 from aicsd.models import load_model
 
@@ -128,6 +128,6 @@ def test_create_model_refuses() -> None:
 
 def test_the_typed_options_are_those_of_the_config() -> None:
     """Completion and type checkers know every key, and no other."""
-    named = {"run", "data", "teacher", "student", "method"}
-    for options, config in ((api.TrainOptions, FitConfig), (api.DistillOptions, DistillConfig)):
+    named = {"run", "data", "model", "teacher", "student", "method"}
+    for options, config in ((api.TrainOptions, TrainConfig), (api.DistillOptions, DistillConfig)):
         assert get_type_hints(options).keys() == get_type_hints(config).keys() - named
