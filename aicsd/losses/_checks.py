@@ -25,6 +25,17 @@ def check_temperature(temperature: float) -> None:
         raise UserError(f"temperature is {temperature}; it must be from {low:g} to {high:g}")
 
 
+def check_sizes(**sizes: int) -> None:
+    """Refuse a size below 1.
+
+    Raises:
+        UserError: names the option.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise UserError(f"{name} is {size}; it must be 1 or more")
+
+
 def prepare_pair(
     student: Tensor, teacher: Tensor, *, same_channels: bool = True
 ) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.errors import UserError
-from aicsd.losses._checks import check_temperature, match_valid, prepare_pair
+from aicsd.losses._checks import check_sizes, check_temperature, match_valid, prepare_pair
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import mean_over_ranks
 from aicsd.losses.channel_wise import channel_wise_loss
@@ -59,7 +58,7 @@ def boundary_kd_loss(
     """
     check_temperature(temperature)
     check_weights(edge=edge, body=body)
-    check_radius(radius)
+    check_sizes(radius=radius)
     student, teacher = prepare_pair(student, teacher)
     labels = match_mask(mask, student).long()
     inside = match_valid(valid, student)
@@ -70,16 +69,6 @@ def boundary_kd_loss(
     at_borders = _class_balanced(student, teacher, labels, borders, temperature)
     interior = channel_wise_loss(student, teacher, temperature=temperature, valid=inside & ~borders)
     return edge * at_borders + body * interior
-
-
-def check_radius(radius: int) -> None:
-    """Refuse a radius that makes no border.
-
-    Raises:
-        UserError: it is below 1.
-    """
-    if radius < 1:
-        raise UserError(f"radius is {radius}; it must be 1 or more")
 
 
 def _borders(labels: Tensor, inside: Tensor, radius: int) -> Tensor:
@@ -128,7 +117,7 @@ class BoundaryKDLoss(LossModule):
         super().__post_init__()
         check_temperature(self.temperature)
         check_weights(edge=self.edge, body=self.body)
-        check_radius(self.radius)
+        check_sizes(radius=self.radius)
 
     def forward(
         self, student: Tensor, teacher: Tensor, mask: Tensor, valid: Tensor | None = None

@@ -9,11 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.errors import UserError
-from aicsd.losses._checks import check_temperature, match_valid, prepare_pair
+from aicsd.losses._checks import check_sizes, check_temperature, match_valid, prepare_pair
+from aicsd.losses._directions import pixel_directions
 from aicsd.losses._module import LossModule
-
-NORM_FLOOR = 1e-6
 
 
 def cross_image_loss(
@@ -46,7 +44,7 @@ def cross_image_loss(
         UserError: another batch or size, or a bad option.
     """
     check_temperature(temperature)
-    check_patch(patch)
+    check_sizes(patch=patch)
     student, teacher = prepare_pair(student, teacher, same_channels=False)
     where = match_valid(valid, student)
     if where is None:
@@ -64,22 +62,12 @@ def cross_image_loss(
     return by_pair.sum() / weights.sum().clamp_min(1)
 
 
-def check_patch(patch: int) -> None:
-    """Refuse a patch of no pixel.
-
-    Raises:
-        UserError: it is below 1.
-    """
-    if patch < 1:
-        raise UserError(f"patch is {patch}; it must be 1 or more")
-
-
 def _nodes(maps: Tensor, where: Tensor, patch: int) -> Tensor:
     """(B, D, H, W) -> (B, n, D), of length 1."""
     inside = maps.masked_fill(~where[:, None], 0.0)
     # this divides by all pixels of a square, not by those valid: a direction has no length
     means = F.avg_pool2d(inside, patch, ceil_mode=True)
-    return F.normalize(means.flatten(2), dim=1, eps=NORM_FLOOR).transpose(1, 2)
+    return pixel_directions(means)
 
 
 def _log_similarity(nodes: Tensor, outside: Tensor, temperature: float) -> Tensor:
@@ -104,7 +92,7 @@ class CrossImageLoss(LossModule):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_temperature(self.temperature)
-        check_patch(self.patch)
+        check_sizes(patch=self.patch)
 
     def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """Two maps (B, D, H, W) -> scalar."""

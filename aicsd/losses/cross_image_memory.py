@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.errors import UserError
-from aicsd.losses._checks import check_temperature, match_valid, prepare_pair
+from aicsd.losses._checks import check_sizes, check_temperature, match_valid, prepare_pair
+from aicsd.losses._directions import directions, pixel_directions
 from aicsd.losses._memory import ClassMemory
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import shared_count
@@ -18,7 +18,6 @@ from aicsd.losses.cross_entropy import match_mask
 from aicsd.losses.dist import check_weights
 from aicsd.types import IGNORE_INDEX
 
-NORM_FLOOR = 1e-6
 NEW_PIXELS = 16
 """Pixels of a class that an image gives to the memory at most, as in the released code."""
 
@@ -56,7 +55,7 @@ def cross_image_memory_loss(
     logs = []
     for maps in (student, teacher):
         with torch.autocast(maps.device.type, enabled=False):  # it would round to 16 bits
-            cosines = _directions(maps) @ keys.to(maps.dtype).T  # (B, H W, K)
+            cosines = pixel_directions(maps) @ keys.to(maps.dtype).T  # (B, H W, K)
         scores = (cosines / temperature).masked_fill(missing, float("-inf"))
         logs.append(scores.log_softmax(dim=2).masked_fill(missing, 0.0))
     by_pixel = F.kl_div(logs[0], logs[1], reduction="none", log_target=True).sum(dim=2)
@@ -65,11 +64,6 @@ def cross_image_memory_loss(
         return by_pixel.mean()
     where = where.flatten(1)
     return by_pixel.masked_fill(~where, 0.0).sum() / shared_count(where.sum())
-
-
-def _directions(maps: Tensor) -> Tensor:
-    """(B, D, H, W) -> (B, H W, D), of length 1."""
-    return F.normalize(maps.flatten(2), dim=1, eps=NORM_FLOOR).transpose(1, 2)
 
 
 @dataclass(eq=False, repr=False)
@@ -109,9 +103,8 @@ class CrossImageMemoryLoss(LossModule):
         super().__post_init__()
         check_temperature(self.temperature)
         check_weights(pixels=self.pixels, regions=self.regions)
-        for name in ("pixel_slots", "region_slots", "pixel_keys", "region_keys"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        check_sizes(pixel_slots=self.pixel_slots, region_slots=self.region_slots)
+        check_sizes(pixel_keys=self.pixel_keys, region_keys=self.region_keys)
         self.classes = num_classes
         self.pixel_memory = ClassMemory(num_classes, self.pixel_slots, teacher_channels)
         self.region_memory = ClassMemory(num_classes, self.region_slots, teacher_channels)
@@ -146,7 +139,7 @@ class CrossImageMemoryLoss(LossModule):
             labels: (B, H, W) class ids or ``ignore_index``.
             where: (B, H, W) bool, or None for everywhere.
         """
-        directions = _directions(teacher)  # B N D
+        pixels = pixel_directions(teacher)  # B N D
         classes = torch.arange(self.classes, device=labels.device)[:, None]
         of_class = labels.flatten(1)[:, None] == classes  # B C N
         of_class &= (labels != self.ignore_index).flatten(1)[:, None]
@@ -157,12 +150,12 @@ class CrossImageMemoryLoss(LossModule):
         chosen = (draws[:, None] * of_class).topk(min(NEW_PIXELS, draws.shape[1]), dim=2)
         rows = torch.arange(len(teacher), device=labels.device)[:, None, None]
         self.pixel_memory.add(
-            directions[rows, chosen.indices].transpose(0, 1).flatten(1, 2),
+            pixels[rows, chosen.indices].transpose(0, 1).flatten(1, 2),
             (chosen.values > 0).transpose(0, 1).flatten(1, 2),
         )
         with torch.autocast(teacher.device.type, enabled=False):
-            sums = of_class.to(directions.dtype) @ directions  # B C D
-        regions = F.normalize(sums, dim=2, eps=NORM_FLOOR)
+            sums = of_class.to(pixels.dtype) @ pixels  # B C D
+        regions = directions(sums, dim=2)
         self.region_memory.add(regions.transpose(0, 1), of_class.any(dim=2).T)
 
 

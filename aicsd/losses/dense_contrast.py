@@ -8,13 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.errors import UserError
-from aicsd.losses._checks import check_temperature, match_valid, prepare_pair
+from aicsd.losses._checks import check_sizes, check_temperature, match_valid, prepare_pair
+from aicsd.losses._directions import directions
 from aicsd.losses._ranks import shared_count
 from aicsd.losses.dist import check_weights
 from aicsd.losses.masked_generative import MaskedGenerativeLoss, masked_generative_loss
 
-NORM_FLOOR = 1e-6
 LEAST_CHANNELS = 2
 """Least number in a group: a direction in one channel is a sign."""
 
@@ -63,7 +62,7 @@ def dense_contrast_loss(
         _by_patch(_pooled(maps, where, pool), width, patch) for maps in (student, teacher)
     )  # P nodes groups width
     number = ours.shape[2]
-    ours, theirs = (F.normalize(v, dim=3, eps=NORM_FLOOR).flatten(1, 2) for v in (ours, theirs))
+    ours, theirs = (directions(v, dim=3).flatten(1, 2) for v in (ours, theirs))
     scores = torch.cdist(ours, theirs, p=1.0) / -temperature  # P, nodes groups, nodes groups
     entry = torch.arange(scores.shape[1], device=scores.device)
     group = entry % number
@@ -75,17 +74,6 @@ def dense_contrast_loss(
     scores = scores.masked_fill(~counts[:, :, None], 0.0)  # a row without any entry
     lost = (scores.logsumexp(dim=2) - positive).masked_fill(~counts, 0.0)
     return lost.sum() / shared_count(counts.sum())
-
-
-def check_sizes(**sizes: int) -> None:
-    """Refuse a size below 1.
-
-    Raises:
-        UserError: names the option.
-    """
-    for name, size in sizes.items():
-        if size < 1:
-            raise UserError(f"{name} is {size}; it must be 1 or more")
 
 
 def _pooled(maps: Tensor, where: Tensor, pool: int) -> Tensor:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from aicsd.errors import UserError
 from aicsd.losses._checks import match_valid, prepare_pair
+from aicsd.losses._directions import directions
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import shared_count
 
 Maps = Tensor | Mapping[str, Tensor]
 LOGITS = "logits"
-NORM_FLOOR = 1e-6
 
 
 def feature_kd_loss(
@@ -68,7 +68,7 @@ def _distance(
     student, teacher = prepare_pair(student, teacher)
     where = match_valid(valid, student)
     if normalize:
-        student, teacher = (F.normalize(maps, dim=1, eps=NORM_FLOOR) for maps in (student, teacher))
+        student, teacher = (directions(maps, dim=1) for maps in (student, teacher))
     squares = (student - teacher).square()
     by_pixel = squares.sum(dim=1) if normalize else squares.mean(dim=1)
     weights = torch.ones_like(by_pixel)

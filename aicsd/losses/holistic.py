@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aicsd.errors import UserError
-from aicsd.losses._checks import match_valid, prepare_pair
+from aicsd.losses._checks import check_sizes, match_valid, prepare_pair
 from aicsd.losses._module import LossModule
 
 SLOPE = 0.2
@@ -124,8 +123,7 @@ class HolisticLoss(LossModule):
 
     def __post_init__(self, student_channels: int) -> None:
         super().__post_init__()
-        if self.width < 1:
-            raise UserError(f"width is {self.width}; it must be 1 or more")
+        check_sizes(width=self.width)
         self.critic = Critic(student_channels, self.width)
 
     def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:

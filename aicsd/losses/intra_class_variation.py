@@ -6,16 +6,14 @@ from dataclasses import InitVar, dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from aicsd.losses._checks import match_valid, prepare_pair
+from aicsd.losses._directions import directions
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import shared_count
 from aicsd.losses.cross_entropy import match_mask
 from aicsd.types import IGNORE_INDEX
-
-NORM_FLOOR = 1e-6
 
 
 def intra_class_variation_loss(
@@ -63,8 +61,8 @@ def _cosines_with_centres(maps: Tensor, of_class: Tensor) -> Tensor:
     flat = maps.flatten(2)
     with torch.autocast(flat.device.type, enabled=False):  # it would round the products to 16 bits
         centres = of_class @ flat.transpose(1, 2)  # sums: a direction has no length
-        centres = F.normalize(centres, dim=2, eps=NORM_FLOOR)
-        cosines = centres @ F.normalize(flat, dim=1, eps=NORM_FLOOR)  # B C N
+        centres = directions(centres, dim=2)
+        cosines = centres @ directions(flat, dim=1)  # B C N
     return (cosines * of_class).sum(dim=1)
 
 

@@ -6,14 +6,12 @@ from dataclasses import InitVar, dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aicsd.errors import UserError
-from aicsd.losses._checks import match_valid, prepare_pair
+from aicsd.losses._checks import check_sizes, match_valid, prepare_pair
+from aicsd.losses._directions import directions
 from aicsd.losses._module import LossModule
 
-NORM_FLOOR = 1e-6
 LEAST_WIDTH = 4
 
 
@@ -38,7 +36,7 @@ def refined_features_loss(
     pair = [student, teacher]
     if where is not None:
         pair = [maps.masked_fill(~where[:, None], 0.0) for maps in pair]
-    ours, theirs = (F.normalize(maps.flatten(1), dim=1, eps=NORM_FLOOR) for maps in pair)
+    ours, theirs = (directions(maps.flatten(1), dim=1) for maps in pair)
     return (ours - theirs).square().sum(dim=1).mean()
 
 
@@ -94,8 +92,7 @@ class RefinedFeaturesLoss(LossModule):
 
     def __post_init__(self, student_channels: int, teacher_channels: int) -> None:
         super().__post_init__()
-        if self.reduction < 1:
-            raise UserError(f"reduction is {self.reduction}; it must be 1 or more")
+        check_sizes(reduction=self.reduction)
         self.gates = AttentionGates(student_channels, self.reduction)
         self.connector = nn.Conv2d(student_channels, teacher_channels, 1, bias=False)
         self.teacher_gates = AttentionGates(teacher_channels, self.reduction)
