@@ -54,7 +54,7 @@ def loss_cases() -> list[Any]:
     place = str(Path(__file__).parents[1] / "tests" / "losses")
     if place not in sys.path:
         sys.path.append(place)
-    from contract_suite import cases
+    from contract_cases import cases
     from test_contract import ROWS
 
     return list(cases(ROWS))
@@ -86,7 +86,7 @@ def reference(
     case: Any, precision: str, shape: tuple[int, ...]
 ) -> tuple[dict[str, Any], dict[str, Any], Tensor, Tensor]:
     """Inputs in a precision, the same in float64, and value and gradient of these on the CPU."""
-    from contract_suite import SHAPE, on_both
+    from contract_cases import SHAPE, on_both
 
     own = case.row.shape if case.row.shape is not SHAPE else shape
     if "class_weights" in case.options:  # one for each class of the contract tests

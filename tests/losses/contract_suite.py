@@ -4,198 +4,35 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Callable
+from functools import partial
+from operator import methodcaller
+from typing import ClassVar
 
 import pytest
 import torch
-from draws import LAYOUTS, draw, draw_mask, draw_valid
-from torch import Tensor, nn
+from contract_cases import (
+    SHAPE,
+    SHAPES,
+    Case,
+    Inputs,
+    Maps,
+    Row,
+    cases,
+    first_of,
+    leaf_of,
+    listed,
+    on_both,
+    on_maps,
+)
+from draws import LAYOUTS, draw
+from torch import Tensor
 
 import aicsd.losses
 from aicsd.errors import UserError
 from aicsd.losses import list_losses
 from aicsd.methods.contract import LossContract, choices, contract_of
 from aicsd.types import IGNORE_INDEX
-
-SHAPES = [(2, 3, 4, 5), (1, 2, 1, 1), (3, 1, 4, 4), (2, 6, 3, 2)]
-SHAPE = (2, 4, 6, 5)
-MORE_CHANNELS = 3
-"""Channels of the teacher's map, where the loss allows another number than the student's."""
-Maps = Tensor | dict[str, Tensor]
-Inputs = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """What the suite must know of one loss.
-
-    Args:
-        oracle: its value, computed in another way. It takes, by their names, inputs of ``forward``,
-            options, and ``module`` (the loss as constructed, where that holds parameters). A float
-            is compared, and its central differences with the gradient; of a tensor that has a
-            graph, the gradient itself is compared.
-        variants: options to test it with.
-        loss: its name, where that is not the key of the row.
-        maps: names of the maps where the loss compares several.
-        refuses: values that an option must refuse, beside unknown words and bad temperatures.
-        shape: of the maps of most tests, where the loss needs larger ones.
-        blobs: side of the squares of one label; 1: each pixel has its own.
-        differs: what does not hold, by the name of the test (``ranks``: that two processes train as
-            one), or by ``"test option=value"`` for one variant, and why; "" where it does hold.
-    """
-
-    oracle: Callable[..., float | Tensor]
-    variants: tuple[Mapping[str, Any], ...] = ({},)
-    loss: str = ""
-    maps: tuple[str, ...] = ()
-    refuses: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    shape: tuple[int, ...] = SHAPE
-    blobs: int = 1
-    differs: Mapping[str, str] = field(default_factory=dict)
-
-
-class Case:
-    """One loss with one set of options."""
-
-    def __init__(self, label: str, row: Row, options: Mapping[str, Any]) -> None:
-        self.label, self.row, self.options = label, row, dict(options)
-        self.name = row.loss or label
-        self.contract: LossContract = contract_of(self.name)
-        self.reads_valid = "valid" in self.contract.inputs and options.get("numerics") != "released"
-
-    def __str__(self) -> str:
-        return "-".join([self.label, *self._variant()])
-
-    def _variant(self) -> list[str]:
-        return [f"{key}={value}" for key, value in self.options.items()]
-
-    def exception(self, test: str) -> str | None:
-        """Why the row declares that a test does not hold; None: it must hold."""
-        differs = self.row.differs
-        return differs.get(" ".join([test, *self._variant()]), differs.get(test)) or None
-
-    def runs(self, test: str) -> bool:
-        """Whether a test is about this loss, and no exception of its row."""
-        about = {
-            "zero_at_the_teacher": self.contract.needs_teacher,
-            "a_teacher_of_another_precision": self.contract.needs_teacher,
-            "infinite_logits_of_the_teacher_give_the_right_value_or_none": (
-                self.contract.needs in ("probabilities", "logits")
-            ),
-            "padding_equals_smaller_maps": self.reads_valid,
-            "nothing_valid_is_zero": self.reads_valid or "mask" in self.contract.inputs,
-        }
-        return about.get(test, True) and self.exception(test) is None
-
-    def build(self, inputs: Inputs, dtype: torch.dtype = torch.float64) -> nn.Module:
-        """The loss, the same every time, for these maps."""
-        widths = {"num_classes": _first(inputs["student"]).shape[1]}
-        for side in {"student", "teacher"} & set(inputs):
-            widths[f"{side}_channels"] = _first(inputs[side]).shape[1]
-        widths = {key: widths[key] for key in self.contract.channels}
-        torch.manual_seed(0)
-        return self.contract.loss(**self.options, **widths).to(dtype)
-
-    def inputs(self, shape: tuple[int, ...] = (), *, valid: bool = True) -> Inputs:
-        """What ``forward`` asks for, in float64; ``valid``: whether some pixels are padding."""
-        shape = shape or self.row.shape
-        batch, channels, *size = shape
-        more = 0 if self.contract.same_channels else MORE_CHANNELS
-        side = self.row.blobs
-        mask = draw_mask((*shape[:2], -(-shape[2] // side), -(-shape[3] // side)))
-        mask = mask.repeat_interleave(side, 1).repeat_interleave(side, 2)
-        mask = mask[:, : shape[2], : shape[3]].contiguous()
-        where = draw_valid(shape) if valid else None
-        if where is not None:
-            mask[~where] = IGNORE_INDEX
-            mask[0, 0, 0] = 0
-        names = self.row.maps or ("",)
-        generator = torch.Generator().manual_seed(0)
-        everything: Inputs = {
-            "student": {name: draw(shape, 1 + n) for n, name in enumerate(names)},
-            "teacher": {
-                name: draw((batch, channels + more * (name != "logits"), *size), 11 + n)
-                for n, name in enumerate(names)
-            },
-            "mask": mask,
-            "valid": where,
-            "image": torch.randint(256, (batch, 3, *size), generator=generator, dtype=torch.uint8),
-            "progress": 0.25,
-        }
-        for side in ("student", "teacher"):
-            if not self.row.maps:
-                everything[side] = everything[side][""]
-        return {name: everything[name] for name in self.contract.inputs}
-
-    def value(self, inputs: Inputs, module: nn.Module | None = None) -> Tensor:
-        module = module or self.build(inputs, _first(inputs["student"]).dtype)
-        torch.manual_seed(7)
-        result: Tensor = module(**inputs)
-        return result
-
-    def gradient(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """Value, and gradient by the student's maps, one after the other."""
-        inputs = {**inputs, "student": on_maps(_leaf, inputs["student"])}
-        value = self.value(inputs)
-        leaves = _listed(inputs["student"])
-        found = torch.autograd.grad(value, leaves, allow_unused=True)
-        parts = [
-            torch.zeros_like(leaf) if part is None else part
-            for leaf, part in zip(leaves, found, strict=True)
-        ]
-        return value.detach(), torch.cat([part.flatten() for part in parts])
-
-    def expected(self, inputs: Inputs) -> float | Tensor:
-        given: Inputs = {"valid": None, **inputs, **self.options}
-        wanted = inspect.signature(self.row.oracle).parameters
-        if "module" in wanted:
-            given["module"] = self.build(inputs)
-        torch.manual_seed(7)
-        return self.row.oracle(**{name: given[name] for name in wanted if name in given})
-
-    def expected_gradient(self, inputs: Inputs) -> Tensor | None:
-        """That of the oracle, where it has a graph."""
-        if not isinstance(self.expected(inputs), Tensor):
-            return None
-        inputs = {**inputs, "student": on_maps(_leaf, inputs["student"])}
-        value = self.expected(inputs)
-        assert isinstance(value, Tensor)
-        leaves = _listed(inputs["student"])
-        found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
-        return torch.cat([part.flatten() for part in found])
-
-
-def _leaf(maps: Tensor) -> Tensor:
-    return maps.detach().clone().requires_grad_()
-
-
-def _listed(maps: Maps) -> list[Tensor]:
-    return list(maps.values()) if isinstance(maps, dict) else [maps]
-
-
-def _first(maps: Maps) -> Tensor:
-    return _listed(maps)[0]
-
-
-def on_maps(change: Callable[[Tensor], Tensor], maps: Maps) -> Maps:
-    """``change`` of one map, or of each of several."""
-    if isinstance(maps, dict):
-        return {name: change(each) for name, each in maps.items()}
-    return change(maps)
-
-
-def on_both(change: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
-    """``change`` of the maps of student and teacher; the rest stays."""
-    sides = {key: on_maps(change, inputs[key]) for key in ("student", "teacher") if key in inputs}
-    return {**inputs, **sides}
-
-
-def cases(rows: Mapping[str, Row]) -> Iterator[Case]:
-    for label, row in rows.items():
-        for options in row.variants:
-            yield Case(label, row, options)
 
 
 class ContractSuite:
@@ -246,17 +83,17 @@ class ContractSuite:
 
     def test_zero_at_the_teacher(self, case: Case) -> None:
         for dtype in (torch.float32, torch.float64):
-            inputs = on_both(lambda maps, dtype=dtype: maps.to(dtype), case.inputs())
+            inputs = on_both(methodcaller("to", dtype), case.inputs())
             value, gradient = case.gradient({**inputs, "student": inputs["teacher"]})
             assert abs(float(value)) < 30 * torch.finfo(dtype).eps
             assert float(gradient.abs().max()) < 30 * torch.finfo(dtype).eps
 
     def test_gradient_goes_to_the_student_and_what_is_trained(self, case: Case) -> None:
-        inputs = on_both(_leaf, case.inputs())
+        inputs = on_both(leaf_of, case.inputs())
         module = case.build(inputs)
         case.value(inputs, module).backward()
-        assert all(maps.grad is None for maps in _listed(inputs.get("teacher", {})))
-        assert sum(float(maps.grad.abs().sum()) for maps in _listed(inputs["student"])
+        assert all(maps.grad is None for maps in listed(inputs.get("teacher", {})))
+        assert sum(float(maps.grad.abs().sum()) for maps in listed(inputs["student"])
                    if maps.grad is not None) > 0  # fmt: skip
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
@@ -269,7 +106,7 @@ class ContractSuite:
         case.gradient(inputs)
         for key, value in again.items():
             if isinstance(value, Tensor | dict):
-                for before, after in zip(_listed(value), _listed(inputs[key]), strict=True):
+                for before, after in zip(listed(value), listed(inputs[key]), strict=True):
                     assert torch.equal(before, after)
 
     def test_padding_neither_counts_nor_learns(self, case: Case) -> None:
@@ -286,16 +123,12 @@ class ContractSuite:
         for key in ("student", "teacher"):
             if key in inputs:
                 shift = side * torch.linspace(1, 2, 20, dtype=torch.float64)[:, None, None]
-                inputs[key] = on_maps(
-                    lambda maps, shift=shift: torch.where(
-                        outside[:, None], maps + shift[: maps.shape[1]], maps
-                    ),
-                    inputs[key],
-                )
+                shifted = partial(_shifted, where=outside, shift=shift)
+                inputs[key] = on_maps(shifted, inputs[key])
             side = -side
         value, gradient = case.gradient(inputs)
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-14)
-        shape = _first(inputs["student"]).shape
+        shape = first_of(inputs["student"]).shape
         for part in gradient.view(-1, *shape):
             assert bool((part[outside[:, None].expand(shape)] == 0).all())
 
@@ -316,7 +149,7 @@ class ContractSuite:
     def test_nothing_valid_is_finite(self, case: Case) -> None:
         inputs = _without_valid(case.inputs())
         for dtype in (torch.float64, torch.float32):
-            value, gradient = case.gradient(on_both(lambda maps, d=dtype: maps.to(d), inputs))
+            value, gradient = case.gradient(on_both(methodcaller("to", dtype), inputs))
             assert math.isfinite(float(value))
             assert bool(gradient.isfinite().all())
 
@@ -345,12 +178,12 @@ class ContractSuite:
         inputs = on_both(Tensor.float, small)
         module = case.build(inputs, torch.float32)
         expected = case.value(inputs, module)
-        leaves = on_maps(_leaf, small["student"])
+        leaves = on_maps(leaf_of, small["student"])
         value = case.value({**small, "student": leaves}, case.build(inputs, torch.float32))
         value.backward()
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
-        for maps in _listed(leaves):
+        for maps in listed(leaves):
             assert maps.grad is None or bool(maps.grad.isfinite().all())
 
     def test_autocast_does_not_lower_the_precision(self, case: Case) -> None:
@@ -378,16 +211,14 @@ class ContractSuite:
     def test_constant_maps_have_finite_gradients(self, case: Case) -> None:
         inputs = on_both(Tensor.float, case.inputs())
         for number in (0.0, 0.7, 1e4):
-            flat = on_maps(
-                lambda maps, number=number: torch.full_like(maps, number), inputs["student"]
-            )
+            flat = on_maps(partial(torch.full_like, fill_value=number), inputs["student"])
             value, gradient = case.gradient({**inputs, "student": flat})
             assert math.isfinite(float(value))
             assert bool(gradient.isfinite().all())
 
     def test_extreme_maps_stay_finite(self, case: Case) -> None:
         for size in (50.0, 1e4):
-            inputs = on_both(lambda maps, size=size: maps.sign() * size, case.inputs())
+            inputs = on_both(methodcaller("mul", size), on_both(Tensor.sign, case.inputs()))
             value, gradient = case.gradient(on_both(Tensor.float, inputs))
             assert math.isfinite(float(value))
             assert bool(gradient.isfinite().all())
@@ -455,9 +286,10 @@ class ContractSuite:
             for own, other, words in shapes:
                 inputs = case.inputs((2, 4, 4, 4))
                 module = case.build(inputs, torch.float32)
-                inputs["student"] = on_maps(lambda _, own=own: torch.zeros(own), inputs["student"])
+                zeros = partial(methodcaller, "new_zeros", dtype=torch.float32)
+                inputs["student"] = on_maps(zeros(own), inputs["student"])
                 if key == "teacher":
-                    inputs[key] = on_maps(lambda _, other=other: torch.zeros(other), inputs[key])
+                    inputs[key] = on_maps(zeros(other), inputs[key])
                 else:
                     inputs[key] = torch.ones(other, dtype=inputs[key].dtype)
                 for rest in {"mask", "valid"} & set(inputs) - {key}:
@@ -489,27 +321,38 @@ class ContractSuite:
 
 def _without_valid(inputs: Inputs) -> Inputs:
     """The batch with nothing but padding and pixels without a label."""
-    empty = {"valid": lambda old: torch.zeros_like(old),
-             "mask": lambda old: torch.full_like(old, IGNORE_INDEX)}  # fmt: skip
+    empty: dict[str, Callable[[Tensor], Tensor]] = {
+        "valid": torch.zeros_like,
+        "mask": partial(torch.full_like, fill_value=IGNORE_INDEX),
+    }
     return {key: empty[key](value) if key in empty else value for key, value in inputs.items()}
+
+
+def _shifted(maps: Tensor, where: Tensor, shift: Tensor) -> Tensor:
+    """(B, C, H, W) with (C', 1, 1) added where (B, H, W) says."""
+    return torch.where(where[:, None], maps + shift[: maps.shape[1]], maps)
+
+
+def _direction(maps: Tensor, seed: int) -> Tensor:
+    return draw(maps.shape, seed, 1.0)
 
 
 def _check_differences(case: Case, inputs: Inputs, gradient: Tensor) -> None:
     """Central differences of the oracle along two directions."""
     step = 1e-5
     for seed in (20, 21):
-        ways = on_maps(lambda maps, seed=seed: draw(maps.shape, seed, 1.0), inputs["student"])
+        ways = on_maps(partial(_direction, seed=seed), inputs["student"])
         ends = []
         for sign in (step, -step):
             moved = [
                 maps + sign * way
-                for maps, way in zip(_listed(inputs["student"]), _listed(ways), strict=True)
+                for maps, way in zip(listed(inputs["student"]), listed(ways), strict=True)
             ]
             student: Maps = moved[0]
             if isinstance(inputs["student"], dict):
                 student = dict(zip(inputs["student"], moved, strict=True))
             ends.append(float(case.expected({**inputs, "student": student})))
-        slope = float(gradient @ torch.cat([way.flatten() for way in _listed(ways)]))
+        slope = float(gradient @ torch.cat([way.flatten() for way in listed(ways)]))
         assert slope == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4, abs=1e-9)
 
 

@@ -85,7 +85,7 @@ def focal(
 ) -> float:
     if numerics == "released":
         mean = cross_entropy(student, mask, class_weights=class_weights)
-        return 0.5 * (1 - math.exp(-mean)) ** gamma * mean / len(student)
+        return 0.5 * math.pow(1 - math.exp(-mean), gamma) * mean / len(student)
     found = [
         (p[c], 1.0 if class_weights is None else class_weights[c])
         for c, p in labelled(student, mask)

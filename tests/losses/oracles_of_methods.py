@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import oracles
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 IGNORED = 255
 
@@ -19,7 +20,8 @@ def grid(maps: Tensor, valid: Tensor | None) -> Iterator[tuple[int, int, int]]:
     batch, _, height, width = maps.shape
     for place in np.ndindex(batch, height, width):
         if valid is None or valid[place]:
-            yield place  # type: ignore[misc]
+            image, row, column = place
+            yield image, row, column
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -65,28 +67,34 @@ def boundary_kd(
     return edge * at_borders + body * temperature**2 * total / (batch * channels)
 
 
-def convolved(maps: np.ndarray, layer: nn.Conv2d) -> np.ndarray:
-    """(D, H, W) of one image, zeros around it."""
-    weight = layer.weight.detach().numpy()
-    found = np.zeros((len(weight), *maps.shape[1:]))
-    if layer.bias is not None:
-        found += layer.bias.detach().numpy()[:, None, None]
+def convolved(maps: np.ndarray, layer: Any) -> np.ndarray:
+    """(D, H, W) of one image by a layer with ``weight`` and ``bias``, zeros around it."""
+    bias = 0.0 if layer.bias is None else layer.bias.detach().numpy()
+    return correlated(maps, layer.weight.detach().numpy(), bias)
+
+
+def correlated(
+    maps: np.ndarray, weight: np.ndarray, bias: np.ndarray | float, stride: int = 1
+) -> np.ndarray:
+    """(D, H, W) of one image by a kernel (D', D, k, k), zeros around it."""
+    rows, columns = (math.ceil(side / stride) for side in maps.shape[1:])
+    found = np.zeros((rows, columns, len(weight))) + bias
     middle = weight.shape[2] // 2
-    for y, x, dy, dx in np.ndindex(*maps.shape[1:], *weight.shape[2:]):
-        row, column = y + dy - middle, x + dx - middle
+    for y, x, dy, dx in np.ndindex(rows, columns, *weight.shape[2:]):
+        row, column = stride * y + dy - middle, stride * x + dx - middle
         if 0 <= row < maps.shape[1] and 0 <= column < maps.shape[2]:
-            found[:, y, x] += weight[:, :, dy, dx] @ maps[:, row, column]
-    return found
+            found[y, x] += weight[:, :, dy, dx] @ maps[:, row, column]
+    return found.transpose(2, 0, 1)
 
 
-def made(student: Tensor, valid: Tensor | None, module: nn.Module, masked: float) -> np.ndarray:
+def made(student: Tensor, valid: Tensor | None, module: Any, masked: float) -> np.ndarray:
     """What the generator makes of a part of the student's map."""
     hidden = torch.rand(len(student), *student.shape[2:]).numpy() < masked
     found = []
     for b in range(len(student)):
-        aligned = convolved(student[b].numpy(), module.align)  # type: ignore[arg-type]
+        aligned = convolved(student[b].numpy(), module.align)
         inside = np.ones_like(hidden[b]) if valid is None else valid[b].numpy()
-        first, second = module.generate  # type: ignore[misc]
+        first, second = module.generate
         between = np.maximum(convolved(aligned * (inside & ~hidden[b]), first), 0) * inside
         found.append(convolved(between, second))
     return np.stack(found)
@@ -105,7 +113,7 @@ def masked_generative(
     student: Tensor,
     teacher: Tensor,
     valid: Tensor | None,
-    module: nn.Module,
+    module: Any,
     masked: float = 0.75,
 ) -> float:
     return relative_error(made(student, valid, module, masked), teacher, valid)
@@ -115,7 +123,7 @@ def dense_contrast(
     student: Tensor,
     teacher: Tensor,
     valid: Tensor | None,
-    module: nn.Module,
+    module: Any,
     masked: float = 0.75,
     generation: float = 1.0,
     contrast: float = 0.1,
@@ -130,15 +138,17 @@ def dense_contrast(
     squares = defaultdict(list)
     for b, y, x in grid(teacher, valid):
         squares[b, y // pool, x // pool].append((y, x))
-    patches = defaultdict(list)
+    patches: dict[tuple[int, int, int], list[tuple[int, np.ndarray, np.ndarray]]] = defaultdict(
+        list
+    )
     for b, row, column in squares:
         for begin in range(0, channels, width):
-            own = []
+            own: list[np.ndarray] = []
             for maps in (generated[b], teacher[b].numpy()):
                 values = [maps[begin : begin + width, y, x] for y, x in squares[b, row, column]]
                 direction = unit(np.max(values, axis=0))
                 own.append(np.pad(direction, (0, width - len(direction))))
-            patches[b, row // patch, column // patch].append((begin, *own))
+            patches[b, row // patch, column // patch].append((begin, own[0], own[1]))
     lost = []
     for entries in patches.values():
         for group, vector, positive in entries:
@@ -168,32 +178,26 @@ def intra_class_variation(
     return math.fsum(squares) / max(len(squares), 1)
 
 
-def score(maps: np.ndarray, critic: nn.Module) -> float:
+def score(maps: np.ndarray, critic: Any) -> float:
     """Of one image (C, H, W), by a critic in its first training step."""
-    for layer in critic.layers:  # type: ignore[union-attr]
+    for layer in critic.layers:
         weight, start = layer.weight.detach().numpy(), layer.vector.numpy()
         matrix = weight.reshape(len(weight), -1)
         right = matrix.T @ start
         right /= oracles.norm(right)
-        norm = oracles.norm(matrix @ right)
-        rows, columns = (math.ceil(side / 2) for side in maps.shape[1:])
-        found = np.zeros((len(weight), rows, columns))
-        found += layer.bias.detach().numpy()[:, None, None]
-        for y, x, dy, dx in np.ndindex(rows, columns, 3, 3):
-            row, column = 2 * y + dy - 1, 2 * x + dx - 1
-            if 0 <= row < maps.shape[1] and 0 <= column < maps.shape[2]:
-                found[:, y, x] += weight[:, :, dy, dx] @ maps[:, row, column] / norm
+        kernel = weight / oracles.norm(matrix @ right)
+        found = correlated(maps, kernel, layer.bias.detach().numpy(), stride=2)
         maps = np.where(found > 0, found, 0.2 * found)
-    weight = critic.head.weight.detach().numpy()[0]  # type: ignore[union-attr]
+    weight = critic.head.weight.detach().numpy()[0]
     return float(weight @ maps.mean(axis=(1, 2)))
 
 
-def holistic(student: Tensor, teacher: Tensor, valid: Tensor | None, module: nn.Module) -> float:
+def holistic(student: Tensor, teacher: Tensor, valid: Tensor | None, module: Any) -> float:
     return sum(holistic_parts(student, teacher, valid, module))
 
 
 def holistic_parts(
-    student: Tensor, teacher: Tensor, valid: Tensor | None, module: nn.Module
+    student: Tensor, teacher: Tensor, valid: Tensor | None, module: Any
 ) -> tuple[float, float]:
     """What student and critic lose."""
     parts = [0.0, 0.0]
@@ -202,7 +206,7 @@ def holistic_parts(
         for logits in (student, teacher):
             p = np.apply_along_axis(oracles.softmax, 0, logits[b].numpy())
             seen = 1 if valid is None else valid[b].numpy()
-            scores.append(score(p * seen, module.critic))  # type: ignore[arg-type]
+            scores.append(score(p * seen, module.critic))
         parts[0] -= scores[0] / len(student)
         parts[1] += (max(0, 1 - scores[1]) + max(0, 1 + scores[0])) / len(student)
     return parts[0], parts[1]
@@ -279,7 +283,7 @@ def cross_image_memory(
             order = sorted(places, key=lambda place: -draws[place])
             memory["pixels"][c] += [vectors[place] for place in order[:16]]
             if places:
-                memory["regions"][c].append(unit(sum(vectors.values())))  # type: ignore[arg-type]
+                memory["regions"][c].append(unit(np.sum(list(vectors.values()), axis=0)))
     total = 0.0
     for name, weight, slots, count in (
         ("pixels", pixels, pixel_slots, pixel_keys),
@@ -287,9 +291,9 @@ def cross_image_memory(
     ):
         spots = torch.rand(classes, math.ceil(count / classes)).numpy()
         keys = []
-        for c, vectors in enumerate(memory[name]):
+        for c, remembered in enumerate(memory[name]):
             ring: dict[int, np.ndarray] = {}
-            for number, vector in enumerate(vectors):
+            for number, vector in enumerate(remembered):
                 ring[number % slots] = vector
             keys += [ring[int(spot * len(ring))] for spot in spots[c] if ring]
         values = []
@@ -308,10 +312,10 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-values)))
 
 
-def gated(maps: np.ndarray, seen: np.ndarray, gates: nn.Module) -> np.ndarray:
+def gated(maps: np.ndarray, seen: np.ndarray, gates: Any) -> np.ndarray:
     """CBAM of one image (D, H, W)."""
     inside = maps[:, seen]
-    first, _, second = gates.channel  # type: ignore[misc]
+    first, _, second = gates.channel
     scores = np.zeros(len(maps))
     for summary in (inside.mean(axis=1), inside.max(axis=1)):
         weights = [part.detach().numpy() for part in (first.weight, first.bias)]
@@ -319,23 +323,23 @@ def gated(maps: np.ndarray, seen: np.ndarray, gates: nn.Module) -> np.ndarray:
         scores += second.weight.detach().numpy() @ hidden + second.bias.detach().numpy()
     maps = maps * seen * sigmoid(scores)[:, None, None]
     described = np.stack([maps.max(axis=0), maps.mean(axis=0)])
-    return np.asarray(maps * sigmoid(convolved(described, gates.pixel)))  # type: ignore[arg-type]
+    return np.asarray(maps * sigmoid(convolved(described, gates.pixel)))
 
 
 def refined_features(
     student: Tensor,
     teacher: Tensor,
     valid: Tensor | None,
-    module: nn.Module,
+    module: Any,
     refine_teacher: bool = True,
 ) -> float:
     total = 0.0
     for b in range(len(student)):
         own, other = student[b].numpy(), teacher[b].numpy()
         seen = np.ones(own.shape[1:], bool) if valid is None else valid[b].numpy()
-        own = convolved(gated(own, seen, module.gates), module.connector)  # type: ignore[arg-type]
+        own = convolved(gated(own, seen, module.gates), module.connector)
         if refine_teacher:
-            other = gated(other, seen, module.teacher_gates)  # type: ignore[arg-type]
+            other = gated(other, seen, module.teacher_gates)
         pair = [unit((maps * seen).flatten()) for maps in (own, other)]
         total += float(((pair[0] - pair[1]) ** 2).sum())
     return total / len(student)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import oracles
 import oracles_of_methods as of_methods
 import torch
-from contract_suite import ContractSuite, Row
+from contract_cases import Maps, Row
+from contract_suite import ContractSuite
 from torch import Tensor
 
 WEIGHTS = [1.0, 0.25, 3.0, 0.0, 2.0, 1.5]
 """Weights of up to six classes."""
-BAD_WEIGHTS = ("nonsense", [], [-1.0], [0.0, 0.0], [float("nan")], [True], 3.0)
+BAD_WEIGHTS: tuple[Any, ...] = ("nonsense", [], [-1.0], [0.0, 0.0], [float("nan")], [True], 3.0)
 
 ROWS = {
     "cross_entropy": Row(
@@ -149,16 +150,13 @@ ROWS["dist"] = Row(
 )
 
 
-def feature_kd(
-    student: Tensor | dict[str, Tensor],
-    teacher: Tensor | dict[str, Tensor],
-    valid: Tensor | None,
-    normalize: bool = True,
-) -> float:
-    if isinstance(student, dict):
+def feature_kd(student: Maps, teacher: Maps, valid: Tensor | None, normalize: bool = True) -> float:
+    if isinstance(student, dict) and isinstance(teacher, dict):
         logits = teacher["logits"]
         student, teacher = student["stage4"], teacher["stage4"]
     else:
+        assert isinstance(student, Tensor)
+        assert isinstance(teacher, Tensor)
         logits = torch.zeros_like(student)
     total, weights = 0.0, 0.0
     for b in range(len(student)):

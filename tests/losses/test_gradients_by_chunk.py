@@ -88,10 +88,11 @@ def value_and_gradient(loss: Loss, student: Tensor, *others: Tensor) -> tuple[Te
 @pytest.fixture(params=[None, 7, 64])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int | None:
     """Pixels in a chunk; None as it comes, which is one chunk for every map here."""
-    if request.param is not None:
+    pixels: int | None = request.param
+    if pixels is not None:
         monkeypatch.setattr(_chunks, "CACHE_ELEMENTS", 1)
-        monkeypatch.setattr(_chunks, "MIN_CHUNK_PIXELS", request.param)
-    return request.param
+        monkeypatch.setattr(_chunks, "MIN_CHUNK_PIXELS", pixels)
+    return pixels
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 12, 11), (3, 2, 1, 9), (1, 1, 4, 5), (1, 3, 1, 1)])
@@ -233,8 +234,9 @@ class PeakMemory(TorchDispatchMode):
     """Counts the bytes of all storages that come into being while it is on."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live: int = 0
+        self.peak: int = 0
         self.known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(
@@ -263,7 +265,8 @@ def peak_maps(loss: Loss, student: Tensor, *others: Tensor) -> float:
     others = tuple(x.float() if x.is_floating_point() else x for x in others)
     with PeakMemory() as memory:
         torch.autograd.grad(loss(student, *others), student)
-    return memory.peak / (student.numel() * 4)
+    peak: float = memory.peak / (student.numel() * 4)
+    return peak
 
 
 @pytest.mark.parametrize(

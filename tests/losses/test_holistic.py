@@ -9,7 +9,7 @@ import pytest
 import torch
 from draws import draw, draw_valid
 
-from aicsd.losses.holistic import HolisticLoss
+from aicsd.losses.holistic import HolisticLoss, SpectralConv
 
 SHAPE = (2, 3, 7, 6)
 STEP = 1e-5
@@ -19,6 +19,7 @@ def build() -> HolisticLoss:
     torch.manual_seed(0)
     module = HolisticLoss(student_channels=3, width=4).double()
     for layer in module.critic.layers:
+        assert isinstance(layer, SpectralConv)
         for _ in range(200):  # the gradient is exact where the vector has arrived
             layer.kernel()
     return module
@@ -70,6 +71,7 @@ def test_a_critic_that_trains_tells_the_networks_apart() -> None:
 
 def test_the_norm_of_a_kernel_goes_to_1() -> None:
     layer = copy.deepcopy(build().critic.layers[1])
+    assert isinstance(layer, SpectralConv)
     for _ in range(100):
         kernel = layer.kernel()
     norm = torch.linalg.matrix_norm(kernel.flatten(1), 2)

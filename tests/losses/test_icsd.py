@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import oracles
@@ -13,6 +14,7 @@ from draws import draw, draw_valid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from torch import Tensor
 
 from aicsd.errors import UserError
 from aicsd.losses import ics_matrix, icsd_loss, intra_class_distributions
@@ -133,6 +135,7 @@ def test_two_constant_maps_agree(normalize_rows: bool, per_image: bool) -> None:
     )
     flat.backward()
     assert flat.item() == pytest.approx(0, abs=1e-6)
+    assert student.grad is not None
     assert bool(student.grad.isfinite().all())
 
 
@@ -141,6 +144,7 @@ def test_one_class_gives_no_loss() -> None:
     loss = icsd_loss(student, draw((1, 1, 4, 4), 2))
     loss.backward()
     assert loss.item() == 0
+    assert student.grad is not None
     assert bool((student.grad == 0).all())
 
 
@@ -158,6 +162,7 @@ def test_an_image_of_padding_only_gives_no_nan(normalize_rows: bool, per_image: 
     )
     loss.backward()
     assert math.isfinite(loss.item())
+    assert student.grad is not None
     assert bool(student.grad.isfinite().all())
 
 
@@ -173,7 +178,7 @@ def test_inside_of_another_size_is_taken_by_nearest_pixel(size: tuple[int, int])
 
 
 @pytest.mark.parametrize("function", [ics_matrix, intra_class_distributions])
-def test_a_map_without_batch_is_refused(function: object) -> None:
+def test_a_map_without_batch_is_refused(function: Callable[..., Tensor]) -> None:
     with pytest.raises(UserError, match=r"\(3, 4, 4\).*\(B, C, H, W\)"):
         function(torch.zeros(3, 4, 4))
 

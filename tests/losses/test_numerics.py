@@ -98,6 +98,7 @@ def test_icsd_gradient_equals_differences(shape: tuple[int, ...]) -> None:
 def test_icsd_has_no_fixed_number_of_classes(classes: int) -> None:
     student = draw((2, classes, 4, 4), 1).requires_grad_()
     icsd_loss(student, draw((2, classes, 4, 4), 2), numerics="released").backward()
+    assert student.grad is not None
     assert bool((student.grad.abs().amax(dim=(0, 2, 3)) > 0).all())
 
 
@@ -129,6 +130,7 @@ def test_zero_at_the_teacher_and_never_negative(values: np.ndarray, name: str) -
     loss = LOGIT_LOSSES[name](student, teacher, numerics="released")
     loss.backward()
     assert loss.item() == 0
+    assert student.grad is not None
     assert float(student.grad.abs().max()) < 1e-14
     assert LOGIT_LOSSES[name](teacher.flip(1), teacher, numerics="released").item() >= -1e-12
 
@@ -162,7 +164,8 @@ def test_what_the_published_code_cannot_do_is_refused(
     assert f"{name} is {value!r}, but numerics released" in message
     assert f"{only} only" in message
     assert "\n" not in message
-    function = {ICSDLoss: icsd_loss, PixelKDLoss: pixel_kd_loss}.get(module)
+    functions: dict[type, Callable[..., Tensor]] = {ICSDLoss: icsd_loss, PixelKDLoss: pixel_kd_loss}
+    function = functions.get(module)
     if function is not None:
         with pytest.raises(UserError, match="numerics released"):
             function(draw((1, 2, 2, 2)), draw((1, 2, 2, 2)), numerics="released", **option)
