@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # one thread: tests run side by side, and two processes of two threads each on two cores crawl
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
-pytest.register_assert_rewrite("contract_suite", "converted", "user_errors")
+pytest.register_assert_rewrite("contract_suite", "converted", "resumed", "user_errors")
 
 ALLOWED_SKIPS = Path(__file__).parent / "allowed_skips.txt"
 
@@ -138,3 +138,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> CommandRuns:
     from command_runs import CommandRuns
 
     return CommandRuns(tmp_path_factory.mktemp("commands"))
+
+
+@pytest.fixture(scope="session")
+def small_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody cuts: 8 steps, 4 to an epoch; ``data`` lies beside it."""
+    from resumed import small_command
+    from tiny_runs import aicsd
+
+    place = tmp_path_factory.mktemp("small")
+    root = write_folder(place / "data", {"train": 16, "val": 3})
+    aicsd(*small_command(root, place / "reference"))
+    return place / "reference"

@@ -139,12 +139,14 @@ def test_pictures_are_upright(
 ) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options: dict[str, Any] = {
+    of_formats: dict[str, dict[str, Any]] = {
         "JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True},
-    }.get(file_format, {})  # fmt: skip
+    }  # fmt: skip
+    options = of_formats.get(file_format, {})
     path = tmp_path / f"x.{file_format.lower()}"
     Image.fromarray(pixels).save(path, file_format, exif=exif.tobytes(), **options)
-    expected = TURNS.get(orientation, lambda same: same)(RGB).astype(int)
+    turned = TURNS[orientation](RGB) if orientation in TURNS else RGB
+    expected = turned.astype(int)
     found = read_image(path)
     assert image_size(path) == found.shape[:2] == expected.shape[:2]
     assert np.abs(found - expected).max() <= (4 if file_format == "JPEG" else 0)

@@ -144,21 +144,19 @@ def test_a_skipped_step_leaves_no_trace(
     root: Path, tmp_path: Path, bad_step: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs whose last step is skipped, and runs that end before it, have the same weights."""
-    from aicsd.engine import fit
+    from aicsd.engine.step import train_step
 
     flags = ("--epochs", "2", "--optimizer.skip_nonfinite", "--val_every", "0",
              "--optimizer.ema", "0.5")  # fmt: skip
     bad_step(4)
     aicsd(*train_command(root, tmp_path / "skipped", *flags))
     monkeypatch.undo()
-    step_of = fit.train_step
-
     last: Any = None
 
     def remember(training: Any, batches: Any, step: int, progress: float) -> Any:
         nonlocal last
         if step < 3:
-            last = step_of(training, batches, step, progress)
+            last = train_step(training, batches, step, progress)
         return last
 
     monkeypatch.setattr("aicsd.engine.fit.train_step", remember)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,15 @@ PAGE = REPOSITORY / "docs" / "own-data.md"
 
 def table_of_the_page() -> str:
     (table,) = re.findall(r"```\n(name,r,g,b\n.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    return table
+    return str(table)
 
 
 def write_facade(root: Path) -> None:
     """The page's folder: photos, masks in colours with an alpha channel, photos without masks."""
     rows = [line.split(",") for line in table_of_the_page().splitlines()[1:]]
-    colors = {number: (*map(int, row[1:]), 255) for number, row in enumerate(rows)}
+    colors: dict[int, Sequence[int]] = {
+        number: (*map(int, row[1:]), 255) for number, row in enumerate(rows)
+    }
     rng = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 2), ("unlabelled", 3)):
         for number in range(count):

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from conftest import write_folder
-from timm.layers import BatchNormAct2d
-from tiny_runs import train_command, train_lines
+from timm.layers.norm_act import BatchNormAct2d
+from tiny_runs import stopping_at, train_command, train_lines
 from torch import nn
+from torch.multiprocessing.spawn import start_processes
 
 from aicsd.engine.finite import FiniteCheck, NonFiniteLossError
 from aicsd.engine.sync_bn import share_statistics, shares_statistics
@@ -80,7 +80,7 @@ def work(rank: int, folder: str) -> None:
 
 def test_batch_norm_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    mp.start_processes(work, (str(tmp_path),), nprocs=WORLD, start_method=method)
+    start_processes(work, (str(tmp_path),), nprocs=WORLD, start_method=method)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
     whole = train_on(network(), all_images())
     assert whole.keys() == ranks[0].keys()
@@ -142,7 +142,7 @@ def look(rank: int, folder: str) -> None:
 
 def test_all_processes_agree_about_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    mp.start_processes(look, (str(tmp_path),), nprocs=WORLD, start_method=method)
+    start_processes(look, (str(tmp_path),), nprocs=WORLD, start_method=method)
     wanted = [True, True, True, False, True, (1, 1), True, True, True, (1, 1)]
     for rank in range(WORLD):
         assert (tmp_path / f"{rank}.txt").read_text() == repr(wanted)
@@ -218,27 +218,19 @@ def test_all_processes_end_together(root: Path, tmp_path: Path, run_cli: RunCli,
     assert code == 2
     assert "data.batch_size x devices x num_nodes is 4" in error
     assert done < 800
-    command = [sys.executable, "-m", "aicsd", "train", "--run", str(run), "--resume",
-               "--devices", "1", "--data.batch_size", "4"]  # fmt: skip
-    with start(command) as process:
-        wait_for(run, done + 5)
-        process.send_signal(signal.SIGTERM)
-        _, error = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 130, error
-    steps = [line["step"] for line in train_lines(run)]
-    assert steps == list(range(1, len(steps) + 1))
-    assert len(steps) >= done + 5
+    alone = ("--devices", "1", "--data.batch_size", "4")
+    with stopping_at(done + 5):
+        code, _, error = run_cli("train", "--run", run, "--resume", *alone)
+    assert code == 130, error
+    assert [line["step"] for line in train_lines(run)] == list(range(1, done + 6))
 
 
 def test_one_process_becomes_two(root: Path, tmp_path: Path, run_cli: RunCli) -> None:
     """Under torchrun, which is told to stop; the weights are those of a run that was not cut."""
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "aicsd", *train_command(root, run, *LONG, "--val_every", "0")]
-    with start(command) as process:
-        wait_for(run, 3)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 130
+    with stopping_at(3):
+        code, _, error = run_cli(*train_command(root, run, *LONG, "--val_every", "0"))
+    assert code == 130, error
     done = len(train_lines(run))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

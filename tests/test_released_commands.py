@@ -9,6 +9,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def options(arguments: str, script: str = "train_kd.py") -> dict[str, str]:
     return dict(zip(command[1::2], command[2::2], strict=True))
 
 
-def parsed(arguments: str, script: str = "train_kd.py") -> object:
+def parsed(arguments: str, script: str = "train_kd.py") -> Any:
     """The config that aicsd makes of the translated command."""
     command, _ = translate(script, shlex.split(arguments))
     _, found, rest = find_command(command)
@@ -250,10 +251,11 @@ def test_from_the_published_command_to_the_servers_archive(
     assert config["terms"]["pixel_kd"]["weight"] == 10
     on_voc = ("--data.name", "voc", "--data.root", voc)
     scores = {}
-    for protocol, flags in (("standard", ()), ("released", ("--short_side", 65))):
+    more: dict[str, tuple[object, ...]] = {"standard": (), "released": ("--short_side", 65)}
+    for protocol in more:
         out = tmp_path / f"{protocol}.json"
         code, _, error = run_cli(
-            "evaluate", run, *on_voc, "--protocol", protocol, *flags, "--json", out
+            "evaluate", run, *on_voc, "--protocol", protocol, *more[protocol], "--json", out
         )
         assert code == 0, error
         scores[protocol] = json.loads(out.read_text())

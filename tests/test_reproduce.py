@@ -53,7 +53,7 @@ def test_what_is_compared(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(first.path, changed)
     model = load_model(changed)
     with torch.no_grad():
-        model.net.classifier.bias[1] += 0.25
+        model.net.get_parameter("classifier.bias")[1] += 0.25
     save_model(model, changed / "model.safetensors")
     count = len(load_file(changed / "model.safetensors"))
     assert list(differences(first, RunFolder(changed))) == [

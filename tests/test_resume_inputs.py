@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from conftest import CLASS_NAMES, write_folder
 from PIL import Image
 from tiny_models import save_tiny_model
-from tiny_runs import aicsd, distill_command, files_below, same_weights
+from tiny_runs import aicsd, distill_command, files_below, same_weights, stopping_at
 
-from aicsd.engine.reporting import RunLogger
+from aicsd.cli import main
 
 RunCli = Callable[..., tuple[int, str, str]]
 
@@ -35,19 +32,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("metrics.json", "model.safetensors", "report.html"):
         (place / "cut" / name).unlink()
     shutil.rmtree(place / "cut" / "checkpoints")
-    scalars = RunLogger.scalars
-
-    def stop(self: RunLogger, step: int, values: Any) -> None:
-        scalars(self, step, values)
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunLogger, "scalars", stop)
-        from aicsd.cli import main
-
-        with pytest.raises(SystemExit) as stopped:
-            main(["distill", "--run", str(place / "cut"), "--resume"])
+    with stopping_at(3), pytest.raises(SystemExit) as stopped:
+        main(["distill", "--run", str(place / "cut"), "--resume"])
     assert stopped.value.code == 130
     return place
 
@@ -90,7 +76,7 @@ def replace_teacher(own: Path) -> None:
     from aicsd.models import load_model, save_model
 
     teacher = load_model(own / "teacher.safetensors")
-    teacher.net.classifier.bias.data += 0.25
+    teacher.net.get_parameter("classifier.bias").data += 0.25
     save_model(teacher, own / "teacher.safetensors")
 
 

@@ -108,8 +108,9 @@ def test_a_run_says_so(
     torch.manual_seed(0)
     model = build_model(ModelConfig(**TINY_MODEL), Classes(CLASS_NAMES, ((0, 0, 0),) * 3))
     with torch.no_grad():
-        model.net.classifier.weight.zero_()
-        model.net.classifier.bias.copy_(torch.tensor([0.0, 0.0, 1.0]))  # the rarest class
+        model.net.get_parameter("classifier.weight").zero_()
+        bias = model.net.get_parameter("classifier.bias")
+        bias.copy_(torch.tensor([0.0, 0.0, 1.0]))  # the rarest class
     save_model(model, tmp_path / "t.safetensors")
     runs = tmp_path / "runs"
     more = ("--epochs", "1", "--method", "none")

@@ -30,9 +30,9 @@ def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_term_scale_covers_every_term() -> None:
-    import term_scale as script
+    from term_scale import all_terms
 
-    from aicsd.benchmark.weights import matched_weights
+    from aicsd.benchmark.weights import matched_weights, term_scales
 
     classes = Classes(CLASS_NAMES, ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def test_term_scale_covers_every_term() -> None:
     mask = torch.randint(3, (2, 64, 64))
     batch = Batch(image, mask, torch.ones(2, 64, 64, dtype=torch.bool))
     teacher = Teacher(networks[1], classes)
-    scales = script.term_scales(networks[0], teacher, [batch, batch], script.all_terms())
+    scales = term_scales(networks[0], teacher, [batch, batch], all_terms())
     terms = {name: term for m in list_methods() for name, term in load_recipe(m).terms.items()}
     assert {label.split()[0] for label in scales} == set(terms)
     assert scales["cross_entropy"][2] == pytest.approx(1.0)
@@ -84,7 +84,7 @@ def test_the_documented_numerics_table_is_what_the_script_prints(
 
 
 def test_operations_of_a_forward_pass_are_those_of_its_convolutions() -> None:
-    from training_cost import kept_bytes_and_flops
+    from aicsd.benchmark.counts import kept_bytes_and_flops
 
     config = ModelConfig("test_resnet", aspp_channels=8, decoder_channels=8, low_level_channels=8)
     classes = Classes(("a", "b"), ((0, 0, 0), (1, 1, 1)))
@@ -93,7 +93,8 @@ def test_operations_of_a_forward_pass_are_those_of_its_convolutions() -> None:
     counted = []
 
     def count(module: nn.Module, _: object, output: torch.Tensor) -> None:
-        kernel = module.weight[0].numel()  # multiplications for one value of the output
+        # multiplications for one value of the output
+        kernel = module.get_parameter("weight")[0].numel()
         counted.append(2 * kernel * output.numel())
 
     for module in model.modules():

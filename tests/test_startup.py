@@ -80,7 +80,7 @@ def test_public_names() -> None:
     """Types, modules and the list of names agree, and each name is there."""
     tree = ast.parse(Path(aicsd.__file__).read_text(encoding="utf-8"))
     typed = {
-        alias.name: node.module
+        alias.name: str(node.module)
         for block in tree.body
         if isinstance(block, ast.If)
         for node in block.body

@@ -44,7 +44,7 @@ def network_log(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str
     folder = tmp_path_factory.mktemp("network")
     source = Path(__file__).parent / "export" / "network_shim.c"
     shim, log = folder / "shim.so", folder / "log"
-    build = [COMPILER, "-shared", "-fPIC", "-O1", source, "-o", shim]
+    build = [COMPILER, "-shared", "-fPIC", "-O1", str(source), "-o", str(shim)]
     subprocess.run(build, check=True, timeout=60)
     known = {key: value for key, value in os.environ.items() if "TELEMETRY" not in key}
     return {**known, "LD_PRELOAD": str(shim), "NETWORK_LOG": str(log), "HOME": str(folder)}, log

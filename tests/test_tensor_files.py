@@ -76,7 +76,7 @@ def test_files_have_the_permissions_of_the_umask(tmp_path: Path, umask: int) -> 
 
 
 def test_a_damaged_history_is_refused_in_one_line(tmp_path: Path) -> None:
-    matrix = np.eye(3, dtype=np.float32)
+    matrix = np.eye(3)
     write_history(tmp_path, ICSHistory(["a"], {0: matrix, 12: 2 * matrix}, matrix))
     path = tmp_path / "ics.safetensors"
     found = read_history(tmp_path)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 
 from aicsd import terminal
 from aicsd.engine.reporting import RunLogger
@@ -27,12 +28,12 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    progress = terminal.Progress.__init__
+    progress = Progress.__init__
 
     def build(self: Any, *columns: Any, **options: Any) -> None:
         progress(self, *columns, **options, get_time=clock)
 
-    monkeypatch.setattr(terminal.Progress, "__init__", build)
+    monkeypatch.setattr(Progress, "__init__", build)
     return clock
 
 

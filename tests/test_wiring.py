@@ -41,7 +41,8 @@ def test_the_protocol_reaches_padding_and_evaluation(
         importlib.import_module(f"aicsd.engine.{name}") for name in ("run_batches", "record")
     )
     data, run = write_folder(tmp_path / "data"), tmp_path / "run"
-    paddings, short_sides = [], []
+    paddings: list[list[int]] = []
+    short_sides: list[int] = []
 
     def train_loader(*arguments: Any, **options: Any) -> Any:
         for batch in original_loader(*arguments, **options):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
+import multiprocessing
+import os
 import re
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 from conftest import TINY_MODEL
@@ -45,13 +50,45 @@ def aicsd(*arguments: object) -> str:
 
     output, error = io.StringIO(), io.StringIO()
     with (
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(error),
+        redirect_stdout(output),
+        redirect_stderr(error),
         pytest.raises(SystemExit) as stop,
     ):
         main([str(argument) for argument in arguments])
     assert stop.value.code == 0, error.getvalue()
     return output.getvalue()
+
+
+@contextmanager
+def stopping_at(step: int, key: str = "loss", number: int = signal.SIGTERM) -> Iterator[None]:
+    """Send this process a signal while it writes a line of the log that has ``key``."""
+    from aicsd.engine.reporting import RunLogger
+
+    write = RunLogger.scalars
+
+    def write_and_signal(self: RunLogger, at: int, values: dict[str, Any]) -> None:
+        write(self, at, values)
+        if at == step and key in values:
+            os.kill(os.getpid(), number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLogger, "scalars", write_and_signal)
+        yield
+
+
+def fork_cli(arguments: list[str], log: Path) -> ForkProcess:
+    """Start the command line in a process of its own, which has everything imported."""
+    process = multiprocessing.get_context("fork").Process(target=_in_child, args=(arguments, log))
+    process.start()
+    return process
+
+
+def _in_child(arguments: list[str], log: Path) -> None:
+    from aicsd.cli import main
+
+    cv2.setNumThreads(0)  # threads of the parent are not there
+    with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        main(arguments)
 
 
 def weights(run: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:

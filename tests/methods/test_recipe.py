@@ -101,7 +101,10 @@ def test_icsd_and_aicsd_share_their_similarity_term() -> None:
 
 
 def test_overrides_change_only_what_they_name() -> None:
-    overrides = {"icsd": {"weight": 7, "temperature": 2.5}, "pixel_kd": {"schedule": "constant"}}
+    overrides: dict[str, dict[str, Any]] = {
+        "icsd": {"weight": 7, "temperature": 2.5},
+        "pixel_kd": {"schedule": "constant"},
+    }
     plain, changed = load_recipe("aicsd"), load_recipe("aicsd", overrides)
     expected = plain.to_dict()
     expected["icsd"] |= overrides["icsd"]
@@ -204,7 +207,10 @@ def test_with_numerics_adapts_a_complete_recipe(tmp_path: Path) -> None:
 
 
 def test_with_numerics_keeps_what_fits_and_refuses_what_does_not() -> None:
-    overrides = {"cross_entropy": {"ignore_index": 11}, "pixel_kd": {"temperature": 4.0}}
+    overrides: dict[str, dict[str, Any]] = {
+        "cross_entropy": {"ignore_index": 11},
+        "pixel_kd": {"temperature": 4.0},
+    }
     losses = load_recipe("kd", overrides).with_numerics("released").losses
     assert losses["cross_entropy"].ignore_index == 11
     assert losses["pixel_kd"].temperature == 4.0

@@ -78,7 +78,8 @@ class Plain(nn.Module):
         self.conv = nn.Conv2d(3, classes, 3, stride=4, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.conv(image)
+        logits: Tensor = self.conv(image)
+        return logits
 
 
 @pytest.mark.parametrize(

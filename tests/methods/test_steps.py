@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from aicsd.types import IGNORE_INDEX, Batch
 CLASSES = Classes(("ground", "disc", "bar"), ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
 SIDE = 32
 SETTINGS = OptimizerConfig(name="adamw", lr=1e-3, head_lr_factor=1.0)
-WITH_FEATURES = {
+WITH_FEATURES: dict[str, dict[str, dict[str, Any]]] = {
     "cwd on features": {
         "features": {"loss": "channel_wise", "at": "stage4", "adapter": "conv1x1"},
     },
@@ -38,7 +39,8 @@ def networks() -> tuple[Segmenter, Segmenter]:
     """Student and teacher, of different widths in every stage."""
     torch.manual_seed(0)
     wide = {**TINY_MODEL, "backbone": "mobilenetv2_050", "aspp_channels": 12}
-    return tuple(build_model(ModelConfig(**keys), CLASSES) for keys in (TINY_MODEL, wide))
+    student, teacher = (build_model(ModelConfig(**keys), CLASSES) for keys in (TINY_MODEL, wide))
+    return student, teacher
 
 
 def recipes() -> dict[str, Recipe]:

@@ -84,7 +84,7 @@ def test_mobilenetv2_in_the_released_layout(
     backbone: str, output_stride: int, rates: tuple[int, ...]
 ) -> None:
     with torch.device("meta"):
-        body = Backbone(backbone, output_stride, released_layout=True).body
+        body: Any = Backbone(backbone, output_stride, released_layout=True).body
     assert [len(stage) for stage in body.blocks] == [1, 2, 3, 4, 3, 3, 1]
     for number, (stage, rate) in enumerate(zip(body.blocks, rates, strict=True)):
         for block in stage:
@@ -96,7 +96,7 @@ def test_mobilenetv2_in_the_released_layout(
 
 def test_mobilenetv2_in_the_layout_of_its_imagenet_weights() -> None:
     with torch.device("meta"):
-        body = Backbone("mobilenetv2_100", 16).body
+        body: Any = Backbone("mobilenetv2_100", 16).body
     rates = [[block.conv_dw.dilation[0] for block in stage] for stage in body.blocks]
     assert rates == [[1], [1, 1], [1, 1, 1], [1, 1, 1, 1], [1, 1, 1], [1, 2, 2], [2]]
     for stage in body.blocks:
@@ -109,7 +109,7 @@ def test_mobilenetv2_in_the_layout_of_its_imagenet_weights() -> None:
     ("output_stride", "rates"), [(8, [12, 24, 36]), (16, [6, 12, 18]), (32, [3, 6, 9])]
 )
 def test_rates_of_the_pyramid(output_stride: int, rates: list[int]) -> None:
-    branches = build(output_stride=output_stride).aspp.branches
+    branches: Any = build(output_stride=output_stride).aspp.branches
     assert [branch[0].kernel_size[0] for branch in branches] == [1, 3, 3, 3]
     assert [branch[0].dilation[0] for branch in branches[1:]] == rates
     assert all(branch[0].bias is None for branch in branches)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLASS_NAMES, TINY_MODEL, write_folder
-from tiny_runs import same_weights
+from tiny_runs import same_weights, stopping_at
 from tiny_transformers import tiny_network
 from torch import Tensor, nn
 
 import aicsd
-from aicsd.engine.reporting import RunLogger
 from aicsd.engine.stop import Interrupted
 from aicsd.errors import UserError
 from aicsd.models import load_model
@@ -90,18 +87,9 @@ def test_a_module_learns_stops_and_goes_on(
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     assert np.array_equal(again.predict(image), run.student.predict(image))
 
-    write = RunLogger.scalars
-
-    def stop(self: RunLogger, at: int, values: dict[str, Any]) -> None:
-        write(self, at, values)
-        if at == 3 and "loss" in values:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     cut = settings(data, tmp_path / "b", has_maps)
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLogger, "scalars", stop)
-        with pytest.raises(Interrupted):
-            aicsd.distill(module(teacher), module(kind), **cut)
+    with stopping_at(3), pytest.raises(Interrupted):
+        aicsd.distill(module(teacher), module(kind), **cut)
     aicsd.distill(module(teacher), module(kind), **cut, resume=True)
     assert same_weights(tmp_path / "a", tmp_path / "b")
 

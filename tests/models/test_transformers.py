@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from test_sources import CLASSES, two_steps
 from tiny_transformers import SIDE, save_tokenizer, tiny_network, transformers
 from torch import Tensor
 
@@ -23,6 +24,12 @@ ONE_SIZE = ("beit", "data2vec-vision", "dpt", "eomt")
 MASKS = ("maskformer", "mask2former", "oneformer", "eomt")
 
 PADDED = ("maskformer", "mask2former", "oneformer")
+TERMS: dict[str, Any] = {
+    "cross_entropy": {"resolution": "input"},
+    "pixel_kd": {"weight": 1},
+    "widths": {"loss": "pairwise", "weight": 1, "at": {"student": "stage2", "teacher": "stage4"},
+               "adapter": "conv1x1"},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -252,3 +259,15 @@ def test_students_by_name() -> None:
     assert sizes == pytest.approx({"segformer-b0": 3.72, "segformer-b1": 13.68}, abs=0.03)
     with evaluating(model):
         assert model(torch.zeros(1, 3, 65, 97, dtype=torch.uint8)).logits.shape[:2] == (1, 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_teaches_and_learns(kind: str, tmp_path: Path) -> None:
+    tiny_network(kind, CLASSES.names).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    small = ModelConfig(backbone="test_resnet", aspp_channels=8, decoder_channels=8)
+    for student, teacher in (
+        (build_model(small, CLASSES), load_model(tmp_path)),
+        (load_model(tmp_path), build_model(small, CLASSES)),
+    ):
+        assert two_steps(student, teacher, TERMS, SIDE).keys() >= TERMS.keys()

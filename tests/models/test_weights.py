@@ -1,164 +1,27 @@
-"""Weights in files: of a backbone, of a whole model, and everything that is not one."""
+"""Files of whole networks: the same after loading, refused when they are something else."""
 
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import timm
 import torch
 from conftest import CLASS_NAMES, TINY_MODEL
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from tiny_segmenters import CLASSES, build, header_of, logits, random_image, timm_weights
+from torch import nn
 
 from aicsd import tensor_files
-from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
-from aicsd.models import (
-    Backbone,
-    InputSpec,
-    ModelConfig,
-    Segmenter,
-    build_model,
-    load_model,
-    save_model,
-)
+from aicsd.models import InputSpec, ModelConfig, Segmenter, build_model, load_model, save_model
 from aicsd.models.sources import deeplabv3plus
 from aicsd.runs import MODEL_FILE
-
-REPO = Path(__file__).parents[2]
-IMAGENET = REPO.parent / "shared" / "weights" / "mobilenetv2_100_imagenet.safetensors"
-CLASSES = Classes(CLASS_NAMES, ((1, 2, 3), (255, 0, 0), (0, 0, 255)))
-OTHER_CLASSES = Classes(("a", "b"), ((0, 0, 0), (9, 9, 9)))
-BACKBONE = str(TINY_MODEL["backbone"])
-
-
-def build(classes: Classes = CLASSES, seed: int = 0, **changes: Any) -> Segmenter:
-    """With batch-norm statistics and classifier bias that are not their initial values."""
-    torch.manual_seed(seed)
-    model = build_model(ModelConfig(**{**TINY_MODEL, **changes}), classes)
-    randomise(model.net)
-    return model
-
-
-def randomise(net: nn.Module) -> None:
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 2.0)
-            module.num_batches_tracked.fill_(7)
-
-
-def timm_weights(path: Path, name: str = BACKBONE) -> dict[str, Tensor]:
-    torch.manual_seed(3)
-    model = timm.create_model(name)
-    randomise(model)
-    state = {key: value.contiguous() for key, value in model.state_dict().items()}
-    save_file(state, path)
-    return state
-
-
-def random_image(height: int = 40, width: int = 56) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def logits(model: Segmenter) -> Tensor:
-    image = torch.from_numpy(random_image()).permute(2, 0, 1)[None]
-    with torch.no_grad():
-        return model.eval()(image).logits
-
-
-@pytest.mark.parametrize("name", [BACKBONE, "resnet10t", "regnetx_002", "convnext_atto"])
-def test_backbone_takes_every_key_bit_for_bit(tmp_path: Path, name: str) -> None:
-    stored = timm_weights(tmp_path / "b.safetensors", name)
-    backbone = Backbone(name, 16, str(tmp_path / "b.safetensors"))
-    # timm's feature extractor of a ConvNeXt calls stages.0 stages_0
-    loaded = {
-        key.replace("stages_", "stages.").replace("stem_", "stem."): value
-        for key, value in backbone.body.state_dict().items()
-    }
-    assert loaded
-    for key, value in loaded.items():
-        assert torch.equal(value, stored[key]), key
-    assert backbone.dropped_weights == sorted(set(stored) - set(loaded))
-    head = {
-        key
-        for key in stored
-        if key.startswith(("head.", "fc.", "classifier.", "conv_head.", "bn2."))
-    }
-    assert set(backbone.dropped_weights) == head
-
-
-def test_nothing_is_dropped_from_a_file_without_head(tmp_path: Path) -> None:
-    body = timm.create_model(BACKBONE, features_only=True)
-    save_file(body.state_dict(), tmp_path / "b.safetensors")
-    assert Backbone(BACKBONE, 16, str(tmp_path / "b.safetensors")).dropped_weights == []
-
-
-def test_model_starts_from_the_backbone_file(tmp_path: Path) -> None:
-    stored = timm_weights(tmp_path / "b.safetensors")
-    model = build_model(ModelConfig(**TINY_MODEL, weights=str(tmp_path / "b.safetensors")), CLASSES)
-    weight = model.net.backbone.body.conv_stem.weight
-    assert torch.equal(weight, stored["conv_stem.weight"])
-    assert not torch.equal(weight, build().net.backbone.body.conv_stem.weight)
-
-
-@pytest.mark.skipif(not IMAGENET.is_file(), reason=f"no {IMAGENET.name} beside the repository")
-def test_recovered_imagenet_weights_fit() -> None:
-    stored = load_file(IMAGENET)
-    backbone = Backbone("mobilenetv2_100", 16, str(IMAGENET))
-    body = backbone.body.state_dict()
-    learned = {key: value for key, value in body.items() if "num_batches" not in key}
-    assert set(learned) <= set(stored)
-    for key, value in learned.items():
-        assert torch.equal(value, stored[key]), key
-    head = ("classifier.", "conv_head.", "bn2.")
-    assert all(key.startswith(head) for key in backbone.dropped_weights)
-
-
-def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
-    timm_weights(tmp_path / "other.safetensors", "resnet10t")
-    with pytest.raises(UserError, match=f"other.safetensors does not fit backbone '{BACKBONE}'"):
-        Backbone(BACKBONE, 16, str(tmp_path / "other.safetensors"))
-
-
-def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
-    timm_weights(tmp_path / "wide.safetensors", "mobilenetv2_050")
-    with pytest.raises(UserError, match=r"of another shape: .*needs"):
-        Backbone(BACKBONE, 16, str(tmp_path / "wide.safetensors"))
-
-
-def test_a_missing_key_is_refused_and_named(tmp_path: Path) -> None:
-    stored = timm_weights(tmp_path / "b.safetensors")
-    del stored["blocks.3.0.conv_dw.weight"]
-    save_file(stored, tmp_path / "b.safetensors")
-    with pytest.raises(UserError, match=r"1 keys missing: blocks\.3\.0\.conv_dw\.weight"):
-        Backbone(BACKBONE, 16, str(tmp_path / "b.safetensors"))
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\x00" * 64, pickle.dumps({"a": 1})])
-def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "b.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="not a readable safetensors file"):
-        Backbone(BACKBONE, 16, str(path))
-    with pytest.raises(UserError, match="not a readable safetensors file"):
-        build_model(ModelConfig(**TINY_MODEL, weights=str(path)), CLASSES)
-    with pytest.raises(UserError, match="not a readable safetensors file"):
-        load_model(path)
-
-
-def test_missing_backbone_weights_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no backbone weights at .*nowhere\.safetensors"):
-        Backbone(BACKBONE, 16, str(tmp_path / "nowhere.safetensors"))
 
 
 @pytest.mark.parametrize("as_folder", [False, True])
@@ -173,8 +36,9 @@ def test_a_saved_model_predicts_the_same(tmp_path: Path, as_folder: bool) -> Non
     assert loaded.origin == model.origin
     assert loaded.input == model.input
     assert loaded.maps == model.maps
-    assert loaded.net.backbone.high.stride == 8
-    assert loaded.net.aspp_dropout.p == 0.25
+    net: Any = loaded.net
+    assert net.backbone.high.stride == 8
+    assert net.aspp_dropout.p == 0.25
     for key, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
 
@@ -186,7 +50,7 @@ def test_weights_that_are_not_finite_are_refused(
     """A training that diverged leaves a network that predicts one class, without a word."""
     model = build()
     with torch.no_grad():
-        model.net.classifier.bias[1] = value
+        model.net.get_parameter("classifier.bias")[1] = value
     save_model(model, tmp_path / "m.safetensors")
     Image.fromarray(random_image()).save(tmp_path / "i.png")
     for command in (
@@ -268,7 +132,7 @@ def test_a_network_of_ones_own_is_saved_and_loads_into_a_module(tmp_path: Path) 
     assert (loaded.backbone, loaded.min_batch) == ("0", 3)
     assert loaded.origin is None
     assert torch.equal(logits(loaded), logits(model))
-    assert torch.equal(loaded.backbone_parameters()[0], net[0].weight)
+    assert torch.equal(loaded.backbone_parameters()[0], net.get_parameter("0.weight"))
 
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -352,11 +216,6 @@ def test_a_header_cannot_take_memory_that_its_file_does_not_fill(tmp_path: Path)
         assert grown < 300_000, f"{grown / 1000:.0f} MB"
 
 
-def header_of(path: Path) -> dict[str, Any]:
-    with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["aicsd"])
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -401,56 +260,6 @@ def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match="not a readable safetensors file"):
         load_model(path)
-
-
-@pytest.mark.parametrize("as_folder", [False, True])
-def test_start_from_a_trained_model(tmp_path: Path, as_folder: bool) -> None:
-    trained = build(seed=1)
-    save_model(trained, tmp_path / MODEL_FILE)
-    weights = str(tmp_path if as_folder else tmp_path / MODEL_FILE)
-    model = build_model(ModelConfig(**TINY_MODEL, weights=weights), CLASSES)
-    assert torch.equal(logits(model), logits(trained))
-    assert model.origin.options["weights"] == "none"
-
-
-def test_start_from_a_trained_model_with_other_classes(tmp_path: Path) -> None:
-    trained = build(seed=1)
-    save_model(trained, tmp_path / MODEL_FILE)
-    model = build_model(ModelConfig(**TINY_MODEL, weights=str(tmp_path)), OTHER_CLASSES)
-    assert logits(model).shape[1] == 2
-    own, source = model.net.state_dict(), trained.net.state_dict()
-    assert own.keys() == source.keys()
-    for key, value in own.items():
-        if key.startswith("classifier."):
-            assert value.shape[0] == 2
-        else:
-            assert torch.equal(value, source[key]), key
-
-
-@pytest.mark.parametrize(
-    "change", [{"aspp_channels": 12}, {"backbone": "mobilenetv2_050"}, {"backbone": "resnet10t"}]
-)
-def test_start_from_another_architecture_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    save_model(build(), tmp_path / MODEL_FILE)
-    with pytest.raises(UserError, match="another architecture"):
-        build_model(ModelConfig(**{**TINY_MODEL, **change, "weights": str(tmp_path)}), CLASSES)
-
-
-def test_start_from_an_unfinished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not finished"):
-        build_model(ModelConfig(**TINY_MODEL, weights=str(tmp_path)), CLASSES)
-
-
-@pytest.mark.parametrize("name", ["aspp_channels", "decoder_channels", "low_level_channels"])
-def test_a_width_of_zero_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} is 0"):
-        ModelConfig(**{name: 0})
-
-
-@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
-def test_a_dropout_that_is_no_probability_is_refused(value: float) -> None:
-    with pytest.raises(UserError, match="dropout is"):
-        ModelConfig(dropout=value)
 
 
 def test_a_reader_of_the_old_file_never_sees_half_a_new_one(tmp_path: Path) -> None:
@@ -502,72 +311,3 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         save_model(build(), tmp_path / "file" / "m.safetensors")
-
-
-@pytest.mark.parametrize("size", [(64, 64), (33, 47), (50, 17), (16, 90)])
-def test_predict_gives_an_id_for_every_pixel(tmp_path: Path, size: tuple[int, int]) -> None:
-    model = build()
-    image = random_image(*size)
-    ids = model.predict(image)
-    assert ids.shape == size
-    assert ids.dtype == np.uint8
-    assert ids.max() < 3
-    with torch.no_grad():
-        scores = model.eval()(torch.from_numpy(image).permute(2, 0, 1)[None]).logits
-    full = nn.functional.interpolate(scores, size=size, mode="bilinear", align_corners=True)
-    assert np.array_equal(ids, full.argmax(1)[0].numpy())
-    Image.fromarray(image).save(tmp_path / "i.png")
-    assert np.array_equal(model.predict(tmp_path / "i.png"), ids)
-    assert np.array_equal(model.predict(str(tmp_path / "i.png")), ids)
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_predict_is_in_evaluation_mode_and_restores_the_mode(training: bool) -> None:
-    model = build().train(training)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    ids = model.predict(random_image())
-    assert np.array_equal(model.predict(random_image()), ids)
-    assert model.training is training
-    assert model.net.aspp_dropout.training is training
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, before[key])
-
-
-def test_predict_reads_any_memory_layout() -> None:
-    model = build()
-    image = random_image()
-    view = image[:, ::-1]
-    assert np.array_equal(model.predict(view), model.predict(np.ascontiguousarray(view)))
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        np.zeros((8, 8, 3), np.float32),
-        np.zeros((8, 8, 3), np.int64),
-        np.zeros((8, 8), np.uint8),
-        np.zeros((8, 8, 4), np.uint8),
-        np.zeros((3, 8, 8), np.uint8),
-        np.zeros((1, 8, 8, 3), np.uint8),
-    ],
-)
-def test_predict_refuses_anything_else(image: np.ndarray) -> None:
-    with pytest.raises(UserError, match=r"\(H, W, 3\) uint8") as caught:
-        build().predict(image)
-    assert str(image.shape) in str(caught.value)
-    assert str(image.dtype) in str(caught.value)
-
-
-def test_predict_refuses_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no image at .*nowhere\.png"):
-        build().predict(tmp_path / "nowhere.png")
-
-
-def test_segmenter_counts_and_splits_its_parameters() -> None:
-    model = build()
-    every = list(model.parameters())
-    backbone = model.backbone_parameters()
-    assert model.num_parameters() == sum(p.numel() for p in every)
-    assert {id(p) for p in backbone} < {id(p) for p in every}
-    assert len(backbone) == len(list(model.net.backbone.parameters())) > 0
-    assert Segmenter(nn.Conv2d(3, 3, 1), CLASSES).backbone_parameters() == []

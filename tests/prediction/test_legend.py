@@ -87,7 +87,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
     """It never predicts class 1."""
     network = load_model(save_tiny_model(tmp_path_factory.mktemp("model") / "model.safetensors"))
     with torch.no_grad():
-        network.net.classifier.bias[1] = -1e6
+        network.net.get_parameter("classifier.bias")[1] = -1e6
     return network
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,14 +18,23 @@ from aicsd.data import DATASETS, open_dataset
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.evaluation import evaluate
-from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
+from aicsd.models import (
+    InputSpec,
+    ModelConfig,
+    Origin,
+    Segmenter,
+    build_model,
+    load_model,
+    save_model,
+)
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import fingerprint
 from aicsd.teacher.class_map import GroupedClasses, group_classes, read_map, shipped_maps
 
 RunCli = Callable[..., tuple[int, str, str]]
+Mapping = dict[str | int, str | int | None]
 THEIRS = ("floor", "ball", "wall", "stick", "sky")
-MAP = {"floor": "ground", "wall": "ground", "ball": "disc", "stick": "bar", "sky": None}
+MAP: Mapping = {"floor": "ground", "wall": "ground", "ball": "disc", "stick": "bar", "sky": None}
 
 
 def classes(*names: str) -> Classes:
@@ -36,6 +46,7 @@ class Fixed(nn.Module):
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
+        self.logits: Tensor
         self.register_buffer("logits", logits)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -135,7 +146,7 @@ def test_maps_of_the_package_are_complete(name: str) -> None:
 def test_the_map_is_part_of_what_a_teacher_is() -> None:
     net = Fixed(torch.zeros(1, 5, 2, 2))
 
-    def digest(mapping: dict[str, str | None]) -> str:
+    def digest(mapping: Mapping) -> str:
         segmenter = Segmenter(net, classes(*THEIRS))
         return fingerprint(Teacher(segmenter, classes(*CLASS_NAMES), mapping).model)
 
@@ -143,6 +154,25 @@ def test_the_map_is_part_of_what_a_teacher_is() -> None:
     assert digest(MAP) == digest(dict(MAP))
     assert len({digest(MAP), digest(other), digest({**MAP, "wall": "bar"})}) == 3
     assert len(GroupedClasses(net, ((0, 1), (2,))).state_dict()) == 2
+
+
+def test_every_difference_between_teachers_shows() -> None:
+    def teacher(**changes: Any) -> Segmenter:
+        torch.manual_seed(0)
+        return build_model(ModelConfig(**{**TINY_MODEL, **changes}), classes(*CLASS_NAMES))
+
+    first = teacher()
+    others = [teacher(output_stride=8), first.with_input(InputSpec((0.5,) * 3))]
+    others += [Segmenter(first.net, classes(*CLASS_NAMES[::-1]), origin=Origin("x", {"a": 1}))]
+    changed = teacher()
+    with torch.no_grad():
+        next(changed.net.buffers()).add_(1e-6)
+    digests = [fingerprint(model) for model in (first, changed, *others)]
+    assert fingerprint(teacher()) == digests[0]
+    assert len(set(digests)) == 5
+    orders = [classes(*names) for names in (CLASS_NAMES, CLASS_NAMES[::-1])]
+    swapped = Segmenter(first.net, orders[1], first.input)
+    assert len({fingerprint(Teacher(swapped, order).model) for order in orders}) == 2
 
 
 @pytest.fixture(scope="module")
@@ -210,16 +240,16 @@ def test_a_cache_knows_the_map(place: Path, tmp_path: Path, run_cli: RunCli) -> 
 
 def test_modules_meet_by_number(place: Path, tmp_path: Path) -> None:
     five = nn.Conv2d(3, 5, 1)
-    options: dict[str, object] = {"epochs": 1, "method": "kd", "logger": "none"}
+    options: dict[str, Any] = {"epochs": 1, "method": "kd", "logger": "none"}
     data = {"name": "folder", "root": str(place / "data"), "workers": 0, "batch_size": 4,
             "augment": {"crop": 32}}  # fmt: skip
     with pytest.raises(UserError, match="has 5 classes without names, and the data has 3"):
-        distill(five, TINY_MODEL, data, run=tmp_path / "a", **options)  # type: ignore[arg-type]
+        distill(five, TINY_MODEL, data, run=tmp_path / "a", **options)
     path = tmp_path / "map.yaml"
     path.write_text("0: ground\n1: disc\n2: ground\n3: bar\n4: null\n")
-    run = distill(five, TINY_MODEL, data, run=tmp_path / "b", teacher_classes=str(path), **options)  # type: ignore[arg-type]
+    run = distill(five, TINY_MODEL, data, run=tmp_path / "b", teacher_classes=str(path), **options)
     val = open_dataset("folder", str(place / "data"), "val")
-    mapping = {0: "ground", 1: "disc", 2: "ground", 3: "bar", 4: None}
+    mapping: Mapping = {0: "ground", 1: "disc", 2: "ground", 3: "bar", 4: None}
     named = Segmenter(five, classes(*(f"class_{number}" for number in range(5))))
     wanted = evaluate(Teacher(named, val.classes, mapping).model, val).miou
     assert run.metrics["teacher"]["miou"] == pytest.approx(wanted, abs=1e-6)

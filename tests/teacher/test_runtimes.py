@@ -85,7 +85,8 @@ class _UsesConvolutionTwice(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         maps = self.conv(image)
-        return F.relu(self.norm(maps)) + maps
+        found: Tensor = F.relu(self.norm(maps)) + maps
+        return found
 
 
 class _SharesConvolution(nn.Module):
@@ -95,7 +96,8 @@ class _SharesConvolution(nn.Module):
         self.first, self.second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.second(self.conv(F.relu(self.first(self.conv(image)))))
+        maps: Tensor = self.second(self.conv(F.relu(self.first(self.conv(image)))))
+        return maps
 
 
 @pytest.mark.parametrize("kind", [_UsesConvolutionTwice, _SharesConvolution])

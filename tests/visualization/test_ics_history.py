@@ -101,9 +101,9 @@ def test_the_picture_shows_first_and_last_step_teacher_and_distance() -> None:
     np.testing.assert_array_equal(pictures[5], found[8])
     curves = {line.get_label(): line for axis in figure.axes for line in axis.lines}
     assert set(curves) == {"long", "alone"}  # the same images
-    assert curves["alone"].get_xdata().tolist() == [0, 70]
+    assert np.array_equal(curves["alone"].get_xdata(), [0, 70])
     expected = [ics_distance(matrix, found[8]) for matrix in (found[0], found[5])]
-    assert curves["alone"].get_ydata().tolist() == pytest.approx(expected)
+    assert np.asarray(curves["alone"].get_ydata()).tolist() == pytest.approx(expected)
     assert draw_ics_training({"short": short}, ("x", "y", "z")) is None
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from aicsd.benchmark.compared import compare_networks
 from aicsd.benchmark.statistics import Gain, Interval
-from aicsd.data import Classes, open_dataset
+from aicsd.data import Classes, Sample, SegDataset, open_dataset
 from aicsd.evaluation.cost import measure_costs
 from aicsd.models import ModelConfig, Segmenter, build_model
 from aicsd.runs import FinishedRun, RunFolder
@@ -128,14 +128,14 @@ def test_a_report_that_fails_does_not_fail_the_run(
 
 
 def test_no_images_is_a_line_not_a_failure(runs: Path, tmp_path: Path) -> None:
-    class Empty:
+    class Empty(SegDataset):
         def __init__(self, classes: Classes) -> None:
             self.classes, self.names = classes, list[str]()
 
         def __len__(self) -> int:
             return 0
 
-        def read(self, index: int) -> object:
+        def read(self, index: int) -> Sample:
             raise AssertionError(index)
 
     classes = open_dataset("folder", str(runs / "data"), "val", {}).classes
