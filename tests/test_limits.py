@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import RunCli
 from tiny_models import CLASSES, noise, save_tiny_model
 from tiny_network import TinyNetwork, tiny_model
 from tiny_runs import aicsd, train_command
@@ -23,8 +24,6 @@ from aicsd.models import ModelConfig, Segmenter, build_model, load_model
 from aicsd.prediction.inputs import BrokenInputError
 from aicsd.prediction.stream import split_images
 from aicsd.teacher import Teacher
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 class Photo(SegDataset):

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import RunCli
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import distill_command, lines, train_command
 
-RunCli = Callable[..., tuple[int, str, str]]
 FAKE_WANDB = """
 import os
 

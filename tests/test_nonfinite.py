@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_folder
+from conftest import RunCli, write_folder
 from lightning_fabric import Fabric
 from tiny_runs import aicsd, distill_command, lines, same_weights, train_command
 from torch import nn
@@ -21,7 +21,6 @@ from aicsd.engine.finite import LARGEST_ROW, FiniteCheck, NonFiniteLossError
 from aicsd.errors import UserError
 from aicsd.losses.cross_entropy import CrossEntropyLoss
 
-RunCli = Callable[..., tuple[int, str, str]]
 DIVERGING = ("--optimizer.lr", "1e6", "--epochs", "6", "--val_every", "0")
 
 

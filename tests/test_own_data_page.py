@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import RunCli
 from convert_sources import photo, save_colors
 from test_docs import shell_commands
 from test_readme import QUICK_FLAGS
@@ -37,7 +38,7 @@ def write_facade(root: Path) -> None:
 
 
 def test_the_commands_of_the_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli
 ) -> None:
     write_facade(tmp_path / "facade")
     (tmp_path / "colors.csv").write_text(table_of_the_page())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from conftest import RunCli
 
 import aicsd
 from aicsd.cli.fit import DISTILL, TRAIN
@@ -58,7 +58,7 @@ def test_a_teacher_takes_a_preset_too() -> None:
     assert values["model"] == PRESETS["small"]
 
 
-def test_an_unknown_preset_is_refused(run_cli: Callable[..., tuple[int, str, str]]) -> None:
+def test_an_unknown_preset_is_refused(run_cli: RunCli) -> None:
     code, _, error = run_cli("distill", "--run", "r", "--student", "smal")
     assert code == 2
     assert error == (
@@ -77,9 +77,7 @@ def test_python_takes_a_preset(name: str) -> None:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--help_all"]])
-def test_help_names_the_presets(
-    words: list[str], run_cli: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_help_names_the_presets(words: list[str], run_cli: RunCli) -> None:
     assert f"--student {{{','.join(PRESETS)}}}" in run_cli("distill", *words)[1]
     assert f"--model {{{','.join(PRESETS)}}}" in run_cli("train", *words)[1]
 
@@ -96,6 +94,6 @@ def test_the_backbone_that_is_named_is_the_one_that_is_built() -> None:
     assert sum(value.numel() for value in model.parameters()) < 1e6
 
 
-def test_help_names_every_method(run_cli: Callable[..., tuple[int, str, str]]) -> None:
+def test_help_names_every_method(run_cli: RunCli) -> None:
     text = " ".join(run_cli("distill", "--help")[1].split())
     assert ", ".join(aicsd.list_methods()) in text

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import write_folder
+from conftest import RunCli, write_folder
 from timm.layers.norm_act import BatchNormAct2d
 from tiny_runs import stopping_at, train_command, train_lines
 from torch import nn
@@ -29,7 +28,6 @@ from aicsd.engine.sync_bn import share_statistics, shares_statistics
 from aicsd.errors import UserError
 from aicsd.runs import RunFolder
 
-RunCli = Callable[..., tuple[int, str, str]]
 WORLD = 2
 TIMEOUT = 120
 TWO = ("--devices", "2", "--data.batch_size", "2", "--val_every", "0")

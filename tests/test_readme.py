@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import CLASS_NAMES, TINY_MODEL, write_folder
+from conftest import CLASS_NAMES, TINY_MODEL, RunCli, write_folder
 from PIL import Image
 from released_deeplab import random_deeplab
 
@@ -80,9 +79,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_commands(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_commands(workplace: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli) -> None:
     monkeypatch.chdir(workplace)
     shutil.rmtree("my_data")  # the first command makes it
     commands = aicsd_commands(README)
@@ -101,7 +98,7 @@ def test_commands(
 
 
 def test_the_guide_to_own_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Callable[..., tuple[int, str, str]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli
 ) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.chdir(prepare(tmp_path / "guide"))
@@ -128,7 +125,7 @@ def test_make_targets_exist() -> None:
 def test_python_block(
     workplace: Path,
     monkeypatch: pytest.MonkeyPatch,
-    run_cli: Callable[..., tuple[int, str, str]],
+    run_cli: RunCli,
     block: str,
 ) -> None:
     monkeypatch.chdir(workplace)

@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import RunCli
 from PIL import Image
 from released_deeplab import random_deeplab
 
@@ -25,8 +25,6 @@ from aicsd.errors import UserError
 from aicsd.losses import FocalLoss
 from aicsd.methods import load_recipe
 from aicsd.released import translate
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 CHECKOUT = Path(__file__).parent.parent
 ICSD = "--backbone resnet18 --dataset pascal --pa_lambda 9500"

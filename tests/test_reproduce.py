@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import RunCli
 from safetensors.torch import load_file
 from tiny_runs import aicsd, lines, train_command
 
 from aicsd.engine.reproduce import differences
 from aicsd.models import load_model, save_model
 from aicsd.runs import RunFolder
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 def test_a_distillation_comes_out_the_same(runs: Path, tmp_path: Path, run_cli: RunCli) -> None:

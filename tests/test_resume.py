@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import RunCli
 from resumed import assert_like_reference, small_command, without
 from tiny_runs import files_below, same_weights, stopping_at, train_lines
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CLASS_NAMES, write_folder
+from conftest import CLASS_NAMES, RunCli, write_folder
 from PIL import Image
 from tiny_models import save_tiny_model
 from tiny_runs import aicsd, distill_command, files_below, same_weights, stopping_at
 
 from aicsd.cli import main
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")

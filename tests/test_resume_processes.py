@@ -13,10 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import RunCli
 from resumed import assert_like_reference, saved_step, small_command
 from tiny_runs import aicsd, data_flags, distill_command, fork_cli, train_command, train_lines
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 STEPS = 24
 STEPS_OF_EPOCH = 4

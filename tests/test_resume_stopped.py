@@ -6,21 +6,18 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import write_folder
+from conftest import RunCli, write_folder
 from lightning_fabric.plugins.precision import Precision
 from resumed import assert_like_reference, saved_step, small_command, without
 from tiny_runs import aicsd, same_weights, stopping_at, train_command, train_lines
 
 from aicsd.engine.step import train_step
 from aicsd.engine.stop import stop_signal
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import RunCli
 from tiny_runs import train_command
 
 from aicsd.engine.config import DistillConfig
@@ -22,7 +22,6 @@ from aicsd.errors import UserError
 from aicsd.files import read_json_lines, read_yaml
 from aicsd.runs import RunFolder
 
-RunCli = Callable[..., tuple[int, str, str]]
 RESULT = {"miou": 0.5, "class_accuracy": 0.6, "images": 4, "parameters": 10,
           "per_class_iou": {"sky": 0.5}}  # fmt: skip
 

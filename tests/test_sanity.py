@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import CLASS_NAMES, TINY_MODEL
+from conftest import CLASS_NAMES, TINY_MODEL, RunCli
 from scipy.stats import norm
 from tiny_runs import distill_command
 
@@ -27,8 +26,6 @@ from aicsd.engine.sanity import (
 from aicsd.errors import UserError
 from aicsd.evaluation.metrics import confusion_counts, metrics_from_confusion
 from aicsd.models import ModelConfig, build_model, save_model
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 def test_chance_is_what_a_guess_and_a_constant_score() -> None:

@@ -6,15 +6,12 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import write_folder
+from conftest import RunCli, write_folder
 from tiny_models import save_tiny_model
 from tiny_runs import distill_command
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture

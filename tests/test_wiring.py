@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_folder
+from conftest import RunCli, write_folder
 from tiny_runs import train_command, train_lines
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize(

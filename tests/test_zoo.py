@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import RunCli
 
 from aicsd.data.camvid import CAMVID
 from aicsd.models import load_model
@@ -46,9 +46,7 @@ def test_it_sees_sky_above_and_road_below(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_command_of_the_readme(
-    path: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_command_of_the_readme(path: Path, tmp_path: Path, run_cli: RunCli) -> None:
     photo = tmp_path / "street.jpg"
     photo.write_bytes(cv2.imencode(".jpg", street()[..., ::-1])[1].tobytes())
     code, _, error = run_cli("predict", path, photo, "--out", tmp_path / "predictions")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_MODEL
+from conftest import TINY_MODEL, RunCli
 from safetensors.torch import load_file
 
 from aicsd.data import Classes, Sample, SegDataset, memory, open_dataset
@@ -153,7 +152,7 @@ def test_too_little_shared_memory_is_told(
 
 
 def test_a_run_with_a_cache_is_the_same_run(
-    tiny_folder: Path, tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]]
+    tiny_folder: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
     model = [part for key, value in TINY_MODEL.items() for part in (f"--model.{key}", value)]
     weights = []

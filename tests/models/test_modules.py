@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import CLASS_NAMES, TINY_MODEL, write_folder
+from conftest import CLASS_NAMES, TINY_MODEL, RunCli, write_folder
 from tiny_runs import same_weights, stopping_at
 from tiny_transformers import tiny_network
 from torch import Tensor, nn
@@ -22,7 +21,6 @@ from aicsd.models import load_model
 smp = pytest.importorskip(
     "segmentation_models_pytorch", reason="segmentation_models_pytorch is not installed"
 )
-RunCli = Callable[..., tuple[int, str, str]]
 TERMS = {"at": {"loss": "attention", "at": {"student": "stage2", "teacher": "stage2"}, "weight": 1}}
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import CLASS_NAMES, write_folder
+from conftest import CLASS_NAMES, RunCli, write_folder
 from PIL import Image
 from tiny_runs import FIT_FLAGS, aicsd, data_flags, same_weights, stopping_at
 from tiny_transformers import tiny_network, transformers
@@ -22,7 +21,6 @@ from aicsd.models import load_model
 smp = pytest.importorskip(
     "segmentation_models_pytorch", reason="segmentation_models_pytorch is not installed"
 )
-RunCli = Callable[..., tuple[int, str, str]]
 TERMS: dict[str, Any] = {
     "cross_entropy": {"resolution": "input"},
     "pixel_kd": {"weight": 1},

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_MODEL, write_folder
+from conftest import TINY_MODEL, RunCli, write_folder
 from released_deeplab import DeepLab, random_deeplab
 from released_files import checkpoint, hollow
 from safetensors import safe_open
@@ -30,8 +29,6 @@ from aicsd.models import (
     resize,
 )
 from aicsd.models.sources.released import read_checkpoint
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 SIZES = ((65, 97), (128, 128), (97, 161))
 BACKBONES = ("resnet18", "mobilenetv2_100", "resnet101")

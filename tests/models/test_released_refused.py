@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import RunCli
 from released_files import State, checkpoint, hollow
 
 from aicsd.errors import UserError
 from aicsd.models.sources.released import read_checkpoint
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 def renamed(state: State, old: str, new: str) -> State:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import CLASS_NAMES, TINY_MODEL
+from conftest import CLASS_NAMES, TINY_MODEL, RunCli
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -45,7 +44,7 @@ def test_a_saved_model_predicts_the_same(tmp_path: Path, as_folder: bool) -> Non
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused(
-    tmp_path: Path, run_cli: Callable[..., tuple[int, str, str]], value: float
+    tmp_path: Path, run_cli: RunCli, value: float
 ) -> None:
     """A training that diverged leaves a network that predicts one class, without a word."""
     model = build()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import RunCli
 from PIL import Image
 from tiny_models import CLASSES, noise, save_tiny_model
 
@@ -19,7 +20,6 @@ from aicsd.prediction import PredictConfig
 from aicsd.prediction.stream import predict_stream
 from aicsd.visualization import overlay
 
-RunCli = Callable[..., tuple[int, str, str]]
 NAMES = ("road", "car", "person on a bicycle")
 PALETTE = ((128, 64, 128), (0, 0, 142), (0, 60, 100))
 Box = tuple[int, int, int, int]

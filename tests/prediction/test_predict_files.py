@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import RunCli
 from PIL import Image
 from tiny_models import CLASSES, noise, save_tiny_model
 
@@ -21,7 +21,6 @@ from aicsd.models.bands import class_probabilities, probability_bands
 from aicsd.prediction import PredictConfig, find_inputs, predict_files
 from aicsd.visualization import colorize, overlay
 
-RunCli = Callable[..., tuple[int, str, str]]
 SIZES = {"a/x.png": (64, 48), "a/y.jpg": (64, 48), "a/deep/x.png": (50, 70), "b/x.png": (64, 48),
          "b/z.bmp": (64, 48), "b/wide.png": (90, 40)}  # fmt: skip
 

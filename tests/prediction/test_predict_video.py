@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import RunCli
 from PIL import Image
 from tiny_models import CLASSES, noise, save_tiny_model
 
@@ -17,7 +17,6 @@ from aicsd.visualization import colorize, overlay
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
-RunCli = Callable[..., tuple[int, str, str]]
 RATE = Fraction(30000, 1001)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import CLASS_NAMES, TINY_MODEL
+from conftest import CLASS_NAMES, TINY_MODEL, RunCli
 from tiny_runs import data_flags, distill_command
 from torch import Tensor, nn
 
@@ -31,7 +30,6 @@ from aicsd.teacher import Teacher
 from aicsd.teacher.cache import fingerprint
 from aicsd.teacher.class_map import GroupedClasses, group_classes, read_map, shipped_maps
 
-RunCli = Callable[..., tuple[int, str, str]]
 Mapping = dict[str | int, str | int | None]
 THEIRS = ("floor", "ball", "wall", "stick", "sky")
 MAP: Mapping = {"floor": "ground", "wall": "ground", "ball": "disc", "stick": "bar", "sky": None}

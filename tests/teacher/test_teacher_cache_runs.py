@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections import namedtuple
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import CLASS_NAMES, TINY_MODEL, write_folder
+from conftest import CLASS_NAMES, TINY_MODEL, RunCli, write_folder
 from PIL import Image
 from tiny_runs import (
     aicsd,
@@ -43,7 +42,6 @@ from aicsd.teacher import cache as teacher_cache
 from aicsd.teacher.cache import TeacherCache, WithTeacherMaps
 from aicsd.teacher.cache_file import read_index
 
-RunCli = Callable[..., tuple[int, str, str]]
 COLORS = ((0, 0, 0), (255, 0, 0), (0, 0, 255))
 EPOCHS = ("--epochs", "2", "--val_every", "0")
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import write_folder
+from conftest import RunCli, write_folder
 from tiny_runs import aicsd, distill_command, train_command, train_lines
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")

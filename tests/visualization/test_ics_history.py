@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import RunCli
 from tiny_runs import distill_command
 
 from aicsd.data import open_dataset
@@ -18,8 +18,6 @@ from aicsd.runs import RunFolder
 from aicsd.visualization.ics_history import ICSHistory, read_history, write_history
 from aicsd.visualization.matrices import draw_ics_training, matrix_sheet
 from aicsd.visualization.views import ics_distance, look
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 def kept(run: Path) -> ICSHistory:

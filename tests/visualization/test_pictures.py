@@ -6,14 +6,13 @@ import base64
 import io
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_MODEL
+from conftest import TINY_MODEL, RunCli
 from PIL import Image
 
 from aicsd.data import Classes, Sample, open_dataset
@@ -27,7 +26,6 @@ from aicsd.visualization.matrices import draw_ics
 from aicsd.visualization.panels import contact_sheet, draw_panels
 from aicsd.visualization.views import error_map, ics_distance, look, spread
 
-RunCli = Callable[..., tuple[int, str, str]]
 CLASSES = Classes(("a", "b", "c"), ((0, 0, 0), (250, 0, 0), (0, 250, 0)))
 
 

@@ -6,14 +6,13 @@ import html
 import json
 import re
 import shutil
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import TINY_MODEL
+from conftest import TINY_MODEL, RunCli
 from tiny_runs import distill_command, train_command
 from torch import nn
 
@@ -27,8 +26,6 @@ from aicsd.visualization.report import write_report
 from aicsd.visualization.runs import Network, open_networks
 from aicsd.visualization.settings import Setting, each_alone
 from aicsd.visualization.verdict import verdict
-
-RunCli = Callable[..., tuple[int, str, str]]
 
 
 class Page(HTMLParser):
