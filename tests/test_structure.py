@@ -232,6 +232,12 @@ def test_examples_in_docstrings_run(name: str) -> None:
     assert attempted > 0
 
 
+def test_tests_are_short() -> None:
+    files = Path(__file__).parent.rglob("*.py")
+    long = [path.name for path in files if len(path.read_text("utf-8").splitlines()) > 400]
+    assert not long
+
+
 def test_tests_have_unique_names() -> None:
     names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
     assert len(names) == len(set(names))
