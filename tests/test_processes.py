@@ -200,8 +200,8 @@ def test_all_processes_end_together(root: Path, tmp_path: Path, run_cli: RunCli,
     found = own_lines(error)
     assert len(found) == 1, error
     code, words = {
-        "child killed": (2, "another of the 2 processes has ended; go on with"),
-        "child stopped": (2, "process 1 of 2 (from 0) has not answered for 10 s; go on with"),
+        "child killed": (2, "another of the 2 processes has ended; continue with"),
+        "child stopped": (2, "process 1 of 2 (from 0) has not answered for 10 s; continue with"),
     }.get(what, (130, "stopped at step"))
     assert process.returncode == code
     assert words in found[0]
