@@ -115,12 +115,13 @@ def test_an_upload_of_too_many_pixels_is_refused_by_its_head(tmp_path: Path) -> 
 
 def test_the_page_answers_a_broken_upload(run_folder: Path, tmp_path: Path) -> None:
     import gradio
+    from gradio.data_classes import ImageData
 
     page = build_page({"student": load_model(run_folder)})
     source = next(b for b in page.blocks.values() if isinstance(b, gradio.Image))
     (tmp_path / "photo.png").write_bytes(b"no image")
     with pytest.raises(gradio.Error, match=r"photo\.png"):
-        source.preprocess(gradio.FileData(path=str(tmp_path / "photo.png")))
+        source.preprocess(ImageData(path=str(tmp_path / "photo.png")))
     assert source.preprocess(None) is None
 
 
