@@ -14,7 +14,7 @@ from aicsd.images import Color, UInt8Array
 
 LEAST_TEXT, LARGEST_TEXT = 12, 32
 """Height of the letters in pixels, between which it is ``1 / PER_WIDTH`` of the width."""
-PER_WIDTH = 50
+PER_WIDTH = 64
 BACKGROUND, TEXT, BORDER = (255, 255, 255), (0, 0, 0), (110, 110, 110)
 
 

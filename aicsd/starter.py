@@ -169,7 +169,7 @@ def choose(facts: Facts, machine: Machine, name: str, root: str) -> list[Choice]
     epochs = max(round(STEPS[machine.kind] / per_epoch), 10)
     return [
         *_student(facts, machine),
-        Choice("method", "aicsd", "It needs nothing but the teacher's logits. none trains the "
+        Choice("method", "aicsd", "The method needs only the teacher's logits. none trains the "
                "student alone: train that first, since a distilled student has to beat it."),
         *_terms(facts),
         Choice("data.name", name),
@@ -226,7 +226,7 @@ def _batch(facts: Facts, machine: Machine, crop: int) -> tuple[int, str]:
         if fits < batch:
             batch = 1 << max(fits.bit_length() - 1, 1)
             reason = (
-                f"{machine.gpu_memory_gb:.0f} GB of GPU memory hold so many with a ResNet-101 "
+                f"{machine.gpu_memory_gb:.0f} GB of GPU memory suffice for it with a ResNet-101 "
                 "teacher, by a rule of thumb."
             )
     if facts.images < 4 * batch:
@@ -245,8 +245,8 @@ def _student(facts: Facts, machine: Machine) -> list[Choice]:
     head = "A narrow head suits a small backbone; the paper's width is 256."
     return [
         Choice("student.backbone", "mobilenetv2_100" if large else "mobilenetv2_050", reason),
-        Choice("student.weights", "imagenet", "timm downloads them once. Without a "
-               "network, use none or a safetensors file with timm's names."),
+        Choice("student.weights", "imagenet", "timm downloads them once. Offline, use "
+               "none or a safetensors file with timm's names."),
         Choice("student.aspp_channels", 64, head),
         Choice("student.decoder_channels", 64),
     ]  # fmt: skip
@@ -286,7 +286,9 @@ def _loading(facts: Facts, machine: Machine) -> list[Choice]:
     spare = machine.cores - 1
     workers = min(spare, 8) if machine.gpu is not None else min(spare // 2, 4)
     reason = f"The machine has {machine.cores} core{'s' * (machine.cores > 1)}; " + (
-        "most are for the network." if machine.gpu is None else "one is left for the loop."
+        f"the network needs {'most of them' if machine.cores > 1 else 'it'}."
+        if machine.gpu is None
+        else "one is left for the training loop."
     )
     choices = [Choice("data.workers", workers, reason)]
     # image and mask, decoded: 4 bytes a pixel; images without labels are taken to be as large

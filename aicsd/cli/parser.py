@@ -24,7 +24,7 @@ from aicsd.config import (
 )
 from aicsd.errors import UserError
 from aicsd.runs import renamed
-from aicsd.settings import Setting, settings_of
+from aicsd.settings import Setting, leaves, settings_of
 from aicsd.yaml_file import read_yaml
 
 SHORT = {"-o": "--out"}
@@ -175,7 +175,11 @@ def _by_place(target: Callable[..., Any], words: Sequence[str]) -> Values:
             values[name] = rest if takes_all else rest[0]
             rest = [] if takes_all else rest[1:]
     if rest:
-        raise UserError(f"unexpected {rest[0]!r}; --help shows the form of the command")
+        root = next((key for key, _ in leaves(target) if key.endswith("data.root")), None)
+        hint = (
+            f"did you mean --{root} {rest[0]}?" if root else "--help shows the form of the command"
+        )
+        raise UserError(f"unexpected {rest[0]!r}; {hint}")
     return values
 
 

@@ -313,6 +313,6 @@ def _below(folder: Path) -> str:
 
 FOLDER = DatasetEntry(
     open_folder,
-    "ROOT/images/<split>/*, ROOT/masks/<split>/*.png and ROOT/classes.txt (one name a line)",
+    "ROOT/images/<split>/*, ROOT/masks/<split>/*.png and ROOT/classes.txt (one name per line)",
     folder_images,
 )

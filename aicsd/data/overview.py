@@ -32,8 +32,10 @@ def label_table(found: Survey) -> list[str]:
     usable = sum(found.sizes.values())
     lines = [f"  {usable} usable images, {_sizes(found)}"] if usable else []
     total = sum(found.pixels) + found.ignored
-    if not total or not usable:
+    if not usable:
         return lines
+    if not any(found.present):
+        return [*lines, "  no labels"]
     width = max(map(len, (*found.classes, "(ignored)")))
     lines.append(f"  {'class':<{width}}  {'pixels':>8}  {'images':>7}")
     for name, pixels, images in zip(found.classes, found.pixels, found.present, strict=True):
@@ -46,7 +48,7 @@ def _sizes(found: Survey) -> str:
     common = found.sizes.most_common(SIZES)
     listed = [f"{width}x{height} ({count})" for (height, width), count in common]
     rest = len(found.sizes) - len(common)
-    return ", ".join(listed) + (f" and {rest} other sizes" if rest else "")
+    return ", ".join(listed) + (f" and {rest} other size{'s' if rest > 1 else ''}" if rest else "")
 
 
 def _percent(part: int, total: int) -> str:

@@ -53,8 +53,10 @@ def load_model(reference: str | Path, net: nn.Module | None = None) -> Segmenter
     is_run = path.is_dir() and _source_of(path) is None
     file = RunFolder(path).model if is_run else path
     if not file.exists():
-        hint = f"; the run has not finished: no {MODEL_FILE} in it" if path.is_dir() else ""
-        raise UserError(f"no model at {path}{hint or _hint(str(reference))}")
+        if path.is_dir():
+            raise UserError(f"no model at {path}; the run has not finished: no {MODEL_FILE} in it")
+        hint = _hint(str(reference)) or "; give a run folder, a model file or hf:user/name"
+        raise UserError(f"no model at {path}{hint}")
     return load_file(file, net)
 
 

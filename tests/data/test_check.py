@@ -177,4 +177,4 @@ def test_a_split_without_masks(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "data", {"unlabelled": 2, "train": 1})
     found = survey("folder", str(root), "unlabelled")
     assert (found.images, found.problems, found.refusals) == (2, [], ())
-    assert label_table(found)[0] == "  2 usable images, 64x48 (2)"
+    assert label_table(found) == ["  2 usable images, 64x48 (2)", "  no labels"]
