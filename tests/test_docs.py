@@ -11,6 +11,7 @@ import pytest
 
 from aicsd.cli import find_command
 from aicsd.cli.parser import parse
+from aicsd.methods import load_recipe
 
 REPOSITORY = Path(__file__).parent.parent
 OTHER_PROGRAMS = {
@@ -71,6 +72,18 @@ def test_a_command_of_the_pages_exists(command: list[str], monkeypatch: pytest.M
                 assert f'"{flag}"' in source, flag
     else:
         assert command[0] in OTHER_PROGRAMS, command
+
+
+def test_the_recipe_of_the_page_loads(tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(block)
+    terms = load_recipe(str(tmp_path / "mine.yaml")).terms
+    assert {name: (term.contract.name, term.weight) for name, term in terms.items()} == {
+        "cross_entropy": ("cross_entropy", 1.0),
+        "pixel_kd": ("pixel_kd", 2.0),
+        "similarity": ("pairwise", 0.1),
+    }
 
 
 @pytest.mark.parametrize(
