@@ -159,7 +159,7 @@ def push(run: str | Path, name: str, private: bool = False) -> str:
     Args:
         run: folder of a finished run.
         name: ``user/name``; made if it is not there.
-        private: of a new one: seen by its owner alone.
+        private: make a new model visible to its owner only.
 
     Returns:
         Address of the commit.
@@ -184,7 +184,7 @@ def push_file(file: Path, name: str, facts: NetworkFacts, private: bool = False)
         file: safetensors file that ``aicsd.models.save_model`` wrote.
         name: ``user/name``; made if it is not there.
         facts: what the card says.
-        private: of a new one: seen by its owner alone.
+        private: make a new model visible to its owner only.
 
     Returns:
         Address of the commit.

@@ -36,11 +36,11 @@ def draw_legend(
     """Swatch and name of each class in ``ids``, in their order.
 
     Args:
-        names: of all classes.
+        names: names of all classes.
         palette: their colours.
         ids: classes that the picture shows.
-        width: of the picture and of the legend, in pixels.
-        height: of the picture.
+        width: width of the picture and of the legend, in pixels.
+        height: height of the picture.
 
     Returns:
         (h, width, 3) RGB with an even h, so that a video stays one. h is 0 where the legend would

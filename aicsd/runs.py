@@ -53,7 +53,7 @@ class RunFolder:
     """The folder of one training.
 
     Args:
-        path: of the folder, which need not be there.
+        path: path of the folder, which need not be there.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -237,7 +237,7 @@ class RunFolder:
 
         Args:
             settings: the complete new ones.
-            defaults: of settings that an older version did not have.
+            defaults: values of settings that an older version did not have.
 
         Raises:
             UserError: no run, or a setting that differs and matters.
@@ -296,9 +296,9 @@ class FinishedRun:
 
     Args:
         path: its folder.
-        config: of ``config.yaml``.
-        result: of ``metrics.json``.
-        lines: of ``metrics.jsonl``, in the order of the steps.
+        config: config of ``config.yaml``.
+        result: content of ``metrics.json``.
+        lines: lines of ``metrics.jsonl``, in the order of the steps.
     """
 
     path: Path

@@ -21,7 +21,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, text: str
     """Write tensors and a text; the file is either whole or absent.
 
     Args:
-        path: of the file.
+        path: path of the file.
         tensors: contiguous, on the CPU, none sharing memory with another.
         key: what the text is.
         text: kept in the header of the file.

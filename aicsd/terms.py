@@ -20,7 +20,7 @@ class Term(nn.Module):
     """Everything that a term trains is inside: its adapters, and what its loss holds.
 
     Args:
-        name: of the term, for messages.
+        name: name of the term, for messages.
         recipe: the loss, the maps it reads, its options.
         student: declared maps of the student.
         teacher: declared maps of the teacher; None for a term on labels.

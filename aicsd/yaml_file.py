@@ -64,7 +64,7 @@ def read_yaml(path: Path, what: str = "config") -> Any:
     """The data in a YAML file of at most 10 MB.
 
     Args:
-        path: of the file.
+        path: path of the file.
         what: the file is, for the message.
 
     Raises:

@@ -51,7 +51,7 @@ def compare_networks(
 
 
 def _baseline(group: Group, groups: Sequence[Group]) -> Group | None:
-    """As in the table; else the one student alone, whatever else differs."""
+    """The baseline of the table; otherwise the only student alone, with any settings."""
     alone = [other for other in groups if other.is_alone]
     if group.is_alone or group.baseline is not None:
         return group.baseline

@@ -98,12 +98,12 @@ def measure_cost(
     """Train a few steps of ``config`` with a clock; nothing is written.
 
     Args:
-        config: of the run. It is measured on one device; with several, a step is taken to last as
-            long with as many times the images.
-        steps: to measure, after a few to warm up.
-        teacher_config: config with the network of a teacher that is not there.
-        classes: of a dataset that is not there: see :func:`aicsd.benchmark.inputs.open_data`.
-        images: of such a dataset.
+        config: config of the run, measured on one device; with several, a step is assumed to last
+            as long with as many times the images.
+        steps: steps to measure, after a few warm-up steps.
+        teacher_config: config with the network of a missing teacher.
+        classes: classes of a missing dataset: see :func:`aicsd.benchmark.inputs.open_data`.
+        images: images of such a dataset.
         size: width and height of its images.
 
     Raises:

@@ -20,7 +20,7 @@ def kept_bytes_and_flops(
         config: the network; its starting weights are not read.
         classes: predicted classes.
         batch: images a step.
-        side: of an image in pixels.
+        side: side of an image in pixels.
         trains: forward and backward of a student; False: forward of a teacher.
 
     Returns:

@@ -65,7 +65,7 @@ def open_data(
     """The config's data if its folder is there, else random images of the right kind.
 
     Args:
-        config: of the run.
+        config: config of the run.
         teacher: gives the classes of a folder that is not there.
         classes: number of classes, where neither data nor teacher gives it.
         images: number of training images, where the data does not give it.

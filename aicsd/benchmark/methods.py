@@ -65,7 +65,7 @@ class Row:
 
     Args:
         name: as the file has it.
-        options: of ``aicsd distill``, with ``method``.
+        options: options of ``aicsd distill``, with ``method``.
         compare_to: row that its differences are taken to; None for the baseline.
         match: what decides about its epochs; None where the options do.
         search: whether short trainings choose the weights of its terms.
@@ -89,7 +89,7 @@ class Search:
 
     Args:
         factors: what the gradient-matched weights are multiplied by, one short training each.
-        share: of the epochs that a short training has.
+        share: share of the epochs that a short training has.
     """
 
     factors: tuple[float, ...] = (0.3, 1.0, 3.0)
@@ -227,9 +227,9 @@ def read_benchmark(
     """The benchmark of a file.
 
     Args:
-        path: of the YAML file.
+        path: path of the YAML file.
         common: options that go before those of the file.
-        weights: of the students that the file gives none.
+        weights: weights of students without any in the file.
 
     Raises:
         UserError: a file that cannot be read, an unknown key or row, a wrong option.

@@ -23,7 +23,7 @@ def write_tables(statistics: Statistics, folder: Path, picture: bool = True) -> 
     """Write ``table.md``, ``table.csv``, ``table.tex``, ``table.json`` and ``gain.png``.
 
     Args:
-        statistics: of the finished cells.
+        statistics: statistics of the finished cells.
         folder: gets the files.
         picture: whether to draw the plot, which takes longer than all else.
 

@@ -49,7 +49,7 @@ class Results:
     """All finished cells.
 
     Args:
-        path: of the file.
+        path: path of the file.
         cells: by place in the table, short trainings included.
         unused: cells that the present benchmark file does not have; kept, to be used again.
         decided: epochs and weights that follow from other cells: options by what was decided.

@@ -22,8 +22,8 @@ class Line:
         seeds: that are finished.
         miou: fraction, one a seed.
         class_accuracy: fraction, one a seed.
-        epochs: of one training.
-        parameters: of the network.
+        epochs: number of epochs of one training.
+        parameters: number of parameters of the network.
         gain: over the row that it is compared to.
         recovered: the gain as a share of the headroom, the teacher's mIoU less that of the
             compared row; None without a headroom.

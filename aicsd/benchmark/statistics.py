@@ -47,7 +47,7 @@ class Gain:
     Args:
         to: the other row.
         values: one a seed.
-        interval: of their mean; None for one seed.
+        interval: interval of their mean; None for one seed.
         over_images: whether the noise of the images is in it.
         images_alone: the interval that the images leave however many seeds there are; None
             without counts of the images.

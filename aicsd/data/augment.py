@@ -55,10 +55,10 @@ class View(NamedTuple):
     top: int
     left: int
     rows: int
-    """Of the image that are shown, from ``top``."""
+    """Rows of the image in the crop, from ``top``."""
     columns: int
     content_rows: int
-    """Of the crop that they become; what is below is padding."""
+    """Rows of the crop with content; rows below are padding."""
     content_columns: int
     flipped: bool
 

@@ -46,7 +46,7 @@ def photo_dataset(
     Args:
         folder: with photos, also in folders below it.
         classes: that a teacher tells apart.
-        places: of the photos that are taken, in their order; None takes all.
+        places: indices of the selected photos, in their order; None: all.
 
     Raises:
         LayoutError: there is no photo.

@@ -70,7 +70,7 @@ class ShardDataset(SegDataset):
 
     Args:
         samples: image and mask of every sample; without a mask it has no labels.
-        names: of the samples.
+        names: names of the samples.
         root: folder with the file of the classes.
         classes: that file, where it has another name.
 

@@ -78,7 +78,7 @@ class WithPhotos:
 
     Args:
         dataset: comes first.
-        photos: of the same classes.
+        photos: photos of the same classes.
     """
 
     def __init__(self, dataset: SegDataset, photos: SegDataset) -> None:

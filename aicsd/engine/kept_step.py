@@ -104,9 +104,9 @@ def keep_step(
     """Write a step and what it needs into the run folder, and say what happened.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         training: in the state before the step, or, if it is known only later, after it.
-        batches: of the step and of this process, each with the names of its images.
+        batches: batches of the step and of this process, each with the names of its images.
         step: its number, from 0.
         total: steps of the run.
 

@@ -128,7 +128,7 @@ class RunLogger:
         Args:
             step: that is done.
             epoch: as ``epoch 2/16``.
-            loss: of the step; without it the last one is shown.
+            loss: loss of the step; without it the last one is shown.
         """
         self._loss = self._loss if loss is None else loss
         self._bar.update(self._task, completed=step, note=f"{epoch}, loss {self._loss:.3f}")

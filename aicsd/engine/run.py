@@ -350,7 +350,7 @@ def connect_teacher(network: nn.Module, classes: Classes, class_map: str | None 
     Args:
         network: a segmenter, or a module that takes images normalised by the ImageNet mean and std
             and knows the classes in the order of the data, if no map says otherwise.
-        classes: of the data.
+        classes: classes of the data.
         class_map: what the teacher's classes are called in the data.
 
     Raises:

@@ -55,7 +55,7 @@ def check_teacher(
         score: its mIoU on the validation split.
         confusion: its (C, C) pixel counts there.
         forced: whether it is to be used nevertheless.
-        steps: of the whole run; a trial of fewer than :data:`TRIAL_STEPS` goes on.
+        steps: number of steps of the whole run; a trial of fewer than :data:`TRIAL_STEPS` goes on.
 
     Returns:
         A line for one that is no better than a constant answer.
@@ -126,7 +126,7 @@ def find_headroom(place: Path, config: Mapping[str, Any], teacher_miou: float) -
 
     Args:
         place: folder of the run.
-        config: of the run.
+        config: config of the run.
         teacher_miou: on the validation split.
 
     Returns:

@@ -39,8 +39,8 @@ class Training:
     """A distiller on its device with its optimizer and, if wanted, an average of its weights.
 
     Args:
-        settings: of the optimizer.
-        seed: of dropout.
+        settings: settings of the optimizer.
+        seed: seed of dropout.
         distiller: gets trained.
         fabric: launched.
     """

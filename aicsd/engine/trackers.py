@@ -58,9 +58,9 @@ def open_trackers(
     """The places to log to.
 
     Args:
-        names: of :func:`check_loggers`.
+        names: result of :func:`check_loggers`.
         run: the run folder.
-        settings: of the run, for those that show them beside the curves.
+        settings: settings of the run, for those that show them beside the curves.
         first: first step that is logged anew; what stands from there on is of a run that was cut.
     """
     builders: dict[str, Callable[[Path, int, Mapping[str, Any]], Tracker]]

@@ -34,7 +34,7 @@ class Watched:
     """A run as its watchers see it.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         training: student, teacher and optimizer.
         state: step and scores so far.
         val_data: the validation split.

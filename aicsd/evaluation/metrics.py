@@ -78,7 +78,7 @@ def metrics_from_confusion(matrix: Tensor, names: tuple[str, ...], images: int) 
 
     Args:
         matrix: (C, C) pixel counts, rows = label, columns = prediction.
-        names: of the C classes.
+        names: names of the C classes.
         images: how many images were counted.
     """
     confusion = matrix.long().tolist()

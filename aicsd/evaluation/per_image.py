@@ -29,7 +29,7 @@ class ImageCounts:
     """One confusion matrix an image, with the pairs of classes that occur.
 
     Args:
-        names: of the images of the split, in its order.
+        names: names of the images of the split, in its order.
         classes: their number, C, at most 256.
     """
 
@@ -42,7 +42,7 @@ class ImageCounts:
         """Keep the counts of an image.
 
         Args:
-            index: of the image in the split.
+            index: index of the image in the split.
             matrix: (C, C) pixel counts, rows = label, columns = prediction.
         """
         flat = matrix.cpu().numpy().reshape(-1)

@@ -96,7 +96,7 @@ def trace(
     """The graph for any number of images of any size that the network takes.
 
     Args:
-        graph: of ``model``.
+        graph: graph of ``model``.
         model: says which sizes it takes.
         size: (H, W), for one image of this size alone.
     """

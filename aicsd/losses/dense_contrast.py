@@ -37,7 +37,8 @@ def dense_contrast_loss(
     Args:
         student: (B, D, H, W) features; the only input that gets a gradient.
         teacher: (B, D, H, W) features.
-        groups: of channels, 1 or more; fewer where they would have less than two channels.
+        groups: number of groups of channels, 1 or more; fewer if they would have less than two
+            channels.
         pool: side of a node in pixels, 1 or more.
         patch: side of what is contrasted, in nodes, 1 or more.
         temperature: T > 0.
@@ -107,7 +108,7 @@ class DenseContrastLoss(MaskedGenerativeLoss):
         masked: share of the student's pixels that are hidden.
         generation: weight of L_MG, 0 or above.
         contrast: weight of the contrast, 0 or above.
-        groups: of channels.
+        groups: number of groups of channels.
         pool: side of a node in pixels.
         patch: side of what is contrasted, in nodes.
         temperature: T > 0.

@@ -78,7 +78,7 @@ class RefinedFeaturesLoss(LossModule):
     teacher's gates keep their random weights: were they trained, gates that close would agree best.
 
     Args:
-        reduction: of the channels between the two layers of the channels' gates.
+        reduction: reduction of the channels between the two layers of the channels' gates.
         refine_teacher: whether the teacher's map goes through gates too.
     """
 

@@ -34,7 +34,7 @@ class LossContract:
     """The facts of one loss class.
 
     Args:
-        name: of the loss in recipes.
+        name: name of the loss in recipes.
         loss: the class.
         inputs: parameters of its ``forward``, each one of :data:`INPUTS`.
         needs: what the loss reads of a teacher: nothing (``labels``), class probabilities of every
@@ -82,7 +82,7 @@ def contract_of(name: str, losses: Losses | None = None) -> LossContract:
     """The contract of the loss ``name``.
 
     Args:
-        name: of a loss of the package, or a key of ``losses``.
+        name: name of a loss of the package, or a key of ``losses``.
         losses: further losses by name.
 
     Raises:

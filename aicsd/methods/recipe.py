@@ -28,7 +28,7 @@ class TermRecipe:
     """One weighted term.
 
     Args:
-        contract: of its loss.
+        contract: contract of its loss.
         weight: factor of the term, 0 or above; 0 switches it off.
         schedule: how the weight changes with progress: constant, rising (0 to 1) or falling.
         at: the map that the term compares: ``logits`` or a map of the network by its name; a list

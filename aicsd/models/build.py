@@ -26,7 +26,7 @@ def wrap_module(net: nn.Module, classes: Classes) -> Segmenter:
         net: a segmenter of these classes, a network of segmentation_models_pytorch or
             transformers, or a module that takes images normalised by the ImageNet mean and std and
             returns logits (B, C, h, w), a dict with ``out`` or an object with ``logits``.
-        classes: of the data.
+        classes: classes of the data.
 
     Raises:
         UserError: a segmenter of other classes, or another number of logits.

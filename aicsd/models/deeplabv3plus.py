@@ -64,7 +64,7 @@ class DeepLabV3Plus(nn.Module):
         low_level_channels: width of the reduced stride-4 map (48 in the paper).
         dropout: after the pyramid and the decoder's first convolution; a fifth of it after the
             second. 0.5 in the released code; narrow networks in short runs learn faster without.
-        weights: of the backbone: ``none``, ``imagenet`` or a safetensors file.
+        weights: weights of the backbone: ``none``, ``imagenet`` or a safetensors file.
         released_layout: for a MobileNetV2, see :class:`aicsd.models.Backbone`.
 
     ``forward`` takes a normalised (B, 3, H, W) image of any size and returns a ``SegOutput`` with

@@ -62,7 +62,7 @@ def load_exported(
         input: for a file without a description; without it ImageNet's normalisation for float32
             and none for uint8.
         align_corners: how the logits of such a file are resized.
-        threads: of the runtime; as many as PyTorch has without it.
+        threads: threads of the runtime; default: as many as PyTorch.
 
     Raises:
         UserError: a file that cannot be read, is not what its description says, has none and no
@@ -172,7 +172,7 @@ class FileNetwork(nn.Module):
     Args:
         path: for messages.
         graph: read from it.
-        layout: of its tensors; a graph that declares another one is refused.
+        layout: layout of its tensors; a graph that declares another one is refused.
         classes: C.
         offset: what was subtracted from the pixels of an image, to pad it by that color.
     """

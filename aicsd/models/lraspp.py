@@ -20,7 +20,7 @@ class LRASPP(nn.Module):
         num_classes: C.
         output_stride: 16 as in the paper; 8 or 32.
         channels: width of the head (128 in the paper).
-        weights: of the backbone: ``none``, ``imagenet`` or a safetensors file.
+        weights: weights of the backbone: ``none``, ``imagenet`` or a safetensors file.
 
     ``forward`` takes a normalised (B, 3, H, W) image and returns a ``SegOutput`` with logits at
     stride 8 and the features that ``maps`` declares: ``stage1`` to ``stage4`` and ``head``, the

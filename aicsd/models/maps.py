@@ -29,7 +29,7 @@ def resize(maps: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     """(B, D, h, w) -> (B, D, *size), bilinear.
 
     Args:
-        maps: of one network.
+        maps: maps of one network.
         size: rows and columns.
         align_corners: as that network declares it (:class:`aicsd.models.Segmenter`).
     """

@@ -167,7 +167,7 @@ class Segmenter(nn.Module):
 
         Args:
             net: takes what ``self.net`` takes.
-            classes: of ``net``, where they are others.
+            classes: classes of ``net``, where they are others.
         """
         classes = classes or self.classes
         maps = {**self._maps}
@@ -330,7 +330,7 @@ class Segmenter(nn.Module):
 
         Args:
             name: ``user/name``; made if it is not there.
-            private: of a new one: seen by its owner alone.
+            private: make a new model visible to its owner only.
 
         Returns:
             Address of the commit.

@@ -80,10 +80,10 @@ def as_maps(output: Tensor, tap: Tap, size: tuple[int, int], name: str) -> Tenso
     """What a module returns, as (B, D, h, w).
 
     Args:
-        output: of the module.
+        output: output of the module.
         tap: says how it is laid out.
         size: (H, W) of the image; tokens are its patches, row by row.
-        name: of the feature, for the message.
+        name: name of the feature, for the message.
 
     Raises:
         UserError: an output of other dimensions, or tokens that make no rectangle.

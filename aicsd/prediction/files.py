@@ -59,7 +59,7 @@ def predict_files(
 
     Args:
         model: in evaluation mode, on the device of ``config``.
-        inputs: of :func:`aicsd.prediction.inputs.find_inputs`.
+        inputs: result of :func:`aicsd.prediction.inputs.find_inputs`.
         out: folder of the results; made if it is not there.
         config: what is written.
         advance: called after every image and every frame.
@@ -176,10 +176,10 @@ def write_results(
 
     Args:
         image: (H, W, 3) RGB.
-        prediction: of it.
+        prediction: prediction of the image.
         results: output -> file.
         model: has the classes' colours.
-        opacity: of the overlay.
+        opacity: opacity of the overlay.
     """
     names, palette = model.classes
     for output, path in results.items():

@@ -150,8 +150,8 @@ def disagreeing_pairs(
     Args:
         one: (H, W) class ids.
         other: the same of the other network; 254 for a class without a number.
-        names: of the classes.
-        titles: of the two networks.
+        names: names of the classes.
+        titles: titles of the two networks.
     """
     differs = one != other
     pairs, counts = np.unique(
@@ -274,7 +274,7 @@ def launch(page: Any, port: int | None) -> str:
     """Open the page to this machine alone and return its address; it is served in the background.
 
     Args:
-        page: of :func:`build_page`.
+        page: result of :func:`build_page`.
         port: to listen on; None takes the first free one from 7860 on.
 
     Raises:

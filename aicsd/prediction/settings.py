@@ -18,7 +18,7 @@ class PredictConfig:
 
     Args:
         outputs: any of ``OUTPUTS``; empty: ids and overlay of an image, the overlay of a video.
-        opacity: of the class colours in an overlay, 0 to 1.
+        opacity: opacity of the class colours in an overlay, 0 to 1.
         batch_size: images of equal size, or frames of a video, in one forward pass.
         workers: threads that read images and write results while the network computes; 0 does
             one after the other. The results are the same.

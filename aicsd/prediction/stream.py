@@ -192,8 +192,8 @@ def predict_stream(
 
     Args:
         model: in evaluation mode, on the device of ``config``.
-        images: of :func:`read_stream` or :func:`read_files`.
-        config: of its outputs one is taken; see :func:`stream_output`.
+        images: result of :func:`read_stream` or :func:`read_files`.
+        config: settings with one output; see :func:`stream_output`.
     """
     output = stream_output(config)
     names, palette = model.classes

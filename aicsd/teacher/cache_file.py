@@ -39,7 +39,7 @@ class CacheKey:
         teacher: fingerprint of the network.
         classes: names, in the order of the stored logits.
         top_k: how many of the largest logits of a cell are kept; 0 keeps all.
-        names: of the images.
+        names: names of the images.
         sizes: (H, W) of the images.
     """
 

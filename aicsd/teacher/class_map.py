@@ -146,7 +146,7 @@ def with_classes(
 
     Args:
         model: a trained network.
-        classes: of the data.
+        classes: classes of the data.
         class_map: as of :class:`aicsd.teacher.Teacher`.
 
     Raises:

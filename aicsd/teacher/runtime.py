@@ -45,7 +45,7 @@ class TeacherGraph:
 
     Args:
         run: (B, 3, H, W) uint8 -> logits and features.
-        image: of the shape and layout of every further batch.
+        image: image of the shape and layout of every further batch.
     """
 
     def __init__(self, run: Look, image: Tensor) -> None:

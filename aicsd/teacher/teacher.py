@@ -20,7 +20,7 @@ class Teacher(nn.Module):
 
     Args:
         model: a trained segmenter; it normalises its own input. Its parameters get frozen.
-        classes: of the student. The teacher may know more of them, in any order.
+        classes: classes of the student. The teacher may know more of them, in any order.
         class_map: what the teacher's classes are called in the data: a YAML file, the name of a map
             of the package, or a mapping. Several may become one.
 

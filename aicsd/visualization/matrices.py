@@ -51,7 +51,7 @@ def draw_ics(
     Args:
         teacher: its title and matrix (C, C); without one there is no lower row.
         students: their matrices (C, C) by title.
-        names: of the C classes.
+        names: names of the C classes.
     """
     matrices = {teacher[0]: teacher[1], **students} if teacher is not None else dict(students)
     rows, columns = (2 if teacher is not None and students else 1), len(matrices)
@@ -88,7 +88,7 @@ def draw_ics_training(histories: Mapping[str, ICSHistory], names: tuple[str, ...
 
     Args:
         histories: by the title of the run; those with one matrix only are left out.
-        names: of the C classes.
+        names: names of the C classes.
     """
     histories = {title: kept for title, kept in histories.items() if len(kept.steps) > 1}
     if not histories:

@@ -24,7 +24,7 @@ def draw_pages(
 
     Args:
         samples: images with labels.
-        names: of the images.
+        names: names of the images.
         views: predictions for the samples, by the title of the network.
         classes: names and colours.
 

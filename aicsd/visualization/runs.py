@@ -57,7 +57,7 @@ def open_networks(
     Args:
         runs: to compare; one that is the teacher of another takes the teacher's place.
         teacher: run folder or model file; without it the one that the first run names.
-        classes: of the data; the teacher may know more of them, in another order.
+        classes: classes of the data; the teacher may know more of them, in another order.
 
     Raises:
         UserError: a network of ``runs``, or ``teacher``, that cannot be loaded or has other
@@ -123,7 +123,7 @@ def _open_teacher(named: str, runs: Sequence[FinishedRun], classes: Classes) -> 
 
 
 def _teacher_metrics(runs: Sequence[FinishedRun]) -> dict[str, Any]:
-    """As the students' runs measured it, on their data."""
+    """Metrics of the teacher, measured by the students' runs on their data."""
     return next((run.result["teacher"] for run in runs if run.result.get("teacher")), {})
 
 

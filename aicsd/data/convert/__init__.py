@@ -67,7 +67,7 @@ def convert(
         out: new folder; it is whole in the end, or not there.
         format: the name of one of ``FORMATS``; None: it is recognised from the files.
         val: part of the images that becomes the split val, in [0, 1), where the source has none.
-        seed: of the choice of these images.
+        seed: seed of the choice of these images.
         classes: table of class names and colours, for formats whose files do not give them.
         background: pixels outside all objects are a class; False: they are ignored.
         empty: what becomes of images without annotation: the split ``unlabelled``, an image of

@@ -135,7 +135,7 @@ def paint(
 
     Args:
         shapes: the objects, the lowest first.
-        size: of the mask.
+        size: size of the mask.
         rest: id of pixels outside all objects.
         where: the image, for the remark on overlaps.
         remarks: gets one if two classes claim pixels.

@@ -57,9 +57,9 @@ class Frame(NamedTuple):
     """The two sizes of an image file: EXIF may turn it when it is shown."""
 
     seen: Size
-    """As every viewer shows it, and training reads it."""
+    """Size of the upright image, in viewers and in training."""
     stored: Size
-    """As its bytes hold it."""
+    """Size of the stored pixels."""
 
     def of(self, declared: Size | None, where: str) -> Size:
         """The size that annotations are drawn at: the declared one, if the image has it.

@@ -70,7 +70,7 @@ def write(
         source: the images.
         folder: gets the layout.
         val: part of the images for validation, where the source names none.
-        seed: of the choice of these.
+        seed: seed of the choice of these.
         empty: what becomes of images without annotation.
         progress: called with the images done and in all.
     """
