@@ -39,7 +39,8 @@ def command(teacher: Path, run: Path, *more: str) -> list[str]:
         "distill", *options, "--data.batch_size", "4", "--data.workers", "0",
         "--data.augment.crop", "64", "--accelerator", "cpu", "--log_every", "1", "--val_every", "0",
         "--optimizer.name", "adamw", "--optimizer.lr", "0.003", "--optimizer.head_lr_factor", "1",
-        *model_flags("student"), "--teacher", str(teacher), "--run", str(run), *more,
+        *model_flags("student"), "--teacher", str(teacher), "--run", str(run),
+        "--report_images", "0", *more,
     ]  # fmt: skip
 
 

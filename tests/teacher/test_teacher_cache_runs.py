@@ -66,7 +66,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(place: Path, run: Path, *more: object) -> list[str]:
-    return distill_command(place / "data", place / "teacher.safetensors", run, *more)
+    teacher = place / "teacher.safetensors"
+    return distill_command(place / "data", teacher, run, "--report_images", "0", *more)
 
 
 @pytest.fixture
