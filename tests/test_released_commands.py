@@ -138,7 +138,7 @@ def test_a_second_experiment_gets_the_next_number(place: Path) -> None:
 
 
 def test_resume_names_a_run_folder(place: Path) -> None:
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="is not a run folder"):
         options(f"{ICSD} --resume nothing")
     (place / "old").mkdir()
     (place / "old" / "config.yaml").touch()

@@ -62,7 +62,7 @@ def test_what_is_compared(runs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("what", ["no run", "not finished", "processes"])
 def test_refused(runs: Path, tmp_path: Path, run_cli: RunCli, what: str) -> None:
     run = tmp_path / "run"
-    words = "no run folder"
+    words = "is not a run folder"
     if what != "no run":
         shutil.copytree(runs / "teacher", run)
     if what == "not finished":

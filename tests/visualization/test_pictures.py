@@ -91,7 +91,7 @@ def test_errors(runs: Path, tmp_path: Path, run_cli: RunCli, command: tuple[str,
     shutil.copytree(runs / "data", other)
     (other / "classes.txt").write_text("ground\ndisc\nrod\n")
     for arguments, message in (
-        ((tmp_path / "nowhere",), "no run folder"),
+        ((tmp_path / "nowhere",), "is not a run folder"),
         ((unfinished,), "not a finished run: no metrics.json"),
         ((runs / "alone", "--images", 0), "images is 0"),
         ((runs / "alone", "--teacher", tmp_path / "none"), "no model at"),
