@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from conftest import write_folder
-from tiny_runs import aicsd, distill_command, train_command
+from tiny_runs import NO_REPORT, aicsd, distill_command, train_command
 
 METHOD_TERMS = {
     "none": {"cross_entropy"},
@@ -41,7 +41,8 @@ class CommandRuns:
     def teacher(self) -> Path:
         """A run of 20 steps, validated after epochs 4, 8 and 10."""
         run = self.place / "teacher"
-        aicsd(*train_command(self.root, run, "--epochs", "10", "--val_every", "4", *LEARN))
+        options = ("--epochs", "10", "--val_every", "4", *LEARN, *NO_REPORT)
+        aicsd(*train_command(self.root, run, *options))
         return run
 
     @cached_property
@@ -58,14 +59,15 @@ class CommandRuns:
     def baseline(self) -> Path:
         """One epoch of plain training with the defaults; 2 steps."""
         run = self.place / "baseline"
-        aicsd(*train_command(self.root, run, "--epochs", "1"))
+        aicsd(*train_command(self.root, run, "--epochs", "1", *NO_REPORT))
         return run
 
     @cached_property
     def distilled(self) -> Path:
         """One epoch of AICSD with the defaults; 2 steps."""
         run = self.place / "distilled"
-        aicsd(*distill_command(self.root, self.teacher, run, "--epochs", "1", "--seed", "3"))
+        options = ("--epochs", "1", "--seed", "3", *NO_REPORT)
+        aicsd(*distill_command(self.root, self.teacher, run, *options))
         return run
 
 

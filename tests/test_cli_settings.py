@@ -11,6 +11,7 @@ import yaml
 from command_runs import MEASURES, METHOD_TERMS, CommandRuns, check, checkpoint_of, result_of
 from conftest import CLASS_NAMES, TINY_MODEL, RunCli
 from tiny_runs import (
+    NO_REPORT,
     distill_command,
     model_flags,
     same_weights,
@@ -71,7 +72,7 @@ def test_train_is_the_method_none(
 ) -> None:
     run = tmp_path / "none"
     command = distill_command(root, "unused", run, "--method", "none", "--epochs", "1")
-    check(run_cli(*command))
+    check(run_cli(*command, *NO_REPORT))
     assert same_weights(baseline, run)
 
 
@@ -82,7 +83,7 @@ def test_term_overrides(root: Path, teacher: Path, tmp_path: Path, run_cli: RunC
         "--terms.pixel_kd.schedule", "falling", "--terms.icsd.weight", "4",
         "--terms.cross_entropy.resolution", "native",
     ]  # fmt: skip
-    check(run_cli(*distill_command(root, teacher, run, *flags)))
+    check(run_cli(*distill_command(root, teacher, run, *flags), *NO_REPORT))
     first, second = train_lines(run)
     weight = {name: (first[f"weight/{name}"], second[f"weight/{name}"])
               for name in METHOD_TERMS["aicsd"]}  # fmt: skip
@@ -96,7 +97,8 @@ def test_recipe_file(root: Path, teacher: Path, tmp_path: Path, run_cli: RunCli)
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("terms:\n  icsd: {weight: 9, schedule: falling}\n")
     run = tmp_path / "run"
-    check(run_cli(*distill_command(root, teacher, run, "--method", recipe, "--epochs", "1")))
+    command = distill_command(root, teacher, run, "--method", recipe, "--epochs", "1")
+    check(run_cli(*command, *NO_REPORT))
     first, second = train_lines(run)
     assert (first["weight/icsd"], second["weight/icsd"]) == (9, 4.5)
     assert "loss/cross_entropy" not in first
@@ -118,7 +120,7 @@ def test_teacher_with_more_classes_in_another_order(
     save_model(reduced, tmp_path / "small.safetensors")
     for name in ("big", "small"):
         file = tmp_path / f"{name}.safetensors"
-        check(run_cli(*distill_command(root, file, tmp_path / name, "--epochs", "1")))
+        check(run_cli(*distill_command(root, file, tmp_path / name, "--epochs", "1"), *NO_REPORT))
     big, small = (train_lines(tmp_path / name) for name in ("big", "small"))
     assert big[0]["loss"] == pytest.approx(small[0]["loss"], rel=1e-5)
     assert big[1]["loss"] == pytest.approx(small[1]["loss"], rel=1e-2)
@@ -158,7 +160,7 @@ def test_every_setting_changes_the_result(
 ) -> None:
     run = tmp_path / "run"
     command = train_command(root, run, "--epochs", "1", "--val_every", "0", *flags.split())
-    check(run_cli(*command))
+    check(run_cli(*command, *NO_REPORT))
     assert not same_weights(baseline, run)
 
 
@@ -169,7 +171,7 @@ def test_bookkeeping_does_not_change_the_result(
     baseline: Path, root: Path, tmp_path: Path, run_cli: RunCli, flags: str
 ) -> None:
     run = tmp_path / "run"
-    check(run_cli(*train_command(root, run, "--epochs", "1", *flags.split())))
+    check(run_cli(*train_command(root, run, "--epochs", "1", *flags.split()), *NO_REPORT))
     assert same_weights(baseline, run)
 
 
@@ -187,7 +189,7 @@ def test_accumulated_steps_are_counted(root: Path, tmp_path: Path, run_cli: RunC
     """3 epochs of 4 batches make 6 steps of 2; the checkpoint and the log agree."""
     run = tmp_path / "run"
     flags = ["--data.batch_size", "2", "--optimizer.accumulate", "2", "--epochs", "3"]
-    check(run_cli(*train_command(root, run, *flags)))
+    check(run_cli(*train_command(root, run, *flags), *NO_REPORT))
     assert [line["step"] for line in train_lines(run)] == [1, 2, 3, 4, 5, 6]
     assert [line["epoch"] for line in train_lines(run)] == [0, 1, 1, 2, 2, 3]
     assert checkpoint_of(run)["progress"]["step"] == 6
@@ -210,7 +212,7 @@ def test_accumulated_gradient_is_the_mean(root: Path, tmp_path: Path, run_cli: R
     """One step of two batches moves the weights by the mean of the two gradients."""
     run = tmp_path / "run"
     flags = ["--optimizer.accumulate", "2", "--epochs", "1", "--optimizer.lr", "0.5"]
-    check(run_cli(*train_command(root, run, *flags, *PLAIN_SGD)))
+    check(run_cli(*train_command(root, run, *flags, *PLAIN_SGD), *NO_REPORT))
     model = fresh_student().train()
     before = {name: value.detach().clone() for name, value in model.net.named_parameters()}
     data = open_dataset("folder", str(root), "train")
@@ -231,7 +233,7 @@ def test_clipped_gradient(root: Path, tmp_path: Path, run_cli: RunCli) -> None:
     run = tmp_path / "run"
     flags = ["--data.batch_size", "8", "--epochs", "1", "--optimizer.lr", "1",
              "--optimizer.clip", "0.01"]  # fmt: skip
-    check(run_cli(*train_command(root, run, *flags, *PLAIN_SGD)))
+    check(run_cli(*train_command(root, run, *flags, *PLAIN_SGD), *NO_REPORT))
     trained = weights(run)
     moved = torch.cat(
         [(trained[n] - p.detach()).flatten() for n, p in fresh_student().net.named_parameters()]
@@ -247,7 +249,7 @@ def test_final_model_is_the_average(root: Path, tmp_path: Path, run_cli: RunCli)
         "two": ["--epochs", "2"],
         "average": ["--epochs", "2", "--optimizer.ema", "0.75"],
     }.items():
-        check(run_cli(*train_command(root, tmp_path / name, *flags, *more)))
+        check(run_cli(*train_command(root, tmp_path / name, *flags, *more), *NO_REPORT))
     one, two, average = (weights(tmp_path / name) for name in ("one", "two", "average"))
     for key, value in average.items():
         if value.is_floating_point():
@@ -268,7 +270,7 @@ def test_start_from_a_trained_run(
 ) -> None:
     run = tmp_path / "run"
     flags = ["--model.weights", teacher, "--optimizer.lr", "1e-12", "--epochs", "1"]
-    check(run_cli(*train_command(root, run, *flags)))
+    check(run_cli(*train_command(root, run, *flags), *NO_REPORT))
     before, after = weights(teacher), weights(run)
     for name, _ in load_model(run).net.named_parameters():
         assert torch.allclose(before[name], after[name], atol=1e-6), name
@@ -281,7 +283,7 @@ def test_generated_data(tmp_path: Path, run_cli: RunCli) -> None:
     options = "{size: 48, scenes: 4}"
     flags = ["--data.options", options, "--data.batch_size", "4", "--data.workers", "0",
              "--data.augment.crop", "32", "--epochs", "1", "--accelerator", "cpu"]  # fmt: skip
-    check(run_cli("train", "--run", run, *flags, *model_flags("model")))
+    check(run_cli("train", "--run", run, *flags, *model_flags("model"), *NO_REPORT))
     assert result_of(run)["images"] == 4
     assert len(result_of(run)["per_class_iou"]) == 11
     out = tmp_path / "metrics.json"

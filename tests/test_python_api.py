@@ -57,7 +57,7 @@ class _DictNet(nn.Module):
 def api_settings(root: Path) -> dict[str, Any]:
     data = {"name": "folder", "root": str(root), "batch_size": 4, "workers": 0,
             "augment": {"crop": 32}}  # fmt: skip
-    return {"data": data, "accelerator": "cpu", "epochs": 1, "log_every": 1}
+    return {"data": data, "accelerator": "cpu", "epochs": 1, "log_every": 1, "report_images": 0}
 
 
 @pytest.mark.parametrize("kind", ["path", "segmenter", "net", "dict"])

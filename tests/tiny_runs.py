@@ -25,6 +25,10 @@ FIT_FLAGS = (
 )  # fmt: skip
 
 
+NO_REPORT = ("--report_images", "0")
+"""Half of the time of a tiny run is its report."""
+
+
 def data_flags(root: object) -> list[str]:
     return ["--data.name", "folder", "--data.root", str(root)]
 

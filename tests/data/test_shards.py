@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import RunCli, write_folder
-from tiny_runs import FIT_FLAGS, aicsd, model_flags, same_weights
+from tiny_runs import FIT_FLAGS, NO_REPORT, aicsd, model_flags, same_weights
 
 from aicsd.data import open_dataset
 from aicsd.errors import UserError
@@ -62,7 +62,8 @@ def test_samples_are_those_of_the_files(root: Path, tmp_path: Path) -> None:
 def test_a_training_is_that_of_the_files(root: Path, tmp_path: Path, run_cli: RunCli) -> None:
     """With loaders, and cut and resumed on its way."""
     shards = pack(root, tmp_path / "shards", per_tar=5)
-    flags = ["train", "--data.batch_size", "4", *FIT_FLAGS, *model_flags("model"), "--epochs", "2"]
+    flags = ["train", "--data.batch_size", "4", *FIT_FLAGS, *model_flags("model"), "--epochs", "2",
+             *NO_REPORT]  # fmt: skip
     aicsd(*flags, "--data.name", "folder", "--data.root", root, "--run", tmp_path / "a")
     aicsd(*flags, "--data.root", shards, "--run", tmp_path / "b", "--data.workers", "2")
     assert same_weights(tmp_path / "a", tmp_path / "b")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import RunCli
-from tiny_runs import lines, train_command
+from tiny_runs import NO_REPORT, lines, train_command
 
 from aicsd.data import open_dataset
 from aicsd.data.wrappers import PartlyLabelled, Subset
@@ -49,7 +49,8 @@ def test_a_run_on_few_labels_and_the_other_images(
     tiny_folder: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
     run = tmp_path / "run"
-    command = train_command(tiny_folder, run, "--epochs", 1, "--data.unlabelled_rest", "true")
+    command = train_command(tiny_folder, run, "--epochs", 1, "--data.unlabelled_rest", "true",
+                            *NO_REPORT)  # fmt: skip
     code, _, error = run_cli(*command)
     assert code == 2
     assert "data.unlabelled_rest needs data.train_images" in error
@@ -60,7 +61,7 @@ def test_a_run_on_few_labels_and_the_other_images(
 
 def test_a_run_on_a_part(tiny_folder: Path, tmp_path: Path, run_cli: RunCli) -> None:
     run = tmp_path / "run"
-    command = train_command(tiny_folder, run, "--epochs", 2, "--data.train_images", 4)
+    command = train_command(tiny_folder, run, *NO_REPORT, "--epochs", 2, "--data.train_images", 4)
     assert run_cli(*command)[0] == 0
     steps = [line["step"] for line in lines(run) if "loss" in line]
     assert steps == [1, 2]  # one batch of 4 an epoch

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import RunCli, write_folder
-from tiny_runs import distill_command, same_weights, train_command, train_lines
+from tiny_models import save_tiny_model
+from tiny_runs import NO_REPORT, distill_command, same_weights, train_lines
 
 from aicsd.data import open_dataset, open_images, survey
 from aicsd.data.batches import epoch_indices, plan_batches
@@ -61,10 +62,9 @@ def test_check_reads_unlabelled_images(partly_labelled: Path) -> None:
 def test_a_student_learns_from_the_teacher_alone(
     partly_labelled: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
-    teacher = tmp_path / "teacher"
-    assert run_cli(*train_command(partly_labelled, teacher, "--epochs", 1))[0] == 0
+    teacher = save_tiny_model(tmp_path / "teacher.safetensors")
     flags = ("--method", "kd", "--data.train_split", "unlabelled", "--epochs", 12,
-             "--optimizer.lr", 0.01)  # fmt: skip
+             "--optimizer.lr", 0.01, "--val_every", 0, *NO_REPORT)  # fmt: skip
     for run, weight in (("labels", 1), ("teacher_only", 0)):
         command = distill_command(partly_labelled, teacher, tmp_path / run, *flags)
         code, _, error = run_cli(*command, "--terms.cross_entropy.weight", weight)
@@ -110,9 +110,9 @@ def test_an_image_shown_again_is_augmented_anew(partly_labelled: Path) -> None:
 
 
 def test_a_run_with_repeated_labels(partly_labelled: Path, tmp_path: Path, run_cli: RunCli) -> None:
-    teacher = tmp_path / "teacher"
-    assert run_cli(*train_command(partly_labelled, teacher, "--epochs", 1))[0] == 0
-    flags = ("--data.train_split", "train+unlabelled", "--data.labelled_repeat", 3, "--epochs", 1)
+    teacher = save_tiny_model(tmp_path / "teacher.safetensors")
+    flags = ("--data.train_split", "train+unlabelled", "--data.labelled_repeat", 3, "--epochs", 1,
+             *NO_REPORT)  # fmt: skip
     run = tmp_path / "run"
     command = distill_command(partly_labelled, teacher, run, *flags)
     code, _, error = run_cli(*command, "--teacher_cache", tmp_path / "cache")
