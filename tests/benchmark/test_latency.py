@@ -125,7 +125,7 @@ def test_a_file_of_one_size_is_timed_at_that_size() -> None:
     height, width = SIZE
     found = measure_latency({"file": model}, size=(width, height), repeats=1)["file"]
     assert found.minimum > 0
-    with pytest.raises(UserError, match=f"file takes images of {width}x{height} alone"):
+    with pytest.raises(UserError, match=f"file takes images of {width}x{height} only"):
         measure_latency({"file": model}, size=(64, 64))
 
 
