@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,8 +35,8 @@ class ByColor(nn.Module):
         return logits.roll(self.move, (2, 3)) + self.unused
 
 
-def network(**changes: int | bool) -> Segmenter:
-    return Segmenter(ByColor(**changes), CLASSES, InputSpec((0.0,) * 3, (1.0,) * 3)).eval()  # type: ignore[arg-type]
+def network(**changes: Any) -> Segmenter:
+    return Segmenter(ByColor(**changes), CLASSES, InputSpec((0.0,) * 3, (1.0,) * 3)).eval()
 
 
 @pytest.fixture(scope="module")
