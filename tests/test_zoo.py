@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 from conftest import RunCli
+from sklearn.datasets import load_sample_image
 
-from aicsd.data.camvid import CAMVID
 from aicsd.models import load_model
 
 ZOO = Path(__file__).parents[1] / "zoo"
@@ -34,15 +34,31 @@ def test_every_network_has_a_card_and_a_row() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_it_sees_sky_above_and_road_below(path: Path) -> None:
+def test_the_card_has_the_number_of_parameters(path: Path) -> None:
     model = load_model(path)
-    assert CAMVID.classes is not None
-    assert model.classes.names == CAMVID.classes.names
     assert f"{model.num_parameters() / 1e6:.2f} M" in path.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(ZOO.glob("camvid_*.safetensors")), ids=lambda p: p.stem)
+def test_a_street_has_sky_above_and_road_below(path: Path) -> None:
+    model = load_model(path)
     found = model.predict(street())
     names = model.classes.names
     assert np.mean(found[:120] == names.index("Sky")) > 0.9
     assert np.mean(found[260:] == names.index("Road")) > 0.7
+
+
+@pytest.mark.parametrize("path", sorted(ZOO.glob("facade_*.safetensors")), ids=lambda p: p.stem)
+def test_a_pagoda_is_a_building_between_sky_and_trees(path: Path) -> None:
+    model = load_model(path)
+    found = model.predict(load_sample_image("china.jpg"))
+    names = model.classes.names
+    for name, rows, columns in (
+        ("sky", slice(0, 200), slice(350, 530)),
+        ("building", slice(150, 330), slice(120, 290)),
+        ("vegetation", slice(350, 427), slice(380, 640)),
+    ):
+        assert np.mean(found[rows, columns] == names.index(name)) > 0.9, name
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -85,7 +85,7 @@ def draw_panels(
     entries = [entry for number, entry in enumerate(zip(*classes, strict=True)) if number in shown]
     if errors:
         entries.append(("wrong", ERROR_PALETTE[WRONG]))
-    _add_legend(figure, entries)
+    add_legend(figure, entries)
     return figure
 
 
@@ -111,7 +111,8 @@ def contact_sheet(model: Segmenter, samples: Sequence[Sample], classes: Classes)
     return sheet
 
 
-def _add_legend(figure: Figure, entries: Sequence[tuple[str, Color]]) -> None:
+def add_legend(figure: Figure, entries: Sequence[tuple[str, Color]]) -> None:
+    """A row of colours and names below the pictures."""
     from matplotlib.patches import Patch
 
     handles = [
