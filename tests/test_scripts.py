@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CLASS_NAMES, TINY_MODEL
+from PIL import Image
 from torch import nn
 
 from aicsd.data.protocol import Classes
@@ -175,3 +176,17 @@ def test_the_page_of_keys_is_what_the_script_writes() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*) \|$", script.page(), re.MULTILINE)
     assert len(rows) > 50
     assert all(kind and default and meaning for _, kind, default, meaning in rows)
+
+
+def test_photo_picture_shows_the_networks_of_the_zoo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import photo_picture
+
+    zoo = sorted((REPOSITORY / "zoo").glob("facade_*.safetensors"))
+    out = tmp_path / "photo.jpg"
+    models = [f"{path.stem}={path}" for path in zoo]
+    monkeypatch.setattr(sys, "argv", ["photo_picture.py", str(out), *models])
+    photo_picture.main()
+    with Image.open(out) as picture:
+        assert picture.width > 1000
