@@ -142,11 +142,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> CommandRuns:
 
 @pytest.fixture(scope="session")
 def small_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody cuts: 8 steps, 4 to an epoch; ``data`` lies beside it."""
+    """A run that nobody cuts, with a report: 8 steps, 4 to an epoch; ``data`` lies beside it."""
     from resumed import small_command
     from tiny_runs import aicsd
 
     place = tmp_path_factory.mktemp("small")
     root = write_folder(place / "data", {"train": 16, "val": 3})
-    aicsd(*small_command(root, place / "reference"))
+    aicsd(*small_command(root, place / "reference", "--report_images", "1"))
     return place / "reference"

@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 from conftest import RunCli
 from resumed import assert_like_reference, saved_step, small_command
-from tiny_runs import aicsd, data_flags, distill_command, fork_cli, train_command, train_lines
+from tiny_runs import (
+    NO_REPORT,
+    aicsd,
+    data_flags,
+    distill_command,
+    fork_cli,
+    train_command,
+    train_lines,
+)
 
 STEPS = 24
 STEPS_OF_EPOCH = 4
@@ -48,7 +56,7 @@ def command(root: Path, teacher: Path) -> Callable[[object], list[str]]:
             root, teacher, run, "--data.batch_size", "2", "--optimizer.accumulate", "2",
             "--epochs", STEPS // STEPS_OF_EPOCH, "--save_every", SAVE_EVERY, "--val_every", "5",
             "--optimizer.name", "adamw", "--optimizer.lr", "0.001", "--optimizer.ema", "0.9",
-            "--student.dropout", "0.3", "--data.workers", "1",
+            "--student.dropout", "0.3", "--data.workers", "1", *NO_REPORT,
         )  # fmt: skip
 
     return build

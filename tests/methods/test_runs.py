@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY_MODEL
-from tiny_runs import aicsd, model_flags, train_lines
+from tiny_runs import NO_REPORT, aicsd, model_flags, train_lines
 from torch import Tensor, nn
 
 import aicsd as package
@@ -40,7 +40,7 @@ def command(teacher: Path, run: Path, *more: str) -> list[str]:
         "--data.augment.crop", "64", "--accelerator", "cpu", "--log_every", "1", "--val_every", "0",
         "--optimizer.name", "adamw", "--optimizer.lr", "0.003", "--optimizer.head_lr_factor", "1",
         *model_flags("student"), "--teacher", str(teacher), "--run", str(run),
-        "--report_images", "0", *more,
+        *NO_REPORT, *more,
     ]  # fmt: skip
 
 

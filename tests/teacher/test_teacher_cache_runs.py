@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from conftest import CLASS_NAMES, TINY_MODEL, RunCli, write_folder
 from PIL import Image
 from tiny_runs import (
+    NO_REPORT,
     aicsd,
     distill_command,
     files_below,
@@ -67,7 +68,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(place: Path, run: Path, *more: object) -> list[str]:
     teacher = place / "teacher.safetensors"
-    return distill_command(place / "data", teacher, run, "--report_images", "0", *more)
+    return distill_command(place / "data", teacher, run, *NO_REPORT, *more)
 
 
 @pytest.fixture
