@@ -60,10 +60,26 @@ def _saved_config(flags: Mapping[str, Any]) -> Path | None:
     return folder.config
 
 
+def _of_one_family(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings ``below`` without the keys of networks of another family than ``above`` names."""
+    kept = dict(below)
+    for section in ("model", "student"):
+        held, given = below.get(section), above.get(section)
+        if isinstance(held, Mapping) and isinstance(given, Mapping) and "family" in given:
+            from aicsd.models.sources import without_other_family
+
+            kept[section] = without_other_family(held, given["family"])
+            left = [f"{section}.{key}" for key in held if key not in kept[section]]
+            if left:
+                print(f"aicsd: note: {section}.family {given['family']} leaves out "
+                      f"{', '.join(left)} of the config", file=sys.stderr)  # fmt: skip
+    return kept
+
+
 TRAIN = Command(
     TrainConfig, train, (*COMMON, "model", *(f"model.{key}" for key in NETWORK)),
     "aicsd train --config folder/teacher --data.root my_data --run runs/teacher",
-    base=_saved_config,
+    base=_saved_config, beneath=_of_one_family,
 )  # fmt: skip
 DISTILL = Command(
     DistillConfig, distill,
@@ -73,5 +89,5 @@ DISTILL = Command(
     ),
     "aicsd distill --config folder/aicsd --data.root my_data --teacher runs/teacher --run runs/kd",
     notes={"method": ", ".join(list_methods())},
-    base=_saved_config,
+    base=_saved_config, beneath=_of_one_family,
 )  # fmt: skip

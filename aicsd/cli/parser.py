@@ -52,6 +52,8 @@ class Command(NamedTuple):
     """Setting -> what the help says after its explanation: names from a table, say."""
     base: Callable[[Values], Path | None] = lambda _: None
     """The config file to start from where ``--config`` gives none, by what the flags set."""
+    beneath: Callable[[Values, Values], Values] = lambda below, _: below
+    """What stays of settings beneath others: two layers, config files and flags, that meet."""
 
     @property
     def takes_config(self) -> bool:
@@ -89,9 +91,18 @@ def parse(command: Command, words: Sequence[str]) -> Values:
     base = command.base(given)
     values: Values = {}
     for file in files or ([] if base is None else [str(base)]):
-        values = merge(values, read_config(file, command.target))
+        layer = read_config(file, command.target)
+        values = merge(command.beneath(values, layer), layer)
     # a preset, which sets a section as a whole, goes before the keys of that section
-    for path, value in sorted(flags, key=lambda flag: isinstance(flag[1], Preset), reverse=True):
+    presets = [flag for flag in flags if isinstance(flag[1], Preset)]
+    single = [flag for flag in flags if flag not in presets]
+    keys: Values = {}
+    for path, value in presets:
+        _put(values, path, value)
+    for path, value in single:
+        _put(keys, path, value)
+    values = command.beneath(values, keys)
+    for path, value in single:
         _put(values, path, value)
     return values | _by_place(command.target, free)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from aicsd.models.settings import DEFAULT_FAMILY
 from aicsd.models.sources import (
     deeplabv3plus,
     exported,
@@ -18,9 +22,28 @@ SOURCES: tuple[Source, ...] = (
     deeplabv3plus, lraspp, torchvision, smp, transformers, released, exported, hub,
 )  # fmt: skip
 
-__all__ = ["SOURCES", "Source", "find_source"]
+__all__ = ["SOURCES", "Source", "find_source", "without_other_family"]
 
 
 def find_source(prefix: str) -> Source | None:
     """The source of a family, or None."""
     return next((source for source in SOURCES if prefix == source.PREFIX), None)
+
+
+def without_other_family(held: Mapping[str, Any], family: str) -> dict[str, Any]:
+    """Keys of a network that stay where another layer of settings names its family.
+
+    Args:
+        held: keys of :class:`aicsd.models.ModelConfig` below that layer.
+        family: that it names.
+
+    Returns:
+        All of the same family; else those that both families know and take the same values for.
+    """
+    own, other = (
+        find_source(str(name).partition(":")[0])
+        for name in (held.get("family", DEFAULT_FAMILY), family)
+    )
+    if own is other or own is None or other is None:
+        return dict(held)
+    return {key: value for key, value in held.items() if key in own.SHARED & other.SHARED}

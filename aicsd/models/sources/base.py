@@ -24,6 +24,8 @@ class Source(Protocol):
     """Name of the family, and what stands before the colon of its references."""
     SUFFIXES: tuple[str, ...]
     """Endings of the files that it loads."""
+    SHARED: frozenset[str]
+    """Keys of :class:`aicsd.models.ModelConfig` whose values mean the same in a DeepLabV3+."""
 
     def names(self) -> list[str]:
         """Networks of the family that can be built or loaded by name."""

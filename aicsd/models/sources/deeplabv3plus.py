@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import timm
@@ -15,9 +15,10 @@ from aicsd.models.settings import DEFAULT_FAMILY as PREFIX
 from aicsd.models.settings import DeepLabV3PlusOptions as Options
 from aicsd.models.sources.base import only_built, parse_options
 
-__all__ = ["PREFIX", "SUFFIXES", "Options", "build", "load", "names"]
+__all__ = ["PREFIX", "SHARED", "SUFFIXES", "Options", "build", "load", "names"]
 
 SUFFIXES: tuple[str, ...] = ()
+SHARED: frozenset[str] = frozenset(field.name for field in fields(Options))
 
 
 def names() -> list[str]:

@@ -14,6 +14,7 @@ from aicsd.models.sources.base import only_loaded
 
 PREFIX = "exported"
 SUFFIXES: tuple[str, ...] = tuple(known.suffix for known in FORMATS)
+SHARED: frozenset[str] = frozenset()
 
 
 def names() -> list[str]:

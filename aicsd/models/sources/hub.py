@@ -15,6 +15,7 @@ from aicsd.runs import MODEL_FILE, OLD_MODEL_FILE
 
 PREFIX = "hf"
 SUFFIXES: tuple[str, ...] = ()
+SHARED: frozenset[str] = frozenset()
 
 
 def names() -> list[str]:

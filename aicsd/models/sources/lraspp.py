@@ -12,10 +12,11 @@ from aicsd.models.segmenter import InputSpec, Origin, Segmenter
 from aicsd.models.sources.base import only_built, parse_options
 from aicsd.models.sources.deeplabv3plus import names
 
-__all__ = ["PREFIX", "SUFFIXES", "Options", "build", "load", "names"]
+__all__ = ["PREFIX", "SHARED", "SUFFIXES", "Options", "build", "load", "names"]
 
 PREFIX = "lraspp"
 SUFFIXES: tuple[str, ...] = ()
+SHARED: frozenset[str] = frozenset(("backbone", "output_stride", "weights"))
 
 
 @dataclass(frozen=True)

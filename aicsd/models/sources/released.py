@@ -30,6 +30,7 @@ from aicsd.types import IGNORE_INDEX
 
 PREFIX = "released"
 SUFFIXES: tuple[str, ...] = (".tar", ".pth", ".pt")
+SHARED: frozenset[str] = frozenset()
 
 RESNETS: dict[tuple[str, tuple[int, ...]], str] = {
     ("conv2", (2, 2, 2, 2)): "resnet18",

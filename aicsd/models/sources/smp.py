@@ -22,6 +22,7 @@ from aicsd.types import SegOutput
 
 PREFIX = "smp"
 SUFFIXES: tuple[str, ...] = ()
+SHARED: frozenset[str] = frozenset(("weights",))
 LIBRARY = "segmentation_models_pytorch"
 ARCHITECTURES = (
     "deeplabv3", "deeplabv3plus", "dpt", "fpn", "linknet", "manet", "pan", "pspnet", "segformer",

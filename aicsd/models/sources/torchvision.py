@@ -19,6 +19,7 @@ from aicsd.types import SegOutput
 
 PREFIX = "torchvision"
 SUFFIXES: tuple[str, ...] = ()
+SHARED: frozenset[str] = frozenset(("weights",))
 STAGE_MODULES = {
     "layer4": ("layer1", "layer2", "layer3", "layer4"),
     "16": ("3", "6", "12", "16"),

@@ -27,6 +27,7 @@ from aicsd.models.transformers_net import KINDS, Kind, TransformersNet
 
 PREFIX = "transformers"
 SUFFIXES: tuple[str, ...] = ()
+SHARED: frozenset[str] = frozenset()
 PROCESSOR = "preprocessor_config.json"
 TASK = "the task is semantic"
 """What a network of several tasks is told, in the words that it was trained with."""
