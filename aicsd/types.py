@@ -35,7 +35,7 @@ class Batch(NamedTuple):
     An unlabelled pixel of the image is valid: the teacher still provides a target there.
     """
     teacher_logits: Tensor | None = None
-    """(B, C, h, w) at stride 4, from a cache; without it the teacher runs on the batch."""
+    """(B, C, h, w) from a cache; without it the teacher runs on the batch."""
 
     def to(self, device: object) -> Batch:
         there = Batch(*(t if t is None else t.to(device, non_blocking=True) for t in self))  # type: ignore[call-overload, arg-type]

@@ -18,7 +18,7 @@ from aicsd.images import UInt8Array
 from aicsd.types import IGNORE_INDEX, Protocol
 
 MAP_STRIDE = 4
-"""Pixels between two cells of a sample's maps, and of those of a crop."""
+"""Pixels between two cells of a sample's maps, where its dataset has no ``map_stride``."""
 
 
 class Padding(NamedTuple):
@@ -46,7 +46,7 @@ class Crop(NamedTuple):
     valid: npt.NDArray[np.bool_]
     """False where the crop reaches beyond the image."""
     maps: Tensor | None = None
-    """(C, s, s) float32 with s = side / 4, rounded up: the sample's maps in the same view."""
+    """(C, s, s) float32 with s = side / stride, rounded up: the sample's maps in the same view."""
 
 
 class View(NamedTuple):
@@ -78,11 +78,15 @@ def draw_view(height: int, width: int, rng: np.random.Generator, config: Augment
 
 
 def augment(
-    sample: Sample, rng: np.random.Generator, config: AugmentConfig, padding: Padding | None = None
+    sample: Sample,
+    rng: np.random.Generator,
+    config: AugmentConfig,
+    padding: Padding | None = None,
+    map_stride: int = MAP_STRIDE,
 ) -> Crop:
     """Random scale, crop, flip, blur and colour of one sample, all drawn from ``rng``.
 
-    Image, mask and maps are cropped with one view.
+    Image, mask and maps, which have ``map_stride``, are cropped with one view.
     """
     height, width = sample.mask.shape
     view = draw_view(height, width, rng, config)
@@ -99,7 +103,7 @@ def augment(
         image = _jitter_color(image, jitter * config.jitter)
     maps = sample.maps
     if maps is not None:
-        maps = crop_maps(maps, (height, width), view, config.crop)
+        maps = crop_maps(maps, (height, width), view, config.crop, map_stride)
     return crop._replace(image=image, maps=maps)
 
 
@@ -153,7 +157,9 @@ def _jitter_color(image: UInt8Array, amounts: npt.NDArray[np.float64]) -> UInt8A
     return cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2RGB).astype(np.uint8, copy=False)
 
 
-def crop_maps(maps: Tensor, size: tuple[int, int], view: View, side: int) -> Tensor:
+def crop_maps(
+    maps: Tensor, size: tuple[int, int], view: View, side: int, stride: int = MAP_STRIDE
+) -> Tensor:
     """Maps of a crop, from those of the whole image.
 
     Corners are aligned: the cells of a map, of the image as of the crop, are spread evenly from
@@ -165,12 +171,14 @@ def crop_maps(maps: Tensor, size: tuple[int, int], view: View, side: int) -> Ten
         size: (H, W) of the image.
         view: part of the image that the crop shows.
         side: side of the crop in pixels.
+        stride: pixels between two cells of the maps, and of the result.
 
     Returns:
-        (C, s, s) with s = side / 4, rounded up.
+        (C, s, s) with s = side / stride, rounded up.
     """
-    rows = _places(side, view.top, view.rows, view.content_rows, size[0])
-    columns = _places(side, view.left, view.columns, view.content_columns, size[1])
+    cells = math.ceil(side / stride)
+    rows = _places(side, cells, view.top, view.rows, view.content_rows, size[0])
+    columns = _places(side, cells, view.left, view.columns, view.content_columns, size[1])
     if view.flipped:
         columns = columns.flip(0)
     y, x = torch.meshgrid(rows, columns, indexing="ij")
@@ -180,17 +188,18 @@ def crop_maps(maps: Tensor, size: tuple[int, int], view: View, side: int) -> Ten
     )[0]
 
 
-def _places(side: int, start: int, source: int, content: int, length: int) -> Tensor:
+def _places(side: int, cells: int, start: int, source: int, content: int, length: int) -> Tensor:
     """Where the cells of a crop are along one axis of the image: -1 its first pixel, 1 its last.
 
     Args:
         side: side of the crop in pixels.
+        cells: of its maps.
         start: first pixel of the image that the crop shows.
         source: number of its pixels that the crop shows.
         content: pixels of the crop that they become.
         length: pixels of the image along this axis.
     """
-    pixels = torch.linspace(0, side - 1, math.ceil(side / MAP_STRIDE), dtype=torch.float64)
+    pixels = torch.linspace(0, side - 1, cells, dtype=torch.float64)
     # resizing an image takes pixels as squares; what gets aligned is their outer edges
     places = start + (pixels + 0.5) * source / content - 0.5
     return 2 * places / max(length - 1, 1) - 1

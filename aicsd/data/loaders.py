@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from aicsd.data.augment import Crop, Padding, augment, padding_of
+from aicsd.data.augment import MAP_STRIDE, Crop, Padding, augment, padding_of
 from aicsd.data.batches import TrainBatches, epoch_indices
 from aicsd.data.protocol import Sample, SegDataset
 from aicsd.data.settings import AugmentConfig, DataConfig
@@ -75,7 +75,8 @@ class _Augmented:
             self._shown[epoch] = epoch_indices(self.dataset, self.data, self.seed, epoch)
         sample = self.dataset.read(self._shown[epoch][number])
         rng = np.random.default_rng((self.seed, *key))
-        return augment(sample, rng, self.config, self.padding)
+        stride = getattr(self.dataset, "map_stride", MAP_STRIDE)
+        return augment(sample, rng, self.config, self.padding, stride)
 
 
 def _stack(crops: list[Crop]) -> Batch:

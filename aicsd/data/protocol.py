@@ -26,7 +26,7 @@ class Sample(NamedTuple):
     mask: UInt8Array
     """(H, W) class ids; 255 where there is no label."""
     maps: Tensor | None = None
-    """(C, h, w) float32: cached teacher logits of the whole image, at stride 4."""
+    """(C, h, w) float32: cached teacher logits of the whole image."""
 
 
 class SegDataset(Protocol):

@@ -16,12 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from aicsd.data.augment import MAP_STRIDE
 from aicsd.data.loaders import sample_loader
 from aicsd.data.protocol import Sample, SegDataset
 from aicsd.errors import UserError
 from aicsd.images import UInt8Array
 from aicsd.models import Segmenter, image_batch
-from aicsd.models.maps import sample_aligned
+from aicsd.models.maps import LOGITS, sample_aligned
 from aicsd.teacher.cache_file import (
     CHOOSE,
     INDEX_FILE,
@@ -87,7 +88,9 @@ class TeacherCache:
         if index is None or not index.complete:
             sizes = tuple(dataset.size(number) for number in range(len(dataset)))
             names = tuple(dataset.names)
-            key = CacheKey(identity, classes, self.top_k, names, sizes)
+            # a begun one goes on at its stride
+            stride = stride_of(teacher) if index is None else index.key.stride
+            key = CacheKey(identity, classes, self.top_k, names, sizes, stride)
             self._require_space(key)
             with _alone(self.folder):
                 index = self._read(identity, classes)  # perhaps another process was here
@@ -163,7 +166,7 @@ class TeacherCache:
             for number, sample in sample_loader(dataset, workers, rank=len(done)):
                 if sample.image.shape[:2] != key.sizes[number]:
                     raise UserError(f"image {dataset.names[number]!r} has changed its size")
-                stored = encode(compute_map(teacher, sample.image), self.top_k)
+                stored = encode(compute_map(teacher, sample.image, key.stride), self.top_k)
                 maps.write(stored)
                 maps.flush()  # before the line that says that it is there
                 done.append(Checksums(checksum(sample.image), zlib.crc32(stored)))
@@ -176,13 +179,20 @@ class TeacherCache:
         return Index(key, done, complete=True)
 
 
-def compute_map(teacher: Teacher, image: UInt8Array) -> Tensor:
+def stride_of(teacher: Teacher) -> int:
+    """The stride at which a teacher is stored: that of its logits, or 4 where they are finer."""
+    return max(MAP_STRIDE, teacher.maps[LOGITS].stride)
+
+
+def compute_map(teacher: Teacher, image: UInt8Array, stride: int) -> Tensor:
     """(H, W, 3) uint8 -> (C, h, w) logits on the CPU, at the stride of the cache."""
     # indexed, which changes the stride of the batch: convolutions then round as they did for the
     # caches of earlier versions
     output = teacher(image_batch([image], teacher.model.device)[0][None])
     size = (image.shape[0], image.shape[1])
-    return sample_aligned(output.logits, size, map_size(size), output.align_corners)[0].cpu()
+    return sample_aligned(output.logits, size, map_size(size, stride), output.align_corners)[
+        0
+    ].cpu()
 
 
 @contextmanager
@@ -232,6 +242,7 @@ class WithTeacherMaps:
         self.classes, self.names = dataset.classes, dataset.names
         self.labelled = dataset.labelled
         self._key, self._checks = index.key, index.checks
+        self.map_stride = index.key.stride
         self._offsets = index.key.offsets()
         places = {name: place for place, name in enumerate(index.key.names)}
         unknown = [name for name in dataset.names if name not in places]
@@ -264,4 +275,4 @@ class WithTeacherMaps:
     def _maps(self, place: int) -> Tensor:
         key = self._key
         stored = read_map(self.folder, self._offsets[place], key.bytes_of(place))
-        return decode(stored, len(key.classes), map_size(key.sizes[place]), key.top_k)
+        return decode(stored, len(key.classes), map_size(key.sizes[place], key.stride), key.top_k)

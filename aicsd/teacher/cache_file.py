@@ -27,7 +27,8 @@ from aicsd.images import UInt8Array
 
 LOGITS_FILE = "logits.bin"
 INDEX_FILE = "index.jsonl"
-FORMAT = 1
+FORMATS = (1, 2)
+"""2 says its stride; 1, of caches at stride 4, does not: older versions read them too."""
 CHOOSE = "choose another folder, or delete this one"
 
 
@@ -41,6 +42,7 @@ class CacheKey:
         top_k: how many of the largest logits of a cell are kept; 0 keeps all.
         names: names of the images.
         sizes: (H, W) of the images.
+        stride: pixels between two cells of a map, 4 or more.
     """
 
     teacher: str
@@ -48,6 +50,7 @@ class CacheKey:
     top_k: int
     names: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
+    stride: int = MAP_STRIDE
 
     def __post_init__(self) -> None:
         if not 0 <= self.top_k < len(self.classes):
@@ -55,10 +58,12 @@ class CacheKey:
                 f"teacher_cache_top_k is {self.top_k}; with {len(self.classes)} classes it is 1 to "
                 f"{len(self.classes) - 1}, or 0 to keep all"
             )
+        if type(self.stride) is not int or self.stride < MAP_STRIDE:
+            raise ValueError(f"stride is {self.stride}; it must be {MAP_STRIDE} or more")
 
     def bytes_of(self, index: int) -> int:
         """Size of one stored map."""
-        height, width = map_size(self.sizes[index])
+        height, width = map_size(self.sizes[index], self.stride)
         each = 3 * self.top_k + 2 if self.top_k else 2 * len(self.classes)
         return height * width * each
 
@@ -83,9 +88,9 @@ class Index(NamedTuple):
     complete: bool
 
 
-def map_size(size: tuple[int, int]) -> tuple[int, int]:
+def map_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
     """(H, W) of an image -> (h, w) of its stored map."""
-    return math.ceil(size[0] / MAP_STRIDE), math.ceil(size[1] / MAP_STRIDE)
+    return math.ceil(size[0] / stride), math.ceil(size[1] / stride)
 
 
 def encode(logits: Tensor, top_k: int) -> bytes:
@@ -155,7 +160,10 @@ def _damaged(folder: Path, what: str) -> UserError:
 
 def first_line(key: CacheKey) -> str:
     """The line of ``index.jsonl`` that says what the cache belongs to."""
-    return json.dumps({"format": FORMAT, **asdict(key)}) + "\n"
+    facts = asdict(key)
+    if key.stride == MAP_STRIDE:
+        del facts["stride"]
+    return json.dumps({"format": FORMATS["stride" in facts], **facts}) + "\n"
 
 
 def last_line(text: bytes) -> str:
@@ -183,10 +191,10 @@ def read_index(folder: Path) -> Index | None:
     try:
         head, *lines = [json.loads(line) for line in whole.splitlines()]
         version = head.pop("format")
-        if version != FORMAT:
+        if version not in FORMATS:
             raise UserError(
-                f"teacher_cache {folder} has format {version}; this version reads {FORMAT}: "
-                f"{CHOOSE}"
+                f"teacher_cache {folder} has format {version}; this version reads "
+                f"{' and '.join(map(str, FORMATS))}: {CHOOSE}"
             )
         key = _key(head)
         complete = bool(lines) and isinstance(lines[-1], dict)

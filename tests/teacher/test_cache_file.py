@@ -62,25 +62,25 @@ class Rulers(SegDataset):
         return Sample(image, np.full((height, width), index, np.uint8))
 
 
-def position_maps(size: tuple[int, int]) -> Tensor:
+def position_maps(size: tuple[int, int], stride: int = 4) -> Tensor:
     """(3, h, w): a teacher whose logits are the row, the column and their difference."""
-    y, x = grid(size)
+    y, x = grid(size, stride)
     return torch.from_numpy(np.stack([y, x, y - x]))
 
 
-def grid(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def grid(size: tuple[int, int], stride: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """Pixel positions of the cells of a map: from the first pixel to the last."""
-    (height, width), (h, w) = size, map_size(size)
+    (height, width), (h, w) = size, map_size(size, stride)
     rows = [cell * (height - 1) / (h - 1) for cell in range(h)]
     columns = [cell * (width - 1) / (w - 1) for cell in range(w)]
     y, x = np.meshgrid(rows, columns, indexing="ij")
     return y, x
 
 
-def write(folder: Path, data: Rulers, top_k: int = 0, teacher: str = "t") -> CacheKey:
+def write(folder: Path, data: Rulers, top_k: int = 0, stride: int = 4) -> CacheKey:
     """A complete cache of position maps."""
-    contents = CacheKey(teacher, data.classes.names, top_k, tuple(data.names), data.sizes)
-    maps = [encode(position_maps(size) / 16, top_k) for size in data.sizes]
+    contents = CacheKey("t", data.classes.names, top_k, tuple(data.names), data.sizes, stride)
+    maps = [encode(position_maps(size, stride) / 16, top_k) for size in data.sizes]
     folder.mkdir()
     (folder / LOGITS_FILE).write_bytes(b"".join(maps))
     checks = [
@@ -126,22 +126,25 @@ def load(
 
 @pytest.mark.parametrize("flip", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (0.5, 1.0), (1.0, 2.0), (0.3, 2.0)])
+@pytest.mark.parametrize("stride", [4, 8, 16])
 def test_logits_tell_the_position_that_the_crop_shows(
-    folder: Path, scales: tuple[float, float], flip: float
+    tmp_path: Path, stride: int, scales: tuple[float, float], flip: float
 ) -> None:
-    """33 = 4 x 8 + 1 pixels: every fourth is in the middle of a cell."""
+    """33 = 4 x 8 + 1 pixels: every fourth, eighth or sixteenth is where a cell is."""
+    write(tmp_path / "cache", Rulers(), stride=stride)
     config = AugmentConfig(33, 0, *scales, flip, blur=0.0)
     compared, padded = 0, 0
-    for batch in load(taught(folder, Rulers()), config):
+    cells = 32 // stride + 1
+    for batch in load(taught(tmp_path / "cache", Rulers()), config):
         assert batch.teacher_logits is not None
-        assert batch.teacher_logits.shape == (3, 3, 9, 9)
-        shown = batch.image[:, :2, ::4, ::4].float()
-        valid = batch.valid[:, None, ::4, ::4].expand(-1, 2, -1, -1)
+        assert batch.teacher_logits.shape == (3, 3, cells, cells)
+        shown = batch.image[:, :2, ::stride, ::stride].float()
+        valid = batch.valid[:, None, ::stride, ::stride].expand(-1, 2, -1, -1)
         told = batch.teacher_logits[:, :2] * 16
         # half a grey level, float16, and a quarter of a pixel that enlarging lacks at the border
         assert (told - shown)[valid].abs().max() < 0.5 + 0.07 + 0.25
         compared, padded = compared + int(valid.sum()), padded + int((~valid).sum())
-    assert compared > 2000
+    assert compared > 2000 * (cells / 9) ** 2
     assert (padded > 0) == (scales[0] < 1)
 
 
@@ -370,7 +373,36 @@ def test_another_folder_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_later_format_is_refused(folder: Path) -> None:
-    text = (folder / INDEX_FILE).read_text().replace('"format": 1', '"format": 2')
+    text = (folder / INDEX_FILE).read_text().replace('"format": 1', '"format": 3')
     (folder / INDEX_FILE).write_text(text)
-    with pytest.raises(UserError, match="has format 2; this version reads 1"):
+    with pytest.raises(UserError, match="has format 3; this version reads 1 and 2"):
         read_index(folder)
+
+
+def test_the_index_says_a_stride_that_older_versions_do_not_know(tmp_path: Path) -> None:
+    """At stride 4 it is, to the letter, that of older versions."""
+    data = Rulers(((9, 17),))
+    head = '"teacher": "t", "classes": ["a", "b", "c"], "top_k": 0, "names": ["ruler 0"], '
+    for stride, cells, text in (
+        (4, (3, 5), f'{{"format": 1, {head}"sizes": [[9, 17]]}}'),
+        (8, (2, 3), f'{{"format": 2, {head}"sizes": [[9, 17]], "stride": 8}}'),
+    ):
+        folder = tmp_path / str(stride)
+        key = write(folder, data, stride=stride)
+        assert (folder / INDEX_FILE).read_text().splitlines()[0] == text
+        index = read_index(folder)
+        assert index is not None
+        assert index.key == key
+        found = taught(folder, data)
+        maps = found.read(0).maps
+        assert maps is not None
+        assert (found.map_stride, maps.shape[1:]) == (stride, cells)
+
+
+@pytest.mark.parametrize("stride", ["0", "3", "-8", "8.0", "true", '"8"', "null", "[8]"])
+def test_an_impossible_stride_is_damage(tmp_path: Path, stride: str) -> None:
+    write(tmp_path / "cache", Rulers(), stride=8)
+    index = tmp_path / "cache" / INDEX_FILE
+    index.write_text(index.read_text().replace('"stride": 8', f'"stride": {stride}'))
+    with pytest.raises(UserError, match=r"is damaged \(index.jsonl makes no sense\)"):
+        read_index(tmp_path / "cache")
