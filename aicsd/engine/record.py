@@ -38,6 +38,7 @@ class RunRecord:
         self.folder = RunFolder(config.run)
         self.fabric = training.fabric
         self.state = RunState()
+        self._said: set[str] = set()
         self._images = ImageCounts(val_data.names, len(val_data.classes.names))
         self._restore()
 
@@ -65,7 +66,7 @@ class RunRecord:
         with logger.counting(what, share) as advance:
             return evaluate(
                 model, self.val_data, workers=data.workers, short_side=short_side,
-                per_image=per_image, advance=advance,
+                per_image=per_image, advance=advance, cut=self._say_once,
             )  # fmt: skip
 
     def validate(self, logger: RunLogger) -> Metrics:
@@ -160,6 +161,11 @@ class RunRecord:
     def _say(self, text: str) -> None:
         if self.fabric.is_global_zero:
             print(f"{self.folder.path.name}: {text}", file=sys.stderr)
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
 
     def _share_statistics(self) -> None:
         # each process has batch-norm statistics of its own images; the first one's get saved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,7 +23,14 @@ from aicsd.evaluation.metrics import (
 )
 from aicsd.evaluation.per_image import ImageCounts
 from aicsd.models import Segmenter
-from aicsd.models.inference import InferenceConfig, infer, memory_for
+from aicsd.models.inference import (
+    InferenceConfig,
+    NotEnoughMemoryError,
+    image_batch,
+    infer,
+    memory_for,
+)
+from aicsd.models.views import WINDOW
 from aicsd.types import Protocol
 
 WAITING_BATCHES = 4
@@ -43,6 +51,7 @@ def evaluate(
     boundary: bool = False,
     per_image: ImageCounts | None = None,
     advance: Callable[[int], None] | None = None,
+    cut: Callable[[str], None] | None = None,
 ) -> Metrics:
     """Metrics of ``model`` on ``dataset``, every image at its own size.
 
@@ -58,6 +67,8 @@ def evaluate(
         boundary: compute the boundary IoU too.
         per_image: gets the counts of every image.
         advance: called with the number of images after each forward pass.
+        cut: called with a line before an image for which memory is too small is cut into windows;
+            without it such an image is refused.
 
     In a distributed run each process takes its share and all return the metrics of the whole.
 
@@ -90,20 +101,20 @@ def evaluate(
         )
         for indexed in batches_of_equal_size(samples, batch_size):
             batch = [sample for _, sample in indexed]
-            images = torch.from_numpy(np.stack([sample.image for sample in batch]))
-            masks = torch.from_numpy(np.stack([sample.mask for sample in batch])).to(device)
-            images = images.permute(0, 3, 1, 2).to(device)
-            with memory_for(len(batch), (images.shape[2], images.shape[3])):
-                predicted = infer(model, images, inference, batch_size)
-            for (index, _), ids, mask in zip(indexed, predicted, masks, strict=True):
-                counts = confusion_counts(ids, mask, num_classes)
-                confusion += counts
-                if per_image is not None:
-                    per_image.add(index, counts)
-            if boundary:
-                for ids, sample in zip(predicted.cpu().numpy(), batch, strict=True):
-                    found = boundary_counts(ids, sample.mask, num_classes)
-                    borders += torch.from_numpy(found)
+            height, width = batch[0].mask.shape
+            with memory_for(len(batch), (height, width)):
+                images = image_batch([sample.image for sample in batch], device)
+                masks = torch.from_numpy(np.stack([sample.mask for sample in batch])).to(device)
+                predicted = _predict(model, images, inference, batch_size, cut)
+                for (index, _), ids, mask in zip(indexed, predicted, masks, strict=True):
+                    counts = confusion_counts(ids, mask, num_classes)
+                    confusion += counts
+                    if per_image is not None:
+                        per_image.add(index, counts)
+                if boundary:
+                    for ids, sample in zip(predicted.cpu().numpy(), batch, strict=True):
+                        found = boundary_counts(ids, sample.mask, num_classes)
+                        borders += torch.from_numpy(found)
             if advance is not None:
                 advance(len(batch))
     finally:
@@ -112,6 +123,42 @@ def evaluate(
         per_image.gather()
     metrics = metrics_from_confusion(_over_ranks(confusion), model.classes.names, len(dataset))
     return add_boundary(metrics, _over_ranks(borders.to(device))) if boundary else metrics
+
+
+def _predict(
+    model: Segmenter,
+    images: Tensor,
+    inference: InferenceConfig | None,
+    batch_size: int,
+    cut: Callable[[str], None] | None,
+) -> Tensor:
+    """Class ids of (B, 3, H, W); where memory is too small for all, image by image.
+
+    Raises:
+        NotEnoughMemoryError: it is too small for one image, which is not to be cut.
+    """
+    height, width = images.shape[-2:]
+    try:
+        with memory_for(len(images), (height, width)):
+            return infer(model, images, inference, batch_size)
+    except NotEnoughMemoryError:
+        if len(images) == 1 and cut is None:
+            raise
+    # out of the handler, whose traceback holds the maps of what failed
+    if len(images) > 1:
+        parts = [_predict(model, image[None], inference, 1, cut) for image in images]
+        return torch.cat(parts)
+    assert cut is not None
+    cut(f"not enough memory for {width}x{height} pixels at once: windows of {WINDOW}, one by one")
+    windows = replace(inference or InferenceConfig(), window=WINDOW)
+    try:
+        with memory_for(1, (height, width)):
+            return infer(model, images, windows, 1)
+    except NotEnoughMemoryError as error:
+        raise UserError(
+            f"not enough memory for an image of {width}x{height} pixels, not even in windows of "
+            f"{WINDOW}: leave it out of the validation images, or make them smaller"
+        ) from error
 
 
 def _over_ranks(counts: Tensor) -> Tensor:

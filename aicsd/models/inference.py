@@ -13,6 +13,7 @@ from torch import Tensor
 from aicsd.errors import UserError
 from aicsd.images import UInt8Array
 from aicsd.models.bands import has_bands, probability_bands
+from aicsd.models.freed_memory import FreedMemory
 from aicsd.models.maps import class_ids, evaluating, resize
 from aicsd.models.views import (
     VIEWS_PER_PASS,
@@ -32,13 +33,16 @@ __all__ = ["InferenceConfig", "NotEnoughMemoryError", "image_batch", "infer", "m
            "predict_ids", "window_starts"]  # fmt: skip
 
 
+_FREED = FreedMemory()  # one, as the process has one heap
+
+
 class NotEnoughMemoryError(UserError):
     """Images that are too large for the memory."""
 
 
 @contextmanager
 def memory_for(count: int, size: tuple[int, int]) -> Iterator[None]:
-    """Turn PyTorch's errors of too little memory into one line.
+    """Turn PyTorch's errors of too little memory into one line; give back what is freed.
 
     Args:
         count: images that are predicted at once.
@@ -57,6 +61,7 @@ def memory_for(count: int, size: tuple[int, int]) -> Iterator[None]:
             f"not enough memory for {count} x {size[1]}x{size[0]} pixels at once; lower the batch "
             f"size, or cut large images with --window {WINDOW}, or less"
         ) from error
+    _FREED.after((count, *size))
 
 
 @torch.no_grad()
