@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aicsd.cli.convert import convert
 from aicsd.cli.parser import Command
 from aicsd.data.open import AUTO
-from aicsd.data.prepare import DOWNLOADS
+from aicsd.data.prepare import DOWNLOADS, LISTED
 from aicsd.inputs import DataSplit, open_model
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ ACTIONS = {
         prepare,
         prepare,
         example="aicsd data prepare voc --root data",
-        notes={"dataset": ", ".join(DOWNLOADS)},
+        notes={"dataset": ", ".join([*DOWNLOADS, *LISTED])},
     ),
     "convert": Command(convert, convert, example="aicsd data convert annotations --out my_data"),
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from aicsd.data.download import Progress
 from aicsd.data.file_dataset import FileDataset
 from aicsd.data.protocol import Classes, SegDataset
 from aicsd.images import Color
@@ -80,6 +81,7 @@ class DatasetEntry:
         counts: official number of images of the splits.
         usual_size: width and height of most images.
         downloads: what ``aicsd data prepare`` fetches, by name.
+        fetch: brings below a root what lists in it name, and returns the splits; None: it has none.
         server: the benchmark server that evaluates predictions.
     """
 
@@ -91,4 +93,5 @@ class DatasetEntry:
     counts: Mapping[str, int] = field(default_factory=dict)
     usual_size: tuple[int, int] | None = None
     downloads: Mapping[str, Download] = field(default_factory=dict)
+    fetch: Callable[[Path, Progress | None], list[str]] | None = None
     server: Server | None = None

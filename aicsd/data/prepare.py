@@ -16,6 +16,8 @@ DOWNLOADS: dict[str, Download] = {
     name: download for entry in DATASETS.values() for name, download in entry.downloads.items()
 }
 """What can be prepared, by name."""
+LISTED = {name: entry.fetch for name, entry in DATASETS.items() if entry.fetch is not None}
+"""Datasets of which the root says where they come from."""
 
 
 def _problems(root: Path, wanted: Download) -> list[str]:
@@ -50,8 +52,12 @@ def prepare(
         UserError: a failed or damaged download, an archive that cannot be used, or a tree in which
             something is missing.
     """
+    if name in LISTED:
+        opened = {split: DATASETS[name].open(root, split) for split in LISTED[name](root, progress)}
+        counts = ", ".join(f"{len(dataset)} of {split}" for split, dataset in opened.items())
+        return f"{name} in {root} has its images: {counts}. Use it with: --data.root {root}"
     if name not in downloads:
-        raise UserError(f"unknown dataset {name!r}{suggest(name, downloads)}")
+        raise UserError(f"unknown dataset {name!r}{suggest(name, [*downloads, *LISTED])}")
     wanted = downloads[name]
     unpacked = []
     for archive in wanted.archives:

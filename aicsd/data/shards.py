@@ -20,6 +20,7 @@ from aicsd.data.entry import DatasetEntry
 from aicsd.data.file_dataset import LayoutError
 from aicsd.data.masks import IdMasks
 from aicsd.data.protocol import Sample, SegDataset
+from aicsd.data.shard_urls import fetch_shards
 from aicsd.errors import UserError
 from aicsd.images import (
     IMAGE_SUFFIXES,
@@ -218,4 +219,5 @@ SHARDS = DatasetEntry(
     open_shards,
     "ROOT/<split>-*.tar with NAME.jpg and NAME.mask.png in them, and ROOT/classes.txt",
     found=lambda root: any(root.glob("*.tar")),
+    fetch=fetch_shards,
 )

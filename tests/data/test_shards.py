@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,34 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import RunCli, write_folder
+from dataset_trees import pack
 from tiny_runs import FIT_FLAGS, NO_REPORT, aicsd, model_flags, same_weights
 
 from aicsd.data import open_dataset
 from aicsd.errors import UserError
-
-
-def pack(root: Path, place: Path, per_tar: int = 3, mask: str = "mask.png") -> Path:
-    """A folder dataset as shards; the masks of a sample before its image in every second one."""
-    place.mkdir()
-    (place / "classes.txt").write_bytes((root / "classes.txt").read_bytes())
-    for split in ("train", "val"):
-        images = sorted((root / "images" / split).iterdir())
-        for start in range(0, len(images), per_tar):
-            with tarfile.open(place / f"{split}-{start // per_tar:06}.tar", "w") as tar:
-                for number, image in enumerate(images[start : start + per_tar]):
-                    label = root / "masks" / split / image.name
-                    both = [(image, "png"), (label, mask)]
-                    for path, end in reversed(both) if number % 2 else both:
-                        tar.add(path, f"photos/{image.stem}.{end}")
-                    add(tar, f"photos/{image.stem}.json", b"{}")
-                    add(tar, f"photos/._{image.stem}.png", b"x")
-    return place
-
-
-def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size = len(data)
-    tar.addfile(entry, io.BytesIO(data))
 
 
 @pytest.fixture
