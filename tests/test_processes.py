@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from conftest import RunCli, write_folder
 from timm.layers.norm_act import BatchNormAct2d
-from tiny_runs import stopping_at, train_command, train_lines
+from tiny_runs import aicsd, step_difference, stopping_at, train_command, train_lines
 from torch import nn
 from torch.multiprocessing.spawn import start_processes
 
@@ -221,6 +221,22 @@ def test_all_processes_end_together(root: Path, tmp_path: Path, run_cli: RunCli,
         code, _, error = run_cli("train", "--run", run, "--resume", *alone)
     assert code == 130, error
     assert [line["step"] for line in train_lines(run)] == list(range(1, done + 6))
+
+
+def test_one_image_a_process(tmp_path: Path) -> None:
+    """A network that normalises over the batch, on two processes as on one with both images.
+
+    One step: the batch norms over few pixels multiply rounding from step to step.
+    """
+    root = write_folder(tmp_path / "pair", {"train": 2, "val": 1})
+    flags = ("--epochs", "1", "--model.dropout", "0", "--report_images", "0")
+    aicsd(*train_command(root, tmp_path / "one", *flags, "--data.batch_size", "2"))
+    pair = ("--devices", "2", "--data.batch_size", "1")
+    command = train_command(root, tmp_path / "two", *flags, *pair)
+    with start([sys.executable, "-m", "aicsd", *command]) as process:
+        _, error = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 0, error
+    assert step_difference(tmp_path / "one", tmp_path / "two") < 0.01
 
 
 def test_one_process_becomes_two(root: Path, tmp_path: Path, run_cli: RunCli) -> None:

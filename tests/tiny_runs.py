@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import pytest
 import torch
-from conftest import TINY_MODEL
+from conftest import CLASS_NAMES, TINY_MODEL
 from safetensors.torch import load_file
 
 FIT_FLAGS = (
@@ -104,6 +104,20 @@ def same_weights(one: Path, other: Path) -> bool:
     first, second = weights(one), weights(other)
     assert first.keys() == second.keys()
     return all(torch.equal(first[key], second[key]) for key in first)
+
+
+def step_difference(one: Path, other: Path) -> float:
+    """How far two runs of one step without dropout differ, as a part of what the step changed."""
+    from aicsd.data import Classes
+    from aicsd.models import ModelConfig, build_model
+
+    torch.manual_seed(0)
+    config = ModelConfig(**{**TINY_MODEL, "dropout": 0.0})
+    start = build_model(config, Classes(CLASS_NAMES, ((0, 0, 0),) * len(CLASS_NAMES))).net
+    first, second = weights(one), weights(other)
+    changed = {name: first[name] - value for name, value in start.state_dict().items()}
+    apart = sum(float((second[n] - first[n]).double().square().sum()) for n in changed)
+    return float((apart / sum(float(c.double().square().sum()) for c in changed.values())) ** 0.5)
 
 
 def lines(run: Path) -> list[dict[str, Any]]:

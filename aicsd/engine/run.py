@@ -287,8 +287,9 @@ def _train_together(
         _say(fabric, folder, str(splits.train))
     torch.manual_seed(config.seed)
     student = model.build(splits.train.classes)
-    student.require_batch(config.data.batch_size)
-    if shares_statistics(config.sync_bn, config.data.batch_size, fabric.world_size):
+    shared = shares_statistics(config.sync_bn, config.data.batch_size, fabric.world_size)
+    student.require_batch(config.data.batch_size * (fabric.world_size if shared else 1))
+    if shared:
         share_statistics(student)
     for note in student.notes:
         _say(fabric, folder, note)

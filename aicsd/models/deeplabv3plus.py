@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from aicsd.errors import UserError
 from aicsd.models.backbone import Backbone
@@ -40,7 +40,8 @@ class ASPP(nn.Module):
 
     def forward(self, high: Tensor) -> Tensor:
         """(B, D, h, w) -> (B, channels, h, w), before the activation."""
-        if self.training and high.shape[0] == 1:
+        # of several processes, each may have one image: they share their statistics
+        if self.training and high.shape[0] == 1 and not distributed.is_initialized():
             raise UserError(
                 "a training batch of 1 image: the image-level pooling of DeepLabV3+ has no "
                 "batch statistics then; use a batch size of 2 or more"
