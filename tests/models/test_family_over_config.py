@@ -79,6 +79,11 @@ def test_a_config_over_a_config(tmp_path: Path) -> None:
     assert back == {"family": "deeplabv3plus"}
 
 
+def test_a_family_over_a_network_by_name() -> None:
+    found = settings("distill --student.family smp:unet --student small")["student"]
+    assert found == {"family": "smp:unet", "weights": "imagenet"}
+
+
 def test_an_unknown_family_is_one_line() -> None:
     found = settings("distill --config folder/aicsd --student.family smq:unet")
     with pytest.raises(UserError, match=r"unknown family 'smq'; did you mean 'smp'"):
