@@ -40,13 +40,18 @@ def lowest(requirement: str) -> str:
 
 
 def requirements(project: dict[str, Any], extras: list[str]) -> list[str]:
-    """The declared requirements of the project and of some extras."""
-    declared = list(project["dependencies"])
+    """The declared requirements of the project and of some extras, which may raise a bound."""
+    declared = {name_of(each): each for each in project["dependencies"]}
     for extra in extras:
         if extra not in project["optional-dependencies"]:
             raise SystemExit(f"no extra {extra!r} in pyproject.toml")
-        declared += project["optional-dependencies"][extra]
-    return declared
+        declared |= {name_of(each): each for each in project["optional-dependencies"][extra]}
+    return list(declared.values())
+
+
+def name_of(requirement: str) -> str:
+    """``torch>=2.9`` -> ``torch``."""
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
 
 
 def main() -> None:

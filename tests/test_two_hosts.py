@@ -1,0 +1,114 @@
+"""Two machines: network namespaces with a cable between them, and one disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import write_folder
+from tiny_runs import aicsd, step_difference, train_command, train_lines
+
+TIMEOUT = 240
+FLAGS = ("--val_every", "0", "--model.dropout", "0", "--report_images", "0")
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+def end_all(host: str) -> None:
+    """Kill every process of a host: those of torchrun are in groups of their own."""
+    found = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True).stdout
+    for pid in found.split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[tuple[str, str]]:
+    """Two hosts, 10.213.0.1 and 10.213.0.2, each with a device ``cable``."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("making network namespaces needs the rights")
+    names = (f"aicsd-{os.getpid()}-0", f"aicsd-{os.getpid()}-1")
+    made = []
+    try:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+                made.append(name)
+            ip("link", "add", "cable", "netns", names[0], "type", "veth",
+               "peer", "name", "cable", "netns", names[1])  # fmt: skip
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"making network namespaces needs the rights: {error.stderr}")
+        for number, name in enumerate(names, 1):
+            ip("-n", name, "addr", "add", f"10.213.0.{number}/24", "dev", "cable")
+            ip("-n", name, "link", "set", "cable", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield names
+    finally:
+        for name in made:
+            end_all(name)
+            ip("netns", "del", name)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("hosts") / "data")
+
+
+def start(hosts: tuple[str, str], root: Path, run: Path, *more: str) -> list[subprocess.Popen[str]]:
+    """A training with one process on each host, by the commands of docs/distributed.md."""
+    command = train_command(root, run, *FLAGS, "--data.batch_size", "1", "--num_nodes", "2", *more)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "cable",
+                   "AICSD_PROCESS_TIMEOUT": "10"}  # fmt: skip
+    return [
+        subprocess.Popen(
+            ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run",
+             "--nnodes", "2", "--node-rank", str(rank), "--master-addr", "10.213.0.1",
+             "--master-port", "29513", "--nproc-per-node", "1", "-m", "--", "aicsd", *command],
+            env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for rank, host in enumerate(hosts)
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_step_of_two_hosts_is_that_of_one_process(hosts: tuple[str, str], tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "pair", {"train": 2, "val": 1})
+    pair = start(hosts, root, tmp_path / "two", "--epochs", "1")
+    for process in pair:
+        _, error = process.communicate(timeout=TIMEOUT)
+        assert process.returncode == 0, error
+    one = train_command(root, tmp_path / "one", *FLAGS, "--data.batch_size", "2", "--epochs", "1")
+    aicsd(*one)
+    assert step_difference(tmp_path / "one", tmp_path / "two") < 0.01
+
+
+@pytest.mark.slow
+def test_a_host_that_is_gone_ends_the_other(
+    hosts: tuple[str, str], root: Path, tmp_path: Path
+) -> None:
+    """One line, and a checkpoint to go on from."""
+    run = tmp_path / "run"
+    kept, lost = start(hosts, root, run, "--epochs", "400", "--save_every", "2")
+    end = time.monotonic() + TIMEOUT
+    while not (run / "metrics.jsonl").is_file() or len(train_lines(run)) < 4:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    end_all(hosts[1])
+    begin = time.monotonic()
+    _, error = kept.communicate(timeout=TIMEOUT)
+    print(f"the other host ended after {time.monotonic() - begin:.1f} s")
+    lost.communicate(timeout=TIMEOUT)
+    said = [line for line in error.splitlines() if line.startswith("aicsd:")]
+    assert len(said) == 1, error
+    assert "another of the 2 processes has ended; continue with" in said[0]
+    assert (run / "checkpoints" / "last.pt").is_file()
