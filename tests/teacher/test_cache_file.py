@@ -377,32 +377,3 @@ def test_a_later_format_is_refused(folder: Path) -> None:
     (folder / INDEX_FILE).write_text(text)
     with pytest.raises(UserError, match="has format 3; this version reads 1 and 2"):
         read_index(folder)
-
-
-def test_the_index_says_a_stride_that_older_versions_do_not_know(tmp_path: Path) -> None:
-    """At stride 4 it is, to the letter, that of older versions."""
-    data = Rulers(((9, 17),))
-    head = '"teacher": "t", "classes": ["a", "b", "c"], "top_k": 0, "names": ["ruler 0"], '
-    for stride, cells, text in (
-        (4, (3, 5), f'{{"format": 1, {head}"sizes": [[9, 17]]}}'),
-        (8, (2, 3), f'{{"format": 2, {head}"sizes": [[9, 17]], "stride": 8}}'),
-    ):
-        folder = tmp_path / str(stride)
-        key = write(folder, data, stride=stride)
-        assert (folder / INDEX_FILE).read_text().splitlines()[0] == text
-        index = read_index(folder)
-        assert index is not None
-        assert index.key == key
-        found = taught(folder, data)
-        maps = found.read(0).maps
-        assert maps is not None
-        assert (found.map_stride, maps.shape[1:]) == (stride, cells)
-
-
-@pytest.mark.parametrize("stride", ["0", "3", "-8", "8.0", "true", '"8"', "null", "[8]"])
-def test_an_impossible_stride_is_damage(tmp_path: Path, stride: str) -> None:
-    write(tmp_path / "cache", Rulers(), stride=8)
-    index = tmp_path / "cache" / INDEX_FILE
-    index.write_text(index.read_text().replace('"stride": 8', f'"stride": {stride}'))
-    with pytest.raises(UserError, match=r"is damaged \(index.jsonl makes no sense\)"):
-        read_index(tmp_path / "cache")

@@ -37,7 +37,7 @@ from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.distiller import Distiller
 from aicsd.errors import UserError
 from aicsd.methods import load_recipe
-from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
+from aicsd.models import ModelConfig, build_model, load_model, save_model
 from aicsd.teacher import Teacher
 from aicsd.teacher import cache as teacher_cache
 from aicsd.teacher.cache import TeacherCache, WithTeacherMaps
@@ -298,48 +298,6 @@ def test_in_python_with_a_teacher_of_another_stride(place: Path, tmp_path: Path)
     maps = taught(place, tmp_path / "cache").read(3).maps
     assert maps is not None
     assert maps.shape == (3, 5, 7)
-
-
-def attached(place: Path, folder: Path, stride: int) -> WithTeacherMaps:
-    """The cache of a network whose logits have this stride, built where it is missing."""
-    torch.manual_seed(0)
-    net = torch.nn.Conv2d(3, 3, 9, stride=stride, padding=4)
-    data = open_dataset("folder", str(place / "data"), "train")
-    return TeacherCache(folder, 0).attach(
-        data, Teacher(Segmenter(net, data.classes), data.classes), 0
-    )
-
-
-def maps_of(data: WithTeacherMaps) -> torch.Tensor:
-    """Those of the first image."""
-    maps = data.read(0).maps
-    assert maps is not None
-    return maps
-
-
-@pytest.mark.parametrize(("stride", "cells"), [(1, (12, 16)), (4, (12, 16)), (16, (3, 4))])
-def test_maps_have_the_stride_of_the_network_or_4(
-    place: Path, tmp_path: Path, stride: int, cells: tuple[int, int]
-) -> None:
-    assert maps_of(attached(place, tmp_path / "cache", stride)).shape == (3, *cells)
-
-
-def test_a_cache_of_an_older_version_goes_on_at_stride_4(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "cache"
-    with monkeypatch.context() as older:
-        older.setattr(teacher_cache, "stride_of", lambda _: 4)
-        maps = maps_of(attached(place, folder, 8))
-        assert maps.shape == (3, 12, 16)
-    index, logits = ((folder / name).read_bytes() for name in ("index.jsonl", "logits.bin"))
-    found = attached(place, folder, 8)
-    assert found.map_stride == 4
-    assert torch.equal(maps_of(found), maps)
-    (folder / "index.jsonl").write_bytes(b"".join(index.splitlines(keepends=True)[:4]))
-    assert torch.equal(maps_of(attached(place, folder, 8)), maps)
-    assert (folder / "index.jsonl").read_bytes() == index
-    assert (folder / "logits.bin").read_bytes() == logits
 
 
 # what is refused
