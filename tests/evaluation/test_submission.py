@@ -218,7 +218,7 @@ def png(ids: np.ndarray, mode: str = "P") -> bytes:
         (["a"], png(np.zeros((3, 2))), "of 2x3; it must be PNG P of 3x2"),
         (["a"], png(np.zeros((2, 3)), "L"), "PNG L"),
         (["a"], png(np.full((2, 3), 21)), "holds id 21"),
-        (["a"], b"text", "no readable image"),
+        (["a"], b"text", "not a readable image"),
     ],
 )
 def test_the_check_finds(tmp_path: Path, names: list[str], content: bytes, message: str) -> None:

@@ -282,7 +282,7 @@ def test_torchvision_weights_that_cannot_be_downloaded_are_one_line(
         ("torchvison:deeplabv3_resnet50", "no model at torchvison:.*did you mean 'torchvision:'"),
         ("lraspp:x", "no trained networks by name"),
         ("deeplabv3plus:x", "no trained networks by name"),
-        ("C:x", "no model at C:x$"),
+        ("C:x", "no model at C:x; give a run folder, a model file or hf:"),
     ],
 )
 def test_references_that_name_nothing(reference: str, words: str) -> None:
