@@ -23,7 +23,7 @@ from aicsd.visualization.figures import new_figure
 from aicsd.visualization.panels import add_legend
 
 WIDTH = 11.0
-"""Of the picture, in inches of 110 pixels."""
+"""Width of the picture in inches, at 110 pixels per inch."""
 COLUMNS = 2
 
 

@@ -142,7 +142,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> CommandRuns:
 
 @pytest.fixture(scope="session")
 def small_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody cuts, with a report: 8 steps, 4 to an epoch; ``data`` lies beside it."""
+    """An uninterrupted run with a report: 8 steps, 4 per epoch; ``data`` lies beside it."""
     from resumed import small_command
     from tiny_runs import aicsd
 

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, killed or told to stop, end as one that nobody cuts."""
+"""Trainings in processes of their own, killed or told to stop, end as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def command(root: Path, teacher: Path) -> Callable[[object], list[str]]:
 
 @pytest.fixture(scope="module")
 def reference(place: Path, command: Callable[[object], list[str]]) -> Path:
-    """The run that nobody cuts."""
+    """The uninterrupted run."""
     run = place / "reference"
     aicsd(*command(run))
     return run

@@ -1,4 +1,4 @@
-"""Mistakes of users and the words that tell how to mend them."""
+"""Mistakes of users and the words that say how to fix them."""
 
 from __future__ import annotations
 

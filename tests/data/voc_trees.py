@@ -74,7 +74,7 @@ def write_devkit(root: Path) -> Path:
 
 
 SBD_MASK = np.full((10, 20), 7, np.uint8)
-"""Of the images of SBD alone; where VOC has a mask, SBD's is this too, of the image's size."""
+"""Mask of images that only SBD labels; where VOC has a mask too, SBD's holds this value."""
 
 
 def write_sbd(root: Path, devkit: Path) -> Path:

@@ -92,7 +92,7 @@ def test_memory_of_many_sizes_is_given_back() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux and glibc")
 def test_too_little_memory() -> None:
-    """One line; or windows, where nobody can give any; and batches give way to single images."""
+    """One line, or windows where no option can set them; batches give way to single images."""
     refused, cut, hopeless = run(LIMITED)
     assert refused.startswith("not enough memory for 1 x 2048x2048 pixels at once;")
     assert refused.endswith("cut large images with --window 1025, or less")
