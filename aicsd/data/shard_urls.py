@@ -43,6 +43,16 @@ def fetch_shards(root: Path, progress: Progress | None = None) -> list[str]:
     return [listed.stem for listed in lists]
 
 
+def listed_tars(root: Path, split: str) -> dict[Path, str]:
+    """Addresses of the tars of a split, by where their copies would be; none without a list.
+
+    Raises:
+        UserError: as :func:`fetch_shards`, but for what it downloads.
+    """
+    listed = root / f"{split}{SUFFIX}"
+    return _tars(listed) if listed.is_file() else {}
+
+
 def _tars(listed: Path) -> dict[Path, str]:
     """Tars beside a list, with their addresses."""
     found: dict[Path, str] = {}

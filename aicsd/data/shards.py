@@ -3,13 +3,12 @@
 The members of a sample have one name up to its first dot: ``a/0001.jpg``, ``a/0001.mask.png``. The
 headers of the tars are read once, when a split is opened; then every sample is read from its place
 in its tar, so that the order of the samples, processes, loaders and resuming are those of all other
-datasets. Nothing is unpacked.
+datasets. Nothing is unpacked. A tar may be on a web server, where its samples are ranges of bytes.
 """
 
 from __future__ import annotations
 
-import tarfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -20,11 +19,12 @@ from aicsd.data.entry import DatasetEntry
 from aicsd.data.file_dataset import LayoutError
 from aicsd.data.masks import IdMasks
 from aicsd.data.protocol import Sample, SegDataset
-from aicsd.data.shard_urls import fetch_shards
+from aicsd.data.shard_index import Member, members_of, open_remote
+from aicsd.data.shard_urls import SUFFIX, fetch_shards, listed_tars
+from aicsd.data.web_file import WebFile
 from aicsd.errors import UserError
 from aicsd.images import (
     IMAGE_SUFFIXES,
-    MAX_BYTES,
     IntArray,
     UInt8Array,
     decode_image,
@@ -42,16 +42,22 @@ class Place(NamedTuple):
     """A member of a tar."""
 
     tar: Path
+    """Its file, or where a copy of it would be."""
     name: str
     offset: int
     size: int
+    web: WebFile | None = None
+    """The tar, if it is on a web server."""
 
     def read(self) -> bytes:
         """Its content.
 
         Raises:
-            UserError: the tar is not there any more, or was cut.
+            UserError: the tar is not there any more, was cut, or as
+                :meth:`aicsd.data.web_file.WebFile.read`.
         """
+        if self.web is not None:
+            return self.web.read(self.offset, self.size)
         try:
             with self.tar.open("rb") as file:
                 file.seek(self.offset)
@@ -93,6 +99,9 @@ class ShardDataset(SegDataset):
         self.classes = read_classes(path)
         self._ids = IdMasks(len(self.classes.names), read=self._values)
         self._masks = {str(mask): mask for _, mask in samples if mask is not None}
+        tars = {image.tar for image, _ in samples if image.web is not None}
+        self.is_remote = bool(tars)
+        self.notes = [f"{len(tars)} tars are read from the web"] if tars else []
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -131,22 +140,27 @@ def open_shards(
     """One split: the tars ``SPLIT.tar`` and ``SPLIT-*.tar``, in the order of their names.
 
     Args:
-        root: folder of the tars.
+        root: folder of the tars, or of ``SPLIT.urls`` with the addresses of those that are not
+            there.
         split: start of their names.
         classes: file that names the classes, from ``root``.
         masks: what follows the first dot in the name of a mask, such as ``seg.png``.
 
     Raises:
-        UserError: no such tar, a damaged one, or two samples of one name.
+        UserError: no such tar, a damaged one, two samples of one name, or as
+            :func:`aicsd.data.shard_index.open_remote`.
     """
-    tars = sorted([*root.glob(f"{split}.tar"), *root.glob(f"{split}-*.tar")])
-    if not tars:
-        raise LayoutError(f"no {split}.tar or {split}-*.tar in {root}")
+    copies = {*root.glob(f"{split}.tar"), *root.glob(f"{split}-*.tar")}
+    listed = {path: url for path, url in listed_tars(root, split).items() if path not in copies}
+    if not copies and not listed:
+        raise LayoutError(f"no {split}.tar, {split}-*.tar or {split}{SUFFIX} in {root}")
+    remote = open_remote(listed) if listed else {}
     samples: list[tuple[Place, Place | None]] = []
     names: list[str] = []
     seen: dict[str, Place] = {}
-    for tar in tars:
-        for name, members in _grouped(tar).items():
+    for tar in sorted(copies | remote.keys()):
+        web, found = remote[tar] if tar in remote else (None, members_of(tar))
+        for name, members in _grouped(tar, found, web).items():
             image, mask = _pair(tar, name, members, masks)
             if image is None:
                 continue
@@ -159,7 +173,7 @@ def open_shards(
             samples.append((image, mask))
             names.append(name)
     if not samples:
-        raise LayoutError(f"no images in {tars[0]}")
+        raise LayoutError(f"no images in {min(copies | remote.keys())}")
     return ShardDataset(samples, names, root, classes)
 
 
@@ -186,29 +200,19 @@ def _pair(
     return members[others[0]], None if mask is None else members[mask]
 
 
-def _grouped(tar: Path) -> dict[str, dict[str, Place]]:
+def _grouped(
+    tar: Path, members: Sequence[Member], web: WebFile | None
+) -> dict[str, dict[str, Place]]:
     """Members of a tar by the name of their sample and what follows its first dot."""
     found: dict[str, dict[str, Place]] = {}
-    for name, place in _members(tar):
+    for name, offset, size in members:
         path = PurePosixPath(name)
         if path.name.startswith("."):  # what macOS puts beside a file
             continue
         stem, _, end = path.name.partition(".")
+        place = Place(tar, name, offset, size, web)
         found.setdefault(str(path.with_name(stem)), {})[end.lower()] = place
     return found
-
-
-def _members(tar: Path) -> Iterator[tuple[str, Place]]:
-    try:
-        with tarfile.open(tar, "r:") as opened:  # not compressed: a member has a place then
-            for entry in opened:
-                if entry.isreg() and not entry.issparse() and entry.size <= MAX_BYTES:
-                    yield entry.name, Place(tar, entry.name, entry.offset_data, entry.size)
-    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{tar} is not an uncompressed tar file, or is damaged: {reason}"
-        ) from error
 
 
 def _is_image(end: str) -> bool:
@@ -217,7 +221,8 @@ def _is_image(end: str) -> bool:
 
 SHARDS = DatasetEntry(
     open_shards,
-    "ROOT/<split>-*.tar with NAME.jpg and NAME.mask.png in them, and ROOT/classes.txt",
-    found=lambda root: any(root.glob("*.tar")),
+    "ROOT/<split>-*.tar with NAME.jpg and NAME.mask.png in them, or ROOT/<split>.urls with their "
+    "addresses, and ROOT/classes.txt",
+    found=lambda root: any(root.glob("*.tar")) or any(root.glob(f"*{SUFFIX}")),
     fetch=fetch_shards,
 )

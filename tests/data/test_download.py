@@ -32,7 +32,7 @@ def test_download(server: Server, tmp_path: Path, lengths: bool) -> None:
 
 
 def test_a_cut_connection_is_continued(server: Server, tmp_path: Path) -> None:
-    server.files["a.tar"], server.cuts = CONTENT, [1_000_000, 500_000]
+    server.files["a.tar"], server.cuts = CONTENT, {"a.tar": [1_000_000, 500_000]}
     download(f"{server.url}/a.tar", tmp_path / "a.tar", MD5)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
     assert server.asked == [None, "bytes=1000000-", "bytes=1500000-"]
@@ -41,7 +41,8 @@ def test_a_cut_connection_is_continued(server: Server, tmp_path: Path) -> None:
 def test_a_cut_connection_starts_again_where_ranges_are_ignored(
     server: Server, tmp_path: Path
 ) -> None:
-    server.files["a.tar"], server.cuts, server.ranges = CONTENT, [1_000_000], False
+    server.files["a.tar"], server.ranges = CONTENT, False
+    server.cuts = {"a.tar": [1_000_000]}
     download(f"{server.url}/a.tar", tmp_path / "a.tar", MD5)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
     assert server.asked == [None, "bytes=1000000-"]
@@ -49,7 +50,7 @@ def test_a_cut_connection_starts_again_where_ranges_are_ignored(
 
 def test_a_further_call_continues_the_part(server: Server, tmp_path: Path) -> None:
     server.files["a.tar"] = CONTENT
-    server.cuts = [100_000] * TRIES
+    server.cuts = {"a.tar": [100_000] * TRIES}
     path, part = tmp_path / "a.tar", tmp_path / "a.tar.part"
     message = one_line(lambda: download(f"{server.url}/a.tar", path, MD5))
     assert "connection was interrupted" in message

@@ -106,7 +106,7 @@ def voc_tar() -> bytes:
 def test_voc(server: Server, tmp_path: Path) -> None:
     content = voc_tar()
     server.files["VOCtrainval_11-May-2012.tar"] = content
-    server.cuts = [4000]
+    server.cuts = {"VOCtrainval_11-May-2012.tar": [4000]}
     plans = served("voc", server, hashlib.md5(content).hexdigest())
     text = prepare("voc", tmp_path, downloads=plans)
     assert f"--data.name voc --data.root {tmp_path}" in text

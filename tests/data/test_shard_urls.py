@@ -2,117 +2,47 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from conftest import RunCli, write_folder
-from dataset_trees import pack
+from download_server import Server, addresses, listed, serve_shards, serving
 from tiny_runs import FIT_FLAGS, aicsd, model_flags, same_weights
 
 from aicsd.data import open_dataset
 from aicsd.data.download import TRIES
 
 
-@dataclass
-class Server:
-    """Serves ``files``, and of those in ``cut`` a half, before the connection ends or waits."""
-
-    url: str = ""
-    files: dict[str, bytes] = field(default_factory=dict)
-    cut: dict[str, int] = field(default_factory=dict)
-    """Name -> how many times."""
-    silence: float = 0.0
-    asked: list[str] = field(default_factory=list)
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            name = self.path.lstrip("/").partition("?")[0]
-            state.asked.append(name)
-            if name not in state.files:
-                self.send_error(404)
-                return
-            content = state.files[name]
-            begin = int(self.headers.get("Range", "bytes=0-")[6:-1])
-            self.send_response(206 if begin else 200)
-            if begin:
-                span = f"bytes {begin}-{len(content) - 1}/{len(content)}"
-                self.send_header("Content-Range", span)
-            self.send_header("Content-Length", str(len(content) - begin))
-            self.end_headers()
-            body = content[begin:]
-            if state.cut.get(name, 0) > 0:
-                state.cut[name] -= 1
-                body = body[: len(body) // 2]
-            self.wfile.write(body)
-            self.wfile.flush()
-            if len(body) < len(content) - begin:
-                time.sleep(state.silence)
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    running.daemon_threads = True
-    state.url = f"http://127.0.0.1:{running.server_port}"
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield state
-    running.shutdown()
-    thread.join()
-    running.server_close()
+    with serving() as running:
+        yield running
 
 
 @pytest.fixture
 def shards(tmp_path: Path, server: Server) -> Path:
-    """Local tars, three of train and two of val, that the server has too."""
-    shards = pack(write_folder(tmp_path / "data"), tmp_path / "shards")
-    server.files = {path.name: path.read_bytes() for path in shards.glob("*.tar")}
-    return shards
-
-
-def listed(place: Path, shards: Path, **lists: str) -> Path:
-    """A root with the classes and lists of addresses, and no tar."""
-    place.mkdir()
-    (place / "classes.txt").write_bytes((shards / "classes.txt").read_bytes())
-    for split, text in lists.items():
-        (place / f"{split}.urls").write_text(text)
-    return place
-
-
-def both(server: Server) -> dict[str, str]:
-    return {
-        "train": f"# shapes\n\n{server.url}/train-{{000000..000002}}.tar\n",
-        "val": f"{server.url}/val-000000.tar?key=a/b\n {server.url}/val-000001.tar \n",
-    }
+    return serve_shards(write_folder(tmp_path / "data"), server)
 
 
 def test_a_training_is_that_of_local_shards(
     shards: Path, server: Server, tmp_path: Path, run_cli: RunCli
 ) -> None:
     """Two tars break off in the middle; a second call asks for nothing."""
-    server.cut = {"train-000001.tar": 2, "val-000000.tar": 1}
-    root = listed(tmp_path / "root", shards, **both(server))
+    server.cuts = {"train-000001.tar": [5000, 100], "val-000000.tar": [700]}
+    root = listed(tmp_path / "root", shards, **addresses(server))
     code, out, error = run_cli("data", "prepare", "shards", "--root", root)
     assert (code, out.count("\n")) == (0, 1), error
     assert f"has its images: 8 of train, 4 of val. Use it with: --data.root {root}" in out
     copies = {path.name: path.read_bytes() for path in root.iterdir() if path.suffix != ".urls"}
     assert copies == {**server.files, "classes.txt": (shards / "classes.txt").read_bytes()}
-    assert sorted(server.asked) == sorted(
+    assert sorted(server.named) == sorted(
         [*server.files, "train-000001.tar", "train-000001.tar", "val-000000.tar"]
     )
-    server.asked.clear()
+    server.named.clear()
     assert run_cli("data", "prepare", "shards", "--root", root)[0] == 0
-    assert not server.asked
+    assert not server.named
     flags = ["train", "--data.batch_size", "4", *FIT_FLAGS, *model_flags("model"), "--epochs", "1"]
     for name, place in (("a", shards), ("b", root)):
         aicsd(*flags, "--data.root", place, "--run", tmp_path / name)
@@ -138,14 +68,14 @@ def test_a_server_that_never_sends_all(
 ) -> None:  # fmt: skip
     """Cut at once or silent: one line after some tries, and a later call finishes."""
     monkeypatch.setattr("aicsd.data.download.TIMEOUT", 0.3)
-    server.cut, server.silence = {"train-000001.tar": TRIES}, silence
-    root = listed(tmp_path / "root", shards, train=both(server)["train"])
+    server.cuts, server.silence = {"train-000001.tar": [100] * TRIES}, silence
+    root = listed(tmp_path / "root", shards, train=addresses(server)["train"])
     begin = time.monotonic()
     code, out, error = run_cli("data", "prepare", "shards", "--root", root)
     assert time.monotonic() - begin < 20
     assert (code, out) == (2, "")
     assert "train-000001.tar: the connection was interrupted 5 times" in error.splitlines()[-1]
-    assert server.asked.count("train-000001.tar") == TRIES
+    assert server.named.count("train-000001.tar") == TRIES
     assert {path.name for path in root.glob("*.tar")} == {"train-000000.tar"}
     code, out, error = run_cli("data", "prepare", "shards", "--root", root)
     assert code == 0, error
