@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import RunCli, write_folder
+from started import TIMEOUT, Ranks, free_port
 from timm.layers.norm_act import BatchNormAct2d
 from tiny_runs import aicsd, step_difference, stopping_at, train_command, train_lines
 from torch import nn
@@ -29,7 +29,6 @@ from aicsd.errors import UserError
 from aicsd.runs import RunFolder
 
 WORLD = 2
-TIMEOUT = 120
 TWO = ("--devices", "2", "--data.batch_size", "2", "--val_every", "0")
 LONG = ("--epochs", "400", "--save_every", "5")
 
@@ -182,32 +181,22 @@ def own_lines(error: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["child told", "main told", "child killed", "child stopped"])
+@pytest.mark.parametrize("what", ["second told", "first told", "second killed"])
 def test_all_processes_end_together(root: Path, tmp_path: Path, run_cli: RunCli, what: str) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "aicsd", *train_command(root, run, *TWO, *LONG)]
-    with start(command, AICSD_PROCESS_TIMEOUT="10") as process:
+    with Ranks(train_command(root, run, *TWO, *LONG), tmp_path / "log") as ranks:
         wait_for(run, 8)
-        (child,) = children(process.pid)
-        told, number = {
-            "child told": (child, signal.SIGTERM),
-            "main told": (process.pid, signal.SIGTERM),
-            "child killed": (child, signal.SIGKILL),
-            "child stopped": (child, signal.SIGSTOP),
-        }[what]
-        os.kill(told, number)
-        _, error = process.communicate(timeout=TIMEOUT)
-    found = own_lines(error)
-    assert len(found) == 1, error
-    code, words = {
-        "child killed": (2, "another of the 2 processes has ended; continue with"),
-        "child stopped": (2, "process 1 of 2 (from 0) has not answered for 10 s; continue with"),
-    }.get(what, (130, "stopped at step"))
-    assert process.returncode == code
-    assert words in found[0]
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
-    if what != "child told":
+        told, number, codes, words = {
+            "second told": (1, signal.SIGTERM, [130, 130], "stopped at step"),
+            "first told": (0, signal.SIGTERM, [130, 130], "stopped at step"),
+            "second killed": (1, signal.SIGKILL, [2, -signal.SIGKILL],
+                              "another of the 2 processes has ended; continue with"),
+        }[what]  # fmt: skip
+        os.kill(ranks.processes[told].pid, number)
+        assert ranks.wait() == codes
+        (found,) = own_lines(ranks.error)
+    assert words in found
+    if what != "second told":
         return
     # and on with one process, which gets the images of both
     done = len(train_lines(run))
@@ -223,6 +212,23 @@ def test_all_processes_end_together(root: Path, tmp_path: Path, run_cli: RunCli,
     assert [line["step"] for line in train_lines(run)] == list(range(1, done + 6))
 
 
+@pytest.mark.slow
+def test_a_process_that_hangs_ends_with_the_one_that_started_it(root: Path, tmp_path: Path) -> None:
+    """Started as a user does."""
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "aicsd", *train_command(root, run, *TWO, *LONG)]
+    with start(command, AICSD_PROCESS_TIMEOUT="6") as process:
+        wait_for(run, 8)
+        (child,) = children(process.pid)
+        os.kill(child, signal.SIGSTOP)
+        _, error = process.communicate(timeout=TIMEOUT)
+    (found,) = own_lines(error)
+    assert process.returncode == 2
+    assert "process 1 of 2 (from 0) has not answered for 6 s; continue with" in found
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+
+
 def test_one_image_a_process(tmp_path: Path) -> None:
     """A network that normalises over the batch, on two processes as on one with both images.
 
@@ -233,9 +239,8 @@ def test_one_image_a_process(tmp_path: Path) -> None:
     aicsd(*train_command(root, tmp_path / "one", *flags, "--data.batch_size", "2"))
     pair = ("--devices", "2", "--data.batch_size", "1")
     command = train_command(root, tmp_path / "two", *flags, *pair)
-    with start([sys.executable, "-m", "aicsd", *command]) as process:
-        _, error = process.communicate(timeout=TIMEOUT)
-    assert process.returncode == 0, error
+    with Ranks(command, tmp_path / "log") as ranks:
+        assert ranks.wait() == [0, 0], ranks.error
     assert step_difference(tmp_path / "one", tmp_path / "two") < 0.01
 
 
@@ -246,11 +251,8 @@ def test_one_process_becomes_two(root: Path, tmp_path: Path, run_cli: RunCli) ->
         code, _, error = run_cli(*train_command(root, run, *LONG, "--val_every", "0"))
     assert code == 130, error
     done = len(train_lines(run))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-               "--master-addr", "127.0.0.1", "--master-port", str(port), "-m", "--", "aicsd",
+               "--master-addr", "127.0.0.1", "--master-port", str(free_port()), "-m", "--", "aicsd",
                "train", "--run", str(run), "--resume", "--devices", "2",
                "--data.batch_size", "2"]  # fmt: skip
     with start(command) as process:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,15 +14,8 @@ from pathlib import Path
 import pytest
 from conftest import RunCli
 from resumed import assert_like_reference, saved_step, small_command
-from tiny_runs import (
-    NO_REPORT,
-    aicsd,
-    data_flags,
-    distill_command,
-    fork_cli,
-    train_command,
-    train_lines,
-)
+from started import Ranks, Started
+from tiny_runs import NO_REPORT, aicsd, data_flags, distill_command, train_command, train_lines
 
 STEPS = 24
 STEPS_OF_EPOCH = 4
@@ -77,11 +69,11 @@ def logged_step(run: Path) -> int:
     return int(json.loads(whole[-1])["step"]) if whole else 0
 
 
-def freeze_when(pid: int, log: Path, ready: Callable[[], bool]) -> None:
+def freeze_when(pid: int, ready: Callable[[], bool]) -> None:
     """Stop a process at a moment at which ``ready`` holds, and leave it stopped."""
     end = time.monotonic() + 120
     while time.monotonic() < end:
-        assert is_running(pid), f"too early an end:\n{log.read_text()}"
+        assert is_running(pid), "too early an end"
         if ready():
             os.kill(pid, signal.SIGSTOP)
             time.sleep(0.02)
@@ -89,7 +81,7 @@ def freeze_when(pid: int, log: Path, ready: Callable[[], bool]) -> None:
                 return
             os.kill(pid, signal.SIGCONT)
         time.sleep(0.002)
-    raise AssertionError(f"not within the time:\n{log.read_text()}")
+    raise AssertionError("not within the time")
 
 
 def children(pid: int) -> list[int]:
@@ -111,21 +103,17 @@ def test_killed_in_mid_epoch(
     reference: Path,
     run_cli: RunCli,
 ) -> None:
-    run, log = tmp_path / "run", tmp_path / "output.txt"
-    process = fork_cli(command(run), log)
-    assert process.pid is not None
+    run = tmp_path / "run"
 
     def beyond_a_checkpoint() -> bool:
         step = logged_step(run)
         return step > 2 * SAVE_EVERY and step % SAVE_EVERY != 0 and step % STEPS_OF_EPOCH != 0
 
-    try:
-        freeze_when(process.pid, log, beyond_a_checkpoint)
+    with Started(command(run), tmp_path / "log") as process:
+        freeze_when(process.pid, beyond_a_checkpoint)
         workers = children(process.pid)
-    finally:
-        process.kill()
-        process.join()
-    assert process.exitcode == -signal.SIGKILL
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
     assert 0 < saved_step(run) < logged_step(run) < STEPS
     assert not (run / "model.safetensors").exists()
     code, _, error = run_cli("distill", "--run", run, "--resume")
@@ -153,9 +141,7 @@ def test_told_to_stop_in_mid_epoch(
         )  # fmt: skip
     try:
         # as a terminal and a cluster do: the workers get it too
-        freeze_when(
-            process.pid, log, lambda: logged_step(run) > STEPS_OF_EPOCH and saved_step(run) > 0
-        )
+        freeze_when(process.pid, lambda: logged_step(run) > STEPS_OF_EPOCH and saved_step(run) > 0)
         for pid in (*children(process.pid), process.pid):
             os.kill(pid, signal.SIGTERM)
         os.kill(process.pid, signal.SIGCONT)
@@ -181,13 +167,8 @@ def test_training_goes_on_when_nothing_takes_its_lines(
 ) -> None:
     """As with ``2>&1 | head -1``, and after a hang-up under nohup."""
     command = small_command(root, tmp_path / "run")
-    with subprocess.Popen(
-        [sys.executable, "-m", "aicsd", *command], stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:  # fmt: skip
-        assert process.stderr is not None
-        process.stderr.close()
-        assert process.wait(timeout=120) == 0
+    with Started(command, tmp_path / "log", deaf=True) as process:
+        assert process.wait() == 0
     assert_like_reference(tmp_path / "run", small_reference)
 
 
@@ -195,14 +176,8 @@ def test_two_processes(root: Path, tmp_path: Path, run_cli: RunCli) -> None:
     """Each takes half of every batch; three validation images are counted once each."""
     run = tmp_path / "run"
     flags = ["--devices", "2", "--data.batch_size", "2", "--epochs", "2", "--val_every", "0"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-                "--master-addr", "127.0.0.1", "--master-port", str(port)]  # fmt: skip
-    command = [*launcher, "-m", "--", "aicsd", *train_command(root, run, *flags)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr[-2000:]
+    with Ranks(train_command(root, run, *flags), tmp_path / "log") as ranks:
+        assert ranks.wait() == [0, 0], ranks.error
     steps = train_lines(run)
     # 16 images in steps of two times two
     assert [line["step"] for line in steps] == list(range(1, 9))

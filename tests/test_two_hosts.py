@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 from conftest import write_folder
+from started import Ranks
 from tiny_runs import aicsd, step_difference, train_command, train_lines
 
 TIMEOUT = 240
+CABLE = {"GLOO_SOCKET_IFNAME": "cable"}
 FLAGS = ("--val_every", "0", "--model.dropout", "0", "--report_images", "0")
 
 
@@ -64,26 +66,26 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("hosts") / "data")
 
 
-def start(hosts: tuple[str, str], root: Path, run: Path, *more: str) -> list[subprocess.Popen[str]]:
-    """A training with one process on each host, by the commands of docs/distributed.md."""
-    command = train_command(root, run, *FLAGS, "--data.batch_size", "1", "--num_nodes", "2", *more)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "cable",
-                   "AICSD_PROCESS_TIMEOUT": "10"}  # fmt: skip
-    return [
-        subprocess.Popen(
-            ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run",
-             "--nnodes", "2", "--node-rank", str(rank), "--master-addr", "10.213.0.1",
-             "--master-port", "29513", "--nproc-per-node", "1", "-m", "--", "aicsd", *command],
-            env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for rank, host in enumerate(hosts)
-    ]  # fmt: skip
+def command_of(root: Path, run: Path, *more: str) -> list[str]:
+    """A training with one process on each host."""
+    return train_command(root, run, *FLAGS, "--data.batch_size", "1", "--num_nodes", "2", *more)
 
 
 @pytest.mark.slow
 def test_a_step_of_two_hosts_is_that_of_one_process(hosts: tuple[str, str], tmp_path: Path) -> None:
+    """By the commands of docs/distributed.md."""
     root = write_folder(tmp_path / "pair", {"train": 2, "val": 1})
-    pair = start(hosts, root, tmp_path / "two", "--epochs", "1")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **CABLE}
+    pair = [
+        subprocess.Popen(
+            ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run",
+             "--nnodes", "2", "--node-rank", str(rank), "--master-addr", "10.213.0.1",
+             "--master-port", "29513", "--nproc-per-node", "1", "-m", "--", "aicsd",
+             *command_of(root, tmp_path / "two", "--epochs", "1")],
+            env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for rank, host in enumerate(hosts)
+    ]  # fmt: skip
     for process in pair:
         _, error = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 0, error
@@ -98,17 +100,15 @@ def test_a_host_that_is_gone_ends_the_other(
 ) -> None:
     """One line, and a checkpoint to go on from."""
     run = tmp_path / "run"
-    kept, lost = start(hosts, root, run, "--epochs", "400", "--save_every", "2")
-    end = time.monotonic() + TIMEOUT
-    while not (run / "metrics.jsonl").is_file() or len(train_lines(run)) < 4:
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    end_all(hosts[1])
-    begin = time.monotonic()
-    _, error = kept.communicate(timeout=TIMEOUT)
-    print(f"the other host ended after {time.monotonic() - begin:.1f} s")
-    lost.communicate(timeout=TIMEOUT)
-    said = [line for line in error.splitlines() if line.startswith("aicsd:")]
-    assert len(said) == 1, error
+    command = command_of(root, run, "--epochs", "400", "--save_every", "2")
+    with Ranks(command, tmp_path / "log", hosts, **CABLE, AICSD_PROCESS_TIMEOUT="10") as ranks:
+        end = time.monotonic() + TIMEOUT
+        while not (run / "metrics.jsonl").is_file() or len(train_lines(run)) < 4:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        end_all(hosts[1])
+        assert ranks.wait() == [2, -signal.SIGKILL]
+        said = [line for line in ranks.error.splitlines() if line.startswith("aicsd:")]
+    assert len(said) == 1, ranks.error
     assert "another of the 2 processes has ended; continue with" in said[0]
     assert (run / "checkpoints" / "last.pt").is_file()

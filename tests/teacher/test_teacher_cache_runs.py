@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from conftest import CLASS_NAMES, TINY_MODEL, RunCli, write_folder
 from PIL import Image
+from started import Ranks
 from tiny_runs import (
     NO_REPORT,
     aicsd,
@@ -275,10 +274,9 @@ def test_a_build_that_is_killed_is_left_as_it_can_go_on(
 def test_two_processes_build_one_cache(place: Path, tmp_path: Path) -> None:
     flags = ("--devices", "2", "--data.batch_size", "2", "--teacher_cache", tmp_path / "cache")
     arguments = command(place, tmp_path / "run", *EPOCHS, *flags)
-    done = subprocess.run([sys.executable, "-m", "aicsd", *arguments], capture_output=True,
-                          text=True, timeout=300, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("teacher cache: 8 images") == 1
+    with Ranks(arguments, tmp_path / "log") as ranks:
+        assert ranks.wait() == [0, 0], ranks.error
+        assert ranks.error.count("teacher cache: 8 images") == 1
     caches = [(folder / "cache" / "logits.bin").read_bytes() for folder in (tmp_path, place)]
     assert caches[0] == caches[1]
 

@@ -1,0 +1,146 @@
+"""Trainings in processes of their own, forked from a server that has everything imported.
+
+A start of Python costs seconds, a fork of the server nothing; pids, signals, exit codes, standard
+output and standard error are real. What the start or the end of the interpreter is part of, and
+what Fabric or torchrun starts, is for ``subprocess``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from multiprocessing import get_context, set_start_method
+from pathlib import Path
+from typing import Any
+
+TIMEOUT = 120
+SERVER = get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["aicsd.cli.fit", "aicsd.engine.run", "matplotlib.figure", "torch.utils.tensorboard"]
+)
+CLONE_NEWNET = 0x40000000
+"""Of sched.h."""
+
+
+class Started:
+    """``aicsd`` in a process of its own, which ends with the ``with`` block.
+
+    Args:
+        arguments: of the command line.
+        place: new folder for what it prints.
+        environment: variables, in addition to those of this process.
+        host: network namespace.
+        deaf: nothing takes what it writes to standard error.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        place: Path,
+        environment: Mapping[str, str] | None = None,
+        host: str | None = None,
+        deaf: bool = False,
+    ) -> None:
+        place.mkdir(parents=True)
+        self._place = place
+        # variables are set while the tests run, and the server has those of its start
+        variables = {**os.environ, **(environment or {})}
+        words = (list(arguments), place, variables, host, deaf)
+        self.process = SERVER.Process(target=_call, args=words)
+        self.process.start()
+        assert self.process.pid is not None
+        self.pid = self.process.pid
+
+    def __enter__(self) -> Started:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.join()
+
+    def wait(self, timeout: float = TIMEOUT) -> int:
+        """The exit code, or minus the number of the signal that ended it."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, f"still running: {self.error}"
+        return self.process.exitcode
+
+    @property
+    def output(self) -> str:
+        return (self._place / "output.txt").read_text(encoding="utf-8")
+
+    @property
+    def error(self) -> str:
+        return (self._place / "error.txt").read_text(encoding="utf-8")
+
+
+class Ranks(ExitStack):
+    """Processes that train together, each with the variables that torchrun gives it."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        place: Path,
+        hosts: Sequence[str | None] = (None, None),
+        **environment: str,
+    ) -> None:
+        super().__init__()
+        address = "127.0.0.1" if hosts[0] is None else "10.213.0.1"
+        shared = {"MASTER_ADDR": address, "MASTER_PORT": str(free_port()),
+                  "WORLD_SIZE": str(len(hosts)), "TORCHELASTIC_RUN_ID": "none"}  # fmt: skip
+        self.processes = []
+        for rank, host in enumerate(hosts):
+            node = rank if host is not None else 0
+            own = {"RANK": rank, "LOCAL_RANK": rank - node, "GROUP_RANK": node}
+            variables = {**shared, **environment, **{k: str(v) for k, v in own.items()}}
+            process = Started(arguments, place / str(rank), variables, host)
+            self.processes.append(self.enter_context(process))
+
+    def wait(self) -> list[int]:
+        return [process.wait() for process in self.processes]
+
+    @property
+    def error(self) -> str:
+        """What they wrote to standard error, one after the other."""
+        return "".join(process.error for process in self.processes)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def _call(
+    arguments: list[str], place: Path, variables: dict[str, str], host: str | None, deaf: bool
+) -> None:
+    import cv2
+
+    from aicsd.cli import main
+
+    if host is not None:
+        _enter(host)
+    os.environ.clear()
+    os.environ.update(variables)
+    output = os.open(place / "output.txt", os.O_WRONLY | os.O_CREAT)
+    error = os.open(place / "error.txt", os.O_WRONLY | os.O_CREAT)
+    if deaf:
+        taken, error = os.pipe()
+        os.close(taken)
+    os.dup2(output, 1)
+    os.dup2(error, 2)
+    sys.argv = ["aicsd", *arguments]
+    cv2.setNumThreads(0)
+    set_start_method(None, force=True)  # that of a start by hand: the server has set its own
+    main(arguments)
+
+
+def _enter(host: str) -> None:
+    with open(f"/run/netns/{host}", "rb") as namespace:
+        libc: Any = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(namespace.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns")
