@@ -88,7 +88,8 @@ class Search:
     """How the weights of a row are chosen.
 
     Args:
-        factors: what the gradient-matched weights are multiplied by, one short training each.
+        factors: what the gradient-matched weights are multiplied by, one short training each; a
+            single factor decides without a training.
         share: share of the epochs that a short training has.
     """
 

@@ -47,7 +47,7 @@ class Decider:
                 return []
             trials = self._trials(key)
             missing = [trial for trial in trials if trial.key not in self.results.cells]
-            if missing:
+            if missing and len(trials) > 1:
                 return missing
             decided.append(self._best(key, trials))
         if row.match is not None:
@@ -88,7 +88,9 @@ class Decider:
     def _best(self, key: Key, trials: list[Cell]) -> dict[str, Any]:
         name = f"{key.student} {key.row}: weights"
         if name not in self.results.decided:
-            best = max(trials, key=lambda trial: self.results.cells[trial.key].figures["miou"])
+            best = trials[0]
+            if len(trials) > 1:
+                best = max(trials, key=lambda t: float(self.results.cells[t.key].figures["miou"]))
             matched = self.results.decided[self._matched(key)]
             weights = {term: best.config.terms[term]["weight"] for term in matched}
             self.results.decided[name] = weights

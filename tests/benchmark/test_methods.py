@@ -164,6 +164,19 @@ def test_a_search_takes_the_best_of_short_trainings(
     assert "| small | kd, weights x 0.3 | cross_entropy 1, pixel_kd 0.6 |" in text
 
 
+def test_a_single_factor_decides_without_a_short_training(
+    tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(methods_decide, "measure_weights", lambda _: {"pixel_kd": 2.0})
+    methods = {"none": None, "kd": {"search": True}}
+    path = write_file(tmp_path, methods=methods, search={"factors": [3.0]})
+    code, _, error = run(tmp_path, path, run_cli)
+    assert code == 0, error
+    assert names(trainings) == ["small-none-0", "small-kd-0"]
+    results = read_results(tmp_path / "out" / "results.json")
+    assert results.cells[Key("small", "kd", 0)].figures["weights"]["pixel_kd"] == 6.0
+
+
 def test_a_training_with_workers_does_not_wait_for_its_standard_input() -> None:
     # a forked process closes its standard input, on which a thread of the training waits
     program = f"""{methods_run.WATCH_PARENT}
