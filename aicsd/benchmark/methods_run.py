@@ -112,12 +112,12 @@ class Campaign:
                     self._start(cell, jobs)
                 if not self._running:
                     break
-                time.sleep(POLL_SECONDS)
-                self._collect()
                 if len(self._running) < jobs:
                     # one at a time, so that processes are looked after; and only where nothing
                     # is left to start, for measuring takes seconds
                     self._measure(most=1)
+                time.sleep(POLL_SECONDS)
+                self._collect()
             self._end()
             stopped = bool(stop)
             if not stopped and time.monotonic() < deadline:
