@@ -110,12 +110,13 @@ class Campaign:
             while not stop and time.monotonic() < deadline:
                 while len(self._running) < jobs and (cell := self._next()) is not None:
                     self._start(cell, jobs)
+                # one at a time, so that processes are looked after; and only where nothing is left
+                # to start, for measuring takes seconds
+                known = len(self._running) < jobs and self._measure(most=1)
                 if not self._running:
-                    break
-                if len(self._running) < jobs:
-                    # one at a time, so that processes are looked after; and only where nothing
-                    # is left to start, for measuring takes seconds
-                    self._measure(most=1)
+                    if not known:
+                        break
+                    continue  # a row may have waited for what is known now
                 time.sleep(POLL_SECONDS)
                 self._collect()
             self._end()
@@ -127,16 +128,22 @@ class Campaign:
         waiting = [key for key in self._order if key not in self.results.cells]
         return Outcome(self._failed, waiting, stopped)
 
-    def _measure(self, most: int | None = None) -> None:
-        """Compare the time of a step with the baseline's, for rows that have a result."""
+    def _measure(self, most: int | None = None) -> bool:
+        """Compare the time of a step with the baseline's, for rows that have a result.
+
+        Returns:
+            Whether something is known that was not before.
+        """
         rows = [row.name for row in self.benchmark.rows.values()
                 if row.name != self.benchmark.baseline and not row.is_control]  # fmt: skip
         done = {key._replace(seed=self.benchmark.seeds[0]) for key in self.results.cells}
         waiting = [key for key in sorted(done) if key.row in rows
                    and step_time(key) not in self.results.decided]  # fmt: skip
+        known = len(self.results.decided)
         for key in waiting[:most]:
             self._decider.ratio(key)
             self._note()
+        return len(self.results.decided) > known
 
     def _next(self, measure: bool = True) -> Cell | None:
         """The most valuable cell to train; all that have a result somewhere are taken over."""

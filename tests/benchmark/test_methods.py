@@ -116,6 +116,22 @@ def test_a_failure_is_told_and_the_others_go_on(
     assert row_of(tmp_path, "kd")["seeds"] == "0 1"
 
 
+def test_every_training_starts_before_step_times_are_measured(
+    tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started_before = []
+
+    def measured(*_: object) -> float:
+        started_before.append(len(trainings.started))
+        return 2.0
+
+    monkeypatch.setattr(methods_decide, "step_ratio", measured)
+    path = write_file(tmp_path, methods=dict.fromkeys(["none", "kd", "icsd"]), seeds=[0, 1])
+    code, _, error = run(tmp_path, path, run_cli, "--jobs", 2)
+    assert code == 0, error
+    assert started_before == [6, 6]
+
+
 # decisions
 
 
