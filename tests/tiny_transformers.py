@@ -161,8 +161,19 @@ def _eomt(more: dict[str, Any]) -> Any:
     )  # fmt: skip
 
 
+def _eomt_dinov3(more: dict[str, Any]) -> Any:
+    return transformers.EomtDinov3ForUniversalSegmentation(
+        transformers.EomtDinov3Config(
+            hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=32,
+            image_size=SIDE, patch_size=8, num_upscale_blocks=1, num_blocks=1, num_queries=5,
+            num_register_tokens=2, **more,
+        )
+    )  # fmt: skip
+
+
 _BUILD = {
     "segformer": _segformer, "upernet": _upernet, "dpt": _dpt, "beit": _beit,
     "data2vec-vision": _data2vec, "mobilevit": _mobilevit, "mobilenet_v2": _mobilenet,
     "maskformer": _maskformer, "mask2former": _mask2former, "oneformer": _oneformer, "eomt": _eomt,
+    "eomt_dinov3": _eomt_dinov3,
 }  # fmt: skip

@@ -152,6 +152,10 @@ def describe(
         about["size"] = list(size)
     if spec.multiple > 1 and size is None:
         about |= {"multiple": spec.multiple, "padding": list(spec.color)}
+    if model.of_masks:
+        about["of_masks"] = True
     if spec.window:
         about["window"] = spec.window
+    if size is not None and size == spec.size:
+        about |= {"resizing": spec.resizing, "bicubic": spec.bicubic}
     return about

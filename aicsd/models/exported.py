@@ -17,6 +17,7 @@ from aicsd.errors import UserError
 from aicsd.formats import find_format
 from aicsd.formats.base import Graph, Port, one_line, unreadable
 from aicsd.models.beside import beside, read_beside
+from aicsd.models.one_size import RESIZINGS
 from aicsd.models.segmenter import IMAGENET, InputSpec, Segmenter
 
 ABOUT_FORMAT = 1
@@ -102,14 +103,18 @@ def _described(path: Path, graph: Graph) -> ExportedSegmenter:
             multiple=int(about.get("multiple", 1)), window=int(about.get("window", 0)),
             size=None if size is None else (int(size[0]), int(size[1])),
             mean=tuple(map(float, about["padding"])) if "padding" in about else RAW.mean,
+            bicubic=bool(about.get("bicubic", False)), resizing=about.get("resizing", "stretch"),
         )  # fmt: skip
+        if spec.resizing not in RESIZINGS:
+            raise ValueError(f"resizing {spec.resizing!r}")
         parameters = int(about.get("parameters", graph.parameters))
         aligned = bool(about.get("align_corners", True))
+        of_masks = bool(about.get("of_masks", False)) and output != "labels"
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise _broken(path, error) from error
     layout = Layout("uint8", True, output == "labels", one_image=size is not None)
     net = FileNetwork(path, graph, layout, len(classes.names), spec.mean)
-    return ExportedSegmenter(net, classes, spec, aligned, parameters, output)
+    return ExportedSegmenter(net, classes, spec, aligned, parameters, output, of_masks)
 
 
 def _description(path: Path, text: str) -> dict[str, Any]:
@@ -244,6 +249,7 @@ class ExportedSegmenter(Segmenter):
         align_corners: as the exported network declares it.
         parameters: number of weights; 0 where it is not known.
         output: what the graph gives: ``logits``, ``native`` ones or ``labels``.
+        of_masks: as the exported network declares it.
     """
 
     net: FileNetwork
@@ -256,16 +262,18 @@ class ExportedSegmenter(Segmenter):
         align_corners: bool,
         parameters: int = 0,
         output: str = "logits",
+        of_masks: bool = False,
     ) -> None:
-        super().__init__(net, classes, input, align_corners=align_corners)
+        super().__init__(net, classes, input, align_corners=align_corners, of_masks=of_masks)
         self._parameters_stored = parameters
         self.output = output
         self.eval()
 
     def normalize(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) RGB of 0 to 255 -> as the graph wants it."""
-        raw = self.input._replace(size=None, window=0) == RAW
-        return image if raw else super().normalize(image)
+        same = RAW._replace(size=self.input.size, window=self.input.window)
+        same = same._replace(bicubic=self.input.bicubic, resizing=self.input.resizing)
+        return image if self.input == same else super().normalize(image)
 
     def num_parameters(self) -> int:
         """Number of weights; 0 where it is not known."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
+from aicsd.models.one_size import RESIZINGS
 from aicsd.models.segmenter import InputSpec, Segmenter
 from aicsd.tensor_files import read_tensors, write_tensors
 
@@ -148,4 +149,6 @@ def input_of(header: Mapping[str, Any]) -> InputSpec:
     if held.get("size") is not None:
         height, width = held["size"]
         held["size"] = (int(height), int(width))
+    if held.get("resizing", RESIZINGS[0]) not in RESIZINGS:
+        raise ValueError(f"resizing {held['resizing']!r} is none of {', '.join(RESIZINGS)}")
     return InputSpec(**held)

@@ -13,14 +13,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import resize as resize_images
 
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.images import UInt8Array, read_image
 from aicsd.models.inference import InferenceConfig, image_batch, predict_ids
 from aicsd.models.maps import LOGITS, MapInfo, as_output, evaluating, resize
+from aicsd.models.one_size import Resizing, run_in_one_size
 from aicsd.runs import MODEL_FILE, RunFolder
 from aicsd.types import SegOutput
 
@@ -53,6 +52,8 @@ class InputSpec(NamedTuple):
     """Side in pixels of the windows that larger images are cut into; 0 takes them whole."""
     bicubic: bool = False
     """Whether images are resized to ``size`` bicubically, and not bilinearly."""
+    resizing: Resizing = "stretch"
+    """How images of another shape are brought to ``size``."""
 
     @property
     def color(self) -> tuple[int, int, int]:
@@ -100,6 +101,8 @@ class Segmenter(nn.Module):
         backbone: path of the submodule of ``net`` that starts from the weights of a classifier and
             learns at the lower rate; "" if there is none.
         min_batch: images that a training batch must have at least.
+        of_masks: whether ``net`` classifies masks: its logits are logarithms of scores that add up
+            over masks. They are resized as scores, and come out normalised over the classes.
         origin: how to build ``net`` again; without it only its weights can be saved.
     """
 
@@ -116,10 +119,12 @@ class Segmenter(nn.Module):
         align_corners: bool = False,
         backbone: str = "",
         min_batch: int = 1,
+        of_masks: bool = False,
         origin: Origin | None = None,
     ) -> None:
         super().__init__()
         self.net, self.classes, self.input, self.origin = net, classes, input, origin
+        self.of_masks = of_masks
         self.align_corners, self.backbone, self.min_batch = align_corners, backbone, min_batch
         self._maps = dict(maps or {})
         self.notes: list[str] = []
@@ -175,7 +180,7 @@ class Segmenter(nn.Module):
             maps[LOGITS] = MapInfo(len(classes.names), maps[LOGITS].stride)
         model = Segmenter(
             net, classes, self.input, maps=maps,
-            align_corners=self.align_corners, min_batch=self.min_batch,
+            align_corners=self.align_corners, min_batch=self.min_batch, of_masks=self.of_masks,
         )  # fmt: skip
         return model.to(self.device)
 
@@ -185,21 +190,26 @@ class Segmenter(nn.Module):
             return self
         return Segmenter(
             self.net, self.classes, input, maps=self._maps, align_corners=self.align_corners,
-            backbone=self.backbone, min_batch=self.min_batch, origin=self.origin,
+            backbone=self.backbone, min_batch=self.min_batch, of_masks=self.of_masks,
+            origin=self.origin,
         )  # fmt: skip
 
     def forward(self, image: Tensor) -> SegOutput:
         """(B, 3, H, W) uint8 RGB -> logits at the network's own resolution, and features."""
-        return self.apply_net(self.normalize(self._sized(image)))
-
-    def _sized(self, image: Tensor) -> Tensor:
-        """Images of the one size that the network takes."""
-        size = self.input.size
+        spec, size = self.input, self.input.size
         if size is None or size == image.shape[-2:]:
-            return image
-        mode = InterpolationMode.BICUBIC if self.input.bicubic else InterpolationMode.BILINEAR
-        sized: Tensor = resize_images(image, list(size), mode, antialias=True)
-        return sized
+            output = self._prepared(image)
+        else:
+            output = run_in_one_size(
+                self._prepared, image, size, spec.resizing,
+                bicubic=spec.bicubic, of_masks=self.of_masks,
+            )  # fmt: skip
+        if not self.of_masks:
+            return output
+        return output._replace(logits=output.logits.log_softmax(dim=1))
+
+    def _prepared(self, image: Tensor) -> SegOutput:
+        return self.apply_net(self.normalize(image))
 
     def normalize(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) RGB of 0 to 255 -> as the network was trained."""

@@ -80,6 +80,10 @@ KINDS = {
         "EomtConfig", "EomtForUniversalSegmentation", "EomtImageProcessor", "net.layers",
         masks="last", one_size=True,
     ),
+    "eomt_dinov3": Kind(
+        "EomtDinov3Config", "EomtDinov3ForUniversalSegmentation", "EomtImageProcessor",
+        "net.layers", masks="last", one_size=True,
+    ),
 }  # fmt: skip
 """``model_type`` of a configuration -> what it is."""
 
@@ -88,8 +92,8 @@ class TransformersNet(nn.Module):
     """A network of the library.
 
     ``forward`` takes a normalised (B, 3, H, W) image. It returns logits at the stride of the
-    network, or log-probabilities at the size of the image if it classifies masks, and ``stage1`` to
-    ``stage4`` as far as it has them.
+    network, or logarithms of scores at the size of the image if it classifies masks, and ``stage1``
+    to ``stage4`` as far as it has them.
     """
 
     task: Tensor | None
@@ -128,18 +132,18 @@ class TransformersNet(nn.Module):
             stages = _stages(states, size, getattr(self.net, "config", None))
         if not self._masks:
             return SegOutput(output.logits, stages)
-        logits = class_log_probabilities(
+        scores = class_log_scores(
             output.class_queries_logits, output.masks_queries_logits, size, self._masks == "last"
         )
-        return SegOutput(logits, stages)
+        return SegOutput(scores, stages)
 
 
-def class_log_probabilities(
+def class_log_scores(
     classes: Tensor, masks: Tensor, size: tuple[int, int], resize_masks: bool
 ) -> Tensor:
-    """Queries of a mask classifier -> per-pixel log-probabilities of the classes.
+    """Queries of a mask classifier -> per-pixel logarithms of scores of the classes.
 
-    p_c(x) is proportional to the sum over the queries q of softmax(classes_q)_c sigmoid(mask_q(x)),
+    The score of c at x is the sum over the queries q of softmax(classes_q)_c sigmoid(mask_q(x)),
     the semantic inference of MaskFormer (arXiv 2107.06278, section 3.4), without "no object".
 
     Args:
@@ -149,7 +153,7 @@ def class_log_probabilities(
         resize_masks: whether masks are resized to ``size``, or the sums over them.
 
     Returns:
-        (B, C, H, W) float32; the exponentials sum to 1 over the classes.
+        (B, C, H, W) float32; a softmax over the classes makes them probabilities.
     """
     weights = classes.float().softmax(dim=-1)[..., :-1]
     images = []
@@ -160,7 +164,7 @@ def class_log_probabilities(
         score = torch.einsum("bqc,bqhw->bchw", weight, mask.sigmoid())
         images.append(_resized(score, size))
     scores = torch.cat(images)
-    return scores.clamp_min(torch.finfo(scores.dtype).tiny).log().log_softmax(dim=1)
+    return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
 
 
 def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -58,10 +58,11 @@ class InferenceConfig:
 
     def of(self, model: Segmenter, size: tuple[int, int]) -> InferenceConfig:
         """These settings with the window for an image (H, W), where none is given."""
-        if self.window or model.input.size is not None:
+        spec = model.input
+        if self.window or (spec.size is not None and not spec.window):
             return self
         is_large = size[0] * size[1] * max(self.scales) ** 2 > WHOLE_PIXELS
-        return replace(self, window=model.input.window or (WINDOW if is_large else 0))
+        return replace(self, window=spec.window or (WINDOW if is_large else 0))
 
 
 def scale_images(images: Tensor, scale: float) -> Tensor:

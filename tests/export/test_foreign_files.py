@@ -109,6 +109,18 @@ def test_a_network_of_one_size_with_labels(tmp_path: Path) -> None:
     assert set(labels[-1]) == {2}
 
 
+def test_windows_of_a_network_of_one_size(tmp_path: Path) -> None:
+    """Cut from the image at its own scale."""
+    path = write(tmp_path / "a.onnx", [node("Conv", "x weight")], ("FLOAT", [1, 3, 32, 32]),
+                 ("FLOAT", [1, 3, 32, 32]), weights={"weight": WEIGHT})  # fmt: skip
+    raw = InputSpec((0.0,) * 3, (1.0,) * 3)
+    image = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
+    wanted = np.einsum("kc,hwc->khw", WEIGHT[:, :, 0, 0], image / 255).argmax(0)
+    cut = load_exported(path, CLASSES, raw._replace(window=32)).predict(image)
+    assert (cut == wanted).mean() >= 0.999
+    assert (load_exported(path, CLASSES, raw).predict(image) == wanted).mean() < 0.9
+
+
 def refused(path: Path, words: str, foreign: bool = False, image: bool = False) -> None:
     def use() -> None:
         model = load_exported(path, CLASSES) if foreign else load_model(path)

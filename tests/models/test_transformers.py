@@ -18,11 +18,11 @@ from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.models import ModelConfig, build_model, load_model, save_model, wrap_module
 from aicsd.models.maps import evaluating, resize
-from aicsd.models.transformers_net import KINDS, class_log_probabilities
+from aicsd.models.transformers_net import KINDS, class_log_scores
 
-ONE_SIZE = ("beit", "data2vec-vision", "dpt", "eomt")
-MASKS = ("maskformer", "mask2former", "oneformer", "eomt")
-
+EOMT = ("eomt", "eomt_dinov3")
+ONE_SIZE = ("beit", "data2vec-vision", "dpt", *EOMT)
+MASKS = ("maskformer", "mask2former", "oneformer", *EOMT)
 PADDED = ("maskformer", "mask2former", "oneformer")
 TERMS: dict[str, Any] = {
     "cross_entropy": {"resolution": "input"},
@@ -49,7 +49,7 @@ def processor_of(kind: str) -> Any:
         return transformers.MaskFormerImageProcessor(**options)
     if kind in ONE_SIZE:
         options = {"size": {"height": SIDE, "width": SIDE}}
-    if kind == "eomt":
+    if kind in EOMT:
         options = {"size": {"shortest_edge": SIDE, "longest_edge": SIDE}}
     if kind.startswith("mobile"):
         options["do_center_crop"] = False
@@ -66,14 +66,14 @@ def picture(height: int, width: int) -> np.ndarray:
 def of_library(folder: Path, image: np.ndarray) -> tuple[np.ndarray, Tensor]:
     """Labels by the image processor of a folder, and scores (C, H, W) at the size of the image."""
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
-    kind = KINDS[folder.name]
+    kind = KINDS[json.loads((folder / "config.json").read_text())["model_type"]]
     net = getattr(transformers, kind.model).from_pretrained(folder).eval()
     inputs = processor(images=image, return_tensors="pt")
     with torch.no_grad():
-        told = {"task_inputs": task_tokens(folder)} if folder.name == "oneformer" else {}
+        told = {"task_inputs": task_tokens(folder)} if kind.needs_task else {}
         output = net(pixel_values=inputs["pixel_values"], **told)
-    if folder.name == "eomt":
-        output.patch_offsets = None
+    if kind.model.startswith("Eomt"):
+        output.patch_offsets = inputs["patch_offsets"]
     size = (image.shape[0], image.shape[1])
     (labels,) = processor.post_process_semantic_segmentation(output, target_sizes=[size])
     if not kind.masks:
@@ -96,7 +96,7 @@ def test_labels_are_those_of_the_library(kind: str, folders: Path) -> None:
     model = load_model(folders / kind)
     assert model.classes.names == ("ground", "disc", "bar")
     # the library counts the padding of masks as image, and has squares for EoMT
-    other = {"eomt": (90, 90), **dict.fromkeys(PADDED, (96, 64))}.get(kind, (50, 70))
+    other = {**dict.fromkeys(EOMT, (90, 90)), **dict.fromkeys(PADDED, (96, 64))}.get(kind, (50, 70))
     sizes = [(64, 64), other]
     for size in sizes:
         image = picture(*size)
@@ -109,11 +109,64 @@ def test_labels_are_those_of_the_library(kind: str, folders: Path) -> None:
         middle = scores.mean((1, 2), keepdim=True)
         wanted = (scores - middle).argmax(0)
         if kind in MASKS:
+            assert torch.allclose(found.exp().sum(0), torch.ones(size), atol=1e-5)
             found = found - found.mean(0) + scores.mean(0)
-        same = ((found - middle).argmax(0) == wanted).float().mean()
-        # masks of one size are resized as log-probabilities, and by the library as probabilities
-        assert same >= (0.99 if kind == "eomt" and size != (SIDE, SIDE) else 0.999)
+        assert ((found - middle).argmax(0) == wanted).float().mean() >= 0.999
         assert len(wanted.unique()) > 1
+
+
+@pytest.mark.parametrize("size", [(64, 64), (90, 90), (64, 150), (150, 64), (100, 130)])
+def test_windows_are_those_of_the_library(size: tuple[int, int], tmp_path: Path) -> None:
+    """EoMT fits the shorter side, and cuts the longer one into windows."""
+    shorter = {"shortest_edge": SIDE, "longest_edge": None}
+    folder = eomt_with(tmp_path, do_split_image=True, size=shorter)
+    image = picture(*size)
+    labels, _ = of_library(folder, image)
+    model = load_model(folder)
+    assert (model.predict(image) == labels).mean() >= 0.999
+    assert len(np.unique(labels)) > 1
+    save_model(model, tmp_path / "m.safetensors")
+    assert (load_model(tmp_path / "m.safetensors").predict(image) == labels).mean() >= 0.999
+    if size == (64, 150):
+        stage = model.image_output(image).features["stage4"]
+        assert stage.shape[2:] == (8, 19)
+        # its first window is that of the image alone
+        first = model.image_output(image[:, :64]).features["stage4"]
+        assert torch.allclose(stage[..., :5], first[..., :5], atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 32), (50, 90), (128, 64)])
+def test_padding_of_one_size_is_no_image(size: tuple[int, int], tmp_path: Path) -> None:
+    """EoMT fits the longer side; the library cuts the padding of its panoptic masks alone."""
+    folder = eomt_with(tmp_path, do_pad=True)
+    image = picture(*size)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    net = transformers.EomtForUniversalSegmentation.from_pretrained(folder).eval()
+    with torch.no_grad():
+        output = net(processor(images=image, return_tensors="pt")["pixel_values"])
+    masks = F.interpolate(output.masks_queries_logits, (SIDE, SIDE), mode="bilinear").sigmoid()
+    classes = output.class_queries_logits.softmax(-1)[..., :-1]
+    scores = torch.einsum("bqc,bqhw->bchw", classes, masks)
+    (wanted,) = processor.unpad_image(scores, [size], {"shortest_edge": 64, "longest_edge": 64})
+    labels = wanted.argmax(0).numpy()
+    assert (load_model(folder).predict(image) == labels).mean() >= 0.999
+    assert len(np.unique(labels)) > 1
+
+
+def eomt_with(place: Path, **changes: Any) -> Path:
+    """A tiny EoMT whose queries differ, with an image processor of its own."""
+    folder, net = place / "network", tiny_network("eomt")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        net.query.weight.normal_(std=3)
+        net.class_predictor.weight.normal_(std=3)
+        for value in net.mask_head.parameters():
+            value.mul_(4)
+    net.save_pretrained(folder)
+    size = {"shortest_edge": SIDE, "longest_edge": SIDE}
+    processor = transformers.EomtImageProcessor(**{"size": size, **changes})
+    processor.save_pretrained(folder)
+    return folder
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -142,7 +195,7 @@ def test_queries_become_log_probabilities() -> None:
     classes = torch.randn(2, 4, 6, generator=generator)
     masks = torch.randn(2, 4, 3, 5, generator=generator) * 3
     for resized in (False, True):
-        found = class_log_probabilities(classes, masks, (3, 5), resized)
+        found = class_log_scores(classes, masks, (3, 5), resized)
         assert found.shape == (2, 5, 3, 5)
         for image in range(2):
             for row in range(3):
@@ -155,13 +208,11 @@ def test_queries_become_log_probabilities() -> None:
                         )
                         for c in range(5)
                     ]
-                    wanted = torch.tensor([s / sum(sums) for s in sums]).log()
+                    wanted = torch.tensor(sums).log()
                     assert torch.allclose(found[image, :, row, column], wanted, atol=1e-5)
-    nothing = class_log_probabilities(classes, torch.full_like(masks, -300.0), (3, 5), True)
-    assert torch.allclose(nothing.exp().sum(1), torch.ones(2, 3, 5))
-    large = class_log_probabilities(classes, masks, (12, 20), True)
-    assert large.shape == (2, 5, 12, 20)
-    assert torch.allclose(large.exp().sum(1), torch.ones(2, 12, 20), atol=1e-5)
+    nothing = class_log_scores(classes, torch.full_like(masks, -300.0), (3, 5), True)
+    assert torch.allclose(nothing.softmax(1), torch.full_like(nothing, 0.2))
+    assert class_log_scores(classes, masks, (12, 20), True).shape == (2, 5, 12, 20)
 
 
 def test_padding_is_no_image(folders: Path) -> None:
@@ -230,14 +281,26 @@ def test_folders_that_cannot_be_used(folders: Path, tmp_path: Path) -> None:
         load_model("transformers:segformer-b0")
 
 
-def test_a_network_of_tasks_needs_its_tokenizer(tmp_path: Path) -> None:
+def describe(folder: Path, **changes: Any) -> None:
+    """Change the configuration in a folder."""
+    held = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**held, **changes}))
+
+
+def test_a_network_of_tasks_is_told_its_task(tmp_path: Path) -> None:
+    classes = Classes(("ground", "disc", "bar"), ((0, 0, 0),) * 3)
     net = tiny_network("oneformer")
     net.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"has no tokenizer \(vocab.json, merges.txt\)"):
-        load_model(tmp_path)
-    with pytest.raises(UserError, match="lacks the tokens of its task"):
-        wrap_module(net, Classes(("ground", "disc", "bar"), ((0, 0, 0),) * 3))
+    clip = [49406, 518, 10549, 533, 29119, 1550, 49407, *[0] * 33]
+    for model in (wrap_module(net, classes), load_model(tmp_path)):
+        assert model.net.get_buffer("task").tolist() == [clip]
+    net.config.text_encoder_vocab_size = 1000
+    describe(tmp_path, text_encoder_vocab_size=1000)
+    for use in (lambda: wrap_module(net, classes), lambda: load_model(tmp_path)):
+        with pytest.raises(UserError, match=r"a vocabulary of its own \(1000 words\)"):
+            use()
     save_tokenizer(tmp_path)
+    describe(tmp_path, text_encoder_vocab_size=49408)
     assert torch.equal(load_model(tmp_path).net.get_buffer("task"), task_tokens(tmp_path))
 
 

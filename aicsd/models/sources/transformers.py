@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError, suggest
+from aicsd.models.one_size import Resizing
 from aicsd.models.segmenter import IMAGENET, InputSpec, Origin, Segmenter
 from aicsd.models.sources.base import named_classes, nameless_classes, parse_options, require
 from aicsd.models.sources.folder import (
@@ -31,6 +32,10 @@ SHARED: frozenset[str] = frozenset()
 PROCESSOR = "preprocessor_config.json"
 TASK = "the task is semantic"
 """What a network of several tasks is told, in the words that it was trained with."""
+CLIP_WORDS = 49408
+"""Size of the vocabulary of CLIP."""
+CLIP_TASK = (49406, 518, 10549, 533, 29119, 1550, 49407)
+"""Tokens of :data:`TASK` in that vocabulary."""
 CONFIG_OPTION = "config"
 """Option of a loaded network: its whole configuration."""
 STUDENTS: dict[str, dict[str, Any]] = {
@@ -133,7 +138,7 @@ def load_folder(folder: Path) -> Segmenter:
     spec = _input(library, kind, config, folder)
     model = _segmenter(kind, net, kind_name, net.config.to_dict(), classes, spec)
     if kind.needs_task:
-        _tell_task(library, folder, model)
+        _tell_task(model, _task_of_folder(library, folder, config))
     return model.eval()
 
 
@@ -156,12 +161,10 @@ def adopt(module: nn.Module, classes: Classes | None = None) -> Segmenter | None
         unnamed = _are_numbers(labels)
         classes = nameless_classes(len(labels)) if unnamed else named_classes(labels)
     spec = _input(library, kind, config, None)
+    model = _segmenter(kind, module, config.model_type, config.to_dict(), classes, spec)
     if kind.needs_task:
-        raise UserError(
-            f"a module {kind.model} lacks the tokens of its task: save it with its processor "
-            "(save_pretrained), and give the folder"
-        )
-    return _segmenter(kind, module, config.model_type, config.to_dict(), classes, spec)
+        _tell_task(model, _clip_task(config, f"a module {kind.model}"))
+    return model
 
 
 def _labels(config: Any) -> list[str]:
@@ -178,23 +181,35 @@ def _library() -> Any:
     return library
 
 
-def _tell_task(library: Any, folder: Path, model: Segmenter) -> None:
-    """Set the tokens of the task, from the words of the tokenizer in the folder.
+def _tell_task(model: Segmenter, tokens: Sequence[int]) -> None:
+    held = model.net.get_buffer("task")
+    held[0, : len(tokens)] = torch.tensor(tokens[: held.shape[1]])
+
+
+def _task_of_folder(library: Any, folder: Path, config: Any) -> Sequence[int]:
+    """Tokens of the task by the tokenizer in the folder, or else those of CLIP's vocabulary.
 
     Raises:
-        UserError: no tokenizer in the folder.
+        UserError: a tokenizer that cannot be read, or none and another vocabulary.
     """
-    held: Any = model.net.get_buffer("task")
-    cure = "has no tokenizer (vocab.json, merges.txt), which tells this network its task"
     if not any((folder / name).is_file() for name in ("vocab.json", "tokenizer.json")):
-        raise UserError(f"{folder} {cure}")
+        return _clip_task(config, str(folder))
     try:
         words = library.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        ids = words(TASK, truncation=True, max_length=held.shape[1])["input_ids"]
+        ids: Sequence[int] = words(TASK)["input_ids"]
     except Exception as error:  # whatever the library meets in files of anybody
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder} {cure}: {reason}") from error
-    held[0, : len(ids)] = torch.tensor(ids)
+        raise UserError(f"{folder}: the tokenizer cannot be read: {reason}") from error
+    return ids
+
+
+def _clip_task(config: Any, where: str) -> Sequence[int]:
+    if config.text_encoder_vocab_size != CLIP_WORDS:
+        raise UserError(
+            f"{where} has a vocabulary of its own ({config.text_encoder_vocab_size} words): give a "
+            "folder with its tokenizer (vocab.json, merges.txt), which tells it its task"
+        )
+    return CLIP_TASK
 
 
 def _are_numbers(labels: list[str]) -> bool:
@@ -230,7 +245,7 @@ def _segmenter(
                                     if key not in ("id2label", "label2id")}  # fmt: skip
     return Segmenter(
         TransformersNet(net, kind), classes, spec, backbone=kind.backbone,
-        min_batch=kind.min_batch, origin=Origin(PREFIX, described),
+        min_batch=kind.min_batch, of_masks=bool(kind.masks), origin=Origin(PREFIX, described),
     )  # fmt: skip
 
 
@@ -297,10 +312,14 @@ def _input(library: Any, kind: Kind, config: Any, folder: Path | None) -> InputS
             spec = spec._replace(mean=mean, std=std)
         spec = spec._replace(bgr=bool(value("do_flip_channel_order", False)))
         if kind.one_size:
-            size = _size(held.get("size"), config)
-            window = size[0] if value("do_split_image", False) else 0
+            resizing: Resizing = "stretch"
+            if value("do_split_image", False):
+                resizing = "windows"
+            elif value("do_pad", False) and not value("size_divisor"):
+                resizing = "pad"
             cubic = int(value("resample", 2)) == 3
-            return spec._replace(size=size, window=window, bicubic=cubic)
+            size = _size(held.get("size"), config)
+            return spec._replace(size=size, bicubic=cubic, resizing=resizing)
         divisor = value("size_divisor") or value("size_divisibility") or 1
         return spec._replace(multiple=max(1, int(divisor)))
     except (TypeError, ValueError, AttributeError) as error:
@@ -311,5 +330,6 @@ def _size(held: Any, config: Any) -> tuple[int, int]:
     """(H, W) that a network of one size takes: of its image processor, or its own."""
     if isinstance(held, Mapping) and "height" in held and "width" in held:
         return int(held["height"]), int(held["width"])
-    side = config.image_size
+    # a number or a pair, in files of older versions
+    side = held if isinstance(held, int | list | tuple) else config.image_size
     return (int(side[0]), int(side[1])) if isinstance(side, list | tuple) else (int(side),) * 2
