@@ -18,6 +18,8 @@ from aicsd.data.protocol import Classes
 from aicsd.engine import sanity
 from aicsd.engine.sanity import (
     Headroom,
+    check_classes,
+    check_headroom,
     check_teacher,
     constant_miou,
     find_headroom,
@@ -69,6 +71,27 @@ def test_seeds_that_show_half_of_the_headroom() -> None:
     assert "0.50 points between seeds is assumed" in str(Headroom(0.02, 0.5, 1, 0.005))
     assert "0.70 points between seeds)" in str(Headroom(0.02, 0.5, 2, 0.007))
     assert str(Headroom(-0.01, 0.5, 1, 0.005)).startswith("no headroom: teacher 49.00")
+
+
+def test_a_teacher_no_better_than_the_student_is_refused() -> None:
+    below, above = Headroom(0.0, 0.5, 1, 0.005), Headroom(0.001, 0.5, 1, 0.005)
+    with pytest.raises(UserError, match=r"no headroom: teacher 50.00.*--force_teacher true"):
+        check_headroom(below, False, 200)
+    check_headroom(below, True, 200)
+    check_headroom(below, False, 199)
+    check_headroom(above, False, 200)
+
+
+def test_classes_in_another_order_are_named() -> None:
+    names = ("road", "sky", "car", "tree")
+    sound = [[90, 5, 3, 2], [4, 80, 0, 6], [9, 0, 20, 1], [1, 9, 0, 3]]
+    assert check_classes(sound, names) == []
+    swapped = [[row[1], row[0], *row[2:]] for row in sound]
+    (line,) = check_classes(swapped, names)
+    assert "sky fits road (IoU 0.79), road fits sky (IoU 0.77); are they in" in line
+    assert check_classes([[0] * 4] * 4, names) == []
+    # a class that is never found, because another one is found in its place
+    assert check_classes([[90, 0, 0, 0], [0, 60, 0, 0], [0, 30, 0, 0], [0, 0, 0, 5]], names) == []
 
 
 def finished(place: Path, name: str, seed: int, miou: float, **changes: object) -> None:

@@ -74,7 +74,7 @@ def _check_teacher(
     device: str,
 ) -> None:  # fmt: skip
     """Print how well a teacher fits the labels, aligned correctly and in wrong ways."""
-    from aicsd.evaluation.alignment import alignment, misalignments
+    from aicsd.evaluation.alignment import alignment, misalignment
     from aicsd.teacher import with_classes
     from aicsd.terminal import progress_bar
 
@@ -86,8 +86,9 @@ def _check_teacher(
         variants = alignment(model, dataset, images, crop, lambda: bar.advance(task))
     print(f"teacher on {split}, mIoU %:")
     for variant in variants:
-        print(f"  {variant.name:<18} {100 * variant.miou:6.2f}")
-    for line in misalignments(variants):
+        print(f"  {variant.name:<24} {100 * variant.miou:6.2f}")
+    line = misalignment(variants)
+    if line is not None:
         print(f"aicsd: warning: {line}", file=sys.stderr)
 
 

@@ -154,8 +154,9 @@ class DistillConfig(FitConfig):
     'sidewalk: Pavement' (several may map to one, null leaves one out), or cityscapes_camvid;
     default: classes are matched by name."""
     force_teacher: bool = False
-    """train even if the teacher's validation mIoU is no better than guessing; runs of fewer than
-    200 steps do so anyway."""
+    """train even if the teacher's validation mIoU is no better than guessing, or than that of
+    finished runs of the student alone beside the run; runs of fewer than 200 steps do so
+    anyway."""
     teacher_runtime: Runtime = "eager"
     """eager, compiled (torch.compile: a slower start, faster steps), or openvino (on a CPU; for
     methods that compare logits)."""

@@ -15,6 +15,10 @@ from aicsd.runs import FinishedRun, RunFolder
 
 TRIAL_STEPS = 200
 """Steps below which a run tries things out and costs little."""
+FORCE = "--force_teacher true --resume true"
+MEETING_IOU = 0.25
+"""IoU from which a class of the teacher is taken to mean a class of the data."""
+SHOWN_PAIRS = 4
 OTHER_DATA_KEYS = ("root", "workers", "cache_mb", "check")
 """Keys of the data that change nothing about what a network learns."""
 
@@ -73,7 +77,7 @@ def check_teacher(
         )
         if forced or steps < TRIAL_STEPS:
             return f"warning: {text}"
-        raise UserError(f"{text} To train with it nevertheless: --force_teacher true --resume true")
+        raise UserError(f"{text} To train with it nevertheless: {FORCE}")
     constant = constant_miou(confusion)
     if score <= constant:
         return (
@@ -81,6 +85,37 @@ def check_teacher(
             f"everywhere ({constant:.4f}): {doubts}"
         )
     return None
+
+
+def check_classes(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> list[str]:
+    """A line for the classes of a teacher that fit another class of the data better than their own.
+
+    Two classes meet if each is the best one of the other by IoU, and that is above
+    :data:`MEETING_IOU`.
+
+    Args:
+        confusion: (C, C) pixel counts of the teacher, rows = label.
+        names: C classes of the data.
+    """
+    columns = [sum(column) for column in zip(*confusion, strict=True)]
+    iou = [
+        [count / max(1, sum(row) + columns[number] - count) for number, count in enumerate(row)]
+        for row in confusion
+    ]
+    pairs = []
+    for label, row in enumerate(iou):
+        found = max(range(len(row)), key=row.__getitem__)
+        best = max(range(len(iou)), key=lambda other: iou[other][found])
+        if found != label and best == label and row[found] >= MEETING_IOU:
+            pairs.append(f"{names[found]} fits {names[label]} (IoU {row[found]:.2f})")
+    if not pairs:
+        return []
+    more = f" and {len(pairs) - SHOWN_PAIRS} more" if len(pairs) > SHOWN_PAIRS else ""
+    return [
+        f"warning: classes of the teacher fit other classes of the data than their own: "
+        f"{', '.join(pairs[:SHOWN_PAIRS])}{more}; are they in the right order? "
+        "--teacher_classes maps them"
+    ]
 
 
 class Headroom(NamedTuple):
@@ -147,6 +182,21 @@ def find_headroom(place: Path, config: Mapping[str, Any], teacher_miou: float) -
     std = statistics.stdev(found) if len(found) > 1 else ASSUMED_STD
     mean = statistics.fmean(found)
     return Headroom(teacher_miou - mean, mean, len(found), std)
+
+
+def check_headroom(headroom: Headroom, forced: bool, steps: int) -> None:
+    """Refuse a teacher that is no better than the student alone.
+
+    Args:
+        headroom: of the run.
+        forced: whether the teacher is to be used nevertheless.
+        steps: as of :func:`check_teacher`.
+
+    Raises:
+        UserError: its score is that of the student alone, or below.
+    """
+    if headroom.gap <= 0 and not forced and steps >= TRIAL_STEPS:
+        raise UserError(f"{headroom}. To train with it nevertheless: {FORCE}")
 
 
 def _finished(path: Path) -> FinishedRun | None:

@@ -12,11 +12,14 @@ from typing import Any, Protocol
 
 from aicsd.data.protocol import SegDataset
 from aicsd.distiller import Distiller
+from aicsd.engine import sanity
 from aicsd.engine.checkpoint import RunState
 from aicsd.engine.reporting import RunLogger, score_text
-from aicsd.engine.sanity import check_teacher, find_headroom
+from aicsd.engine.sanity import check_classes, check_headroom, check_teacher, find_headroom
 from aicsd.engine.step import Training
+from aicsd.errors import UserError
 from aicsd.evaluation import Metrics
+from aicsd.evaluation.alignment import CLEAR, alignment, misalignment
 from aicsd.images import UInt8Array
 from aicsd.models import Segmenter
 from aicsd.runs import RunFolder
@@ -26,6 +29,7 @@ from aicsd.visualization.panels import contact_sheet
 from aicsd.visualization.views import ics_distance, look, spread
 
 PICTURE_IMAGES = 3
+ALIGNMENT_IMAGES = 8
 ICS_DISTANCE = "val/ics_distance"
 
 
@@ -71,7 +75,8 @@ class Watcher(Protocol):
 class TeacherScore:
     """Evaluates the teacher before the first step, so that a wrongly loaded one is noticed.
 
-    One that is no better than guessing is refused, unless the run's config has ``force_teacher``.
+    One that is no better than guessing or than the student alone is refused, unless the run's
+    config has ``force_teacher``.
     """
 
     def on_start(self, run: Watched) -> None:
@@ -86,9 +91,31 @@ class TeacherScore:
         if warning is not None:
             run.logger.say(warning)
         if run.is_first_process:
+            for line in (
+                *check_classes(metrics.confusion, teacher.model.classes.names),
+                *self._misalignment(run, teacher.model),
+            ):
+                run.logger.say(line)
             headroom = find_headroom(run.folder.path, run.config, metrics.miou)
             if headroom is not None:
+                if run.training.distiller.recipe.needs_teacher:
+                    check_headroom(headroom, forced, run.total)
                 run.logger.say(str(headroom))
+
+    @staticmethod
+    def _misalignment(run: Watched, model: Segmenter) -> list[str]:
+        """What is wrong with how the teacher sees images; a trial does without."""
+        if run.total < sanity.TRIAL_STEPS or getattr(run.val_data, "labels_by", None):
+            return []
+        crop = int(run.config["data"]["augment"]["crop"])
+        count = min(ALIGNMENT_IMAGES, len(run.val_data.labelled))
+        try:
+            with run.logger.counting("checking the teacher", count) as advance:
+                variants = alignment(model, run.val_data, count, crop, lambda: advance(1))
+        except UserError:  # no labels, or images that are too small for it
+            return []
+        line = misalignment(variants, CLEAR)
+        return [] if line is None else [f"warning: {line}"]
 
     def on_validation(self, run: Watched) -> None:
         pass

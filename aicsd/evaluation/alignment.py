@@ -1,7 +1,7 @@
 """Whether a network sees the images as it was trained: the right way scores better than wrong ones.
 
-Labels that are a pixel off, or channels in another order, cost a network little enough to go
-unnoticed in its score alone.
+Labels that are a pixel off, channels in another order, or another mean and std cost a network
+little enough to go unnoticed in its score alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from aicsd.data.wrappers import spread
 from aicsd.errors import UserError
 from aicsd.evaluation.metrics import confusion_counts, metrics_from_confusion
 from aicsd.images import UInt8Array
-from aicsd.models import Segmenter, predict_ids
+from aicsd.models import InputSpec, Segmenter, predict_ids
+from aicsd.models.segmenter import IMAGENET
 
 SHIFTS = (1, 2)
 """Pixels by which predictions are moved."""
@@ -29,6 +30,16 @@ DIRECTIONS = {"down": (1, 0), "up": (-1, 0), "right": (0, 1), "left": (0, -1)}
 AS_IT_IS = "as it is"
 CROPS = "training crops"
 SWAPPED = "channels swapped"
+NORMALIZATIONS = {
+    "ImageNet's mean and std": IMAGENET,
+    "mean and std 0.5": InputSpec((0.5,) * 3, (0.5,) * 3),
+    "pixels of 0 to 1": InputSpec((0.0,) * 3, (1.0,) * 3),
+}
+"""What networks are trained with."""
+SAME = 0.1
+"""Two normalisations that map no pixel further apart are one, as half of ImageNet's are."""
+CLEAR = 0.005
+"""Gain in mIoU from which a wrong way is worth a warning in a training."""
 
 
 class Variant(NamedTuple):
@@ -47,7 +58,9 @@ def alignment(
     crop: int = 512,
     advance: Callable[[], None] | None = None,
 ) -> list[Variant]:
-    """mIoU as it is, on crops as in training, moved by 1 and 2 pixels, and with channels swapped.
+    """mIoU as it is, on crops as in training, and in wrong ways.
+
+    Wrong are predictions moved by 1 and 2 pixels, swapped channels, and other normalisations.
 
     Args:
         model: in evaluation mode; its classes are those of the dataset.
@@ -70,7 +83,7 @@ def alignment(
         counts = confusion_counts(ids[None], labels[None], count)
         totals[name] = totals[name] + counts if name in totals else counts
 
-    config = AugmentConfig(crop=crop)
+    config, others = AugmentConfig(crop=crop), _otherwise_normalized(model)
     for place in spread(min(images, len(labelled)), len(labelled)):
         index = labelled[place]
         sample = dataset.read(index)
@@ -86,6 +99,8 @@ def alignment(
                 add(f"moved {word} by {pixels}", moved, inner)
         swapped = predict_ids(model, np.ascontiguousarray(sample.image[..., ::-1]))
         add(SWAPPED, _inner(swapped, 0, 0), inner)
+        for name, other in others.items():
+            add(name, _inner(predict_ids(other, sample.image), 0, 0), inner)
         seen = augment(sample, np.random.default_rng(index), config)
         add(CROPS, predict_ids(model, seen.image), seen.mask)
         if advance is not None:
@@ -97,22 +112,53 @@ def alignment(
     ]  # fmt: skip
 
 
-def misalignments(variants: list[Variant]) -> list[str]:
-    """A line for the best wrong way of each kind that scores better than the right one."""
+def misalignment(variants: list[Variant], gain: float = 0.0) -> str | None:
+    """A line for the best wrong way, if it scores better than the right one.
+
+    Args:
+        variants: as :func:`alignment` returns them.
+        gain: mIoU by which it must be better.
+    """
     right = next(variant.miou for variant in variants if variant.name == AS_IT_IS)
-    better = sorted(
-        (variant for variant in variants if variant.is_wrong and variant.miou > right),
-        key=lambda variant: -variant.miou,
+    best = max((v for v in variants if v.is_wrong), key=lambda variant: variant.miou)
+    if not best.miou > right + gain:
+        return None
+    scores = f"({best.miou:.4f}, {right:.4f})"
+    if best.name == SWAPPED:
+        return (
+            f"with {best.name} (BGR) the network scores better {scores}: does it want its channels "
+            "in the order that it gets?"
+        )
+    if best.name in NORMALIZATIONS:
+        return f"with {best.name} the network scores better {scores}: is its normalisation right?"
+    return (
+        f"the prediction {best.name} fits better than {AS_IT_IS} {scores}: are the labels those of "
+        "these images, pixel by pixel, and is align_corners right?"
     )
-    moved = [variant for variant in better if variant.name != SWAPPED][:1]
-    swapped = [variant for variant in better if variant.name == SWAPPED]
-    cures = "are the labels those of these images, pixel by pixel, and is align_corners right?"
-    return [
-        *(f"the prediction {v.name} fits better than {AS_IT_IS} ({v.miou:.4f}, {right:.4f}): "
-          f"{cures}" for v in moved),
-        *(f"with {v.name} (BGR) the network scores better ({v.miou:.4f}, {right:.4f}): does it "
-          "want its channels in the order that it gets?" for v in swapped),
-    ]  # fmt: skip
+
+
+def _otherwise_normalized(model: Segmenter) -> dict[str, Segmenter]:
+    """The network with every common normalisation that is not its own.
+
+    None of one that normalises by itself.
+    """
+    own = model.input
+    if own.scale == 1 and not any(own.mean):
+        return {}
+    return {
+        name: model.with_input(own._replace(mean=spec.mean, std=spec.std, scale=spec.scale)).eval()
+        for name, spec in NORMALIZATIONS.items()
+        if _distance(own, spec) > SAME
+    }
+
+
+def _distance(one: InputSpec, other: InputSpec) -> float:
+    """How far apart two specs put black or white, at most."""
+    return max(
+        abs((pixel * one.scale - a) / b - (pixel * other.scale - c) / d)
+        for pixel in (0, 255)
+        for a, b, c, d in zip(one.mean, one.std, other.mean, other.std, strict=True)
+    )
 
 
 def _inner(ids: UInt8Array, down: int, right: int) -> UInt8Array:

@@ -106,7 +106,7 @@ def export_model(
         targets = [stack.enter_context(place(path)) for path in written.files(out)[::-1]]
         folder = Path(stack.enter_context(TemporaryDirectory()))
         built = folder / f"float{written.suffix}"
-        stack.enter_context(_refusals(written))
+        stack.enter_context(_refusals(written, size))
         program = trace(graph, model, size)
         about = describe(model, output, int8=False, size=size)
         written.write(program, built, about)
@@ -132,16 +132,19 @@ def export_model(
 
 
 @contextmanager
-def _refusals(written: Format) -> Iterator[None]:
+def _refusals(written: Format, size: tuple[int, int] | None) -> Iterator[None]:
     """Whatever a converter meets in a network, in one line."""
     try:
         yield
     except (UserError, OSError):
         raise
     except Exception as error:
+        cure = "Try another format"
+        if size is None:
+            cure = "Try --size WIDTHxHEIGHT, for images of one size, or another format"
         raise UserError(
             f"this network cannot be exported for {written.title}: {type(error).__name__} "
-            f"{one_line(error)}; nothing was written. Try another format"
+            f"{one_line(error)}; nothing was written. {cure}"
         ) from error
 
 
