@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from aicsd.data.batches import TrainBatches
 from aicsd.data.camvid import open_camvid
@@ -26,9 +26,7 @@ from aicsd.data.memory import CachedDataset
 from aicsd.data.protocol import Classes, SegDataset
 from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.distiller import Distiller
-from aicsd.engine.config import DistillConfig, OptimizerConfig, Precision
-from aicsd.engine.device import open_fabric
-from aicsd.engine.step import Training, train_step
+from aicsd.engine.config import OptimizerConfig, Precision
 from aicsd.evaluation.cost import synchronize
 from aicsd.losses import cross_entropy_loss, icsd_loss, pixel_kd_loss
 from aicsd.methods import load_recipe
@@ -42,6 +40,7 @@ from benchmarks.baselines import (
     pixel_kd_by_autograd,
     released_step,
 )
+from benchmarks.common import LogitsOf, training_step
 
 Shape = tuple[int, int, int, int]
 """Images, classes, height, width."""
@@ -140,16 +139,6 @@ def loss_speed(name: str, shape: Shape, device: torch.device) -> Figures:
 # steps
 
 
-class _Logits(nn.Module):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.net(image).logits
-        return logits
-
-
 def step_speeds(
     device: torch.device, shapes: tuple[Shape, ...], backbones: tuple[str, str]
 ) -> Iterator[Check]:
@@ -214,18 +203,14 @@ def package_step(
     compiled: bool = False,
 ) -> Callable[[], object]:
     """The step that a training does."""
-    fabric = open_fabric(DistillConfig(run="-", accelerator=device.type, precision=precision))
-    fabric.launch()
     large, small = (build(backbone, shape[1]) for backbone in backbones)
     teacher = Teacher(large, large.classes)
     if method != "none":
         teacher.to(device)
         teacher.speed_up("compiled" if compiled else "eager", shape[2])
-    training = Training(
-        OptimizerConfig(lr=1e-4), 0, Distiller(small, load_recipe(method), teacher), fabric
-    )
+    distiller = Distiller(small, load_recipe(method), teacher)
     batches = repeat(random_batch(shape, device))
-    return lambda: train_step(training, batches, 1, 0.5)
+    return training_step(distiller, OptimizerConfig(lr=1e-4), batches, device.type, precision)
 
 
 def deterministic_step(make: Step) -> Callable[[], object]:
@@ -270,7 +255,9 @@ def released(
     shape: Shape, device: torch.device, backbones: tuple[str, str]
 ) -> Callable[[], object]:
     """The step of the released code, written anew."""
-    teacher, student = (_Logits(build(backbone, shape[1]).net).to(device) for backbone in backbones)
+    teacher, student = (
+        LogitsOf(build(backbone, shape[1]).net).to(device) for backbone in backbones
+    )
     optimizer = torch.optim.SGD(student.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
     data = random_batch(shape, device)
     image = (data.image.float() / 255 - 0.45).div(0.225).contiguous()

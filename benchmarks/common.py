@@ -3,17 +3,59 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from aicsd.benchmark.timing import machine
+from aicsd.distiller import Distiller
+from aicsd.engine.config import DistillConfig, OptimizerConfig, Precision
+from aicsd.engine.device import open_fabric
+from aicsd.engine.step import Training, train_step
 from aicsd.evaluation.cost import take_turns
 from aicsd.files import write_text
+from aicsd.types import Batch
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks" / "results"
 PAGE = REPOSITORY / "docs" / "performance.md"
+
+
+class LogitsOf(nn.Module):
+    """A network of the package as one that returns logits alone."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised (B, 3, H, W) -> (B, C, h, w)."""
+        logits: Tensor = self.net(image).logits
+        return logits
+
+
+def training_step(
+    distiller: Distiller,
+    settings: OptimizerConfig,
+    batches: Iterator[Batch],
+    accelerator: str = "cpu",
+    precision: Precision = "32-true",
+) -> Callable[[], object]:
+    """The step that a training does, on the next batch.
+
+    Args:
+        distiller: gets trained.
+        settings: settings of the optimizer.
+        batches: one for every call.
+        accelerator: as in a config.
+        precision: as in a config.
+    """
+    fabric = open_fabric(DistillConfig(run="-", accelerator=accelerator, precision=precision))
+    fabric.launch()
+    training = Training(settings, 0, distiller, fabric)
+    return lambda: train_step(training, batches, 1, 0.5)
 
 
 def fastest(candidates: Mapping[str, Callable[[], object]], repeats: int = 7) -> dict[str, float]:

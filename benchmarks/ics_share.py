@@ -9,6 +9,7 @@ and data; the term is measured apart, forward and backward, on logits at stride 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -17,12 +18,11 @@ from torch import Tensor
 from aicsd.data.classes_file import distinct_color
 from aicsd.data.protocol import Classes
 from aicsd.distiller import Distiller
-from aicsd.engine.optimizer import build_optimizer
 from aicsd.losses import icsd_loss
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, build_model
 from aicsd.types import Batch
-from benchmarks.common import fastest, report
+from benchmarks.common import fastest, report, training_step
 from benchmarks.step import SETTINGS
 
 
@@ -43,24 +43,16 @@ CASES = (
 CLASSES = (2, 21, 60, 150)
 
 
-def student_step(case: Case, count: int) -> Callable[[], None]:
-    """A whole step of the student alone, as the training loop does it."""
+def student_step(case: Case, count: int) -> Callable[[], object]:
+    """A whole step of the student alone."""
     torch.manual_seed(0)
     names = tuple(f"class {number}" for number in range(count))
     classes = Classes(names, tuple(distinct_color(number) for number in range(count)))
-    student = build_model(case.model, classes).to(memory_format=torch.channels_last)
-    distiller = Distiller(student, load_recipe("none"), None).train()
-    optimizer = build_optimizer(SETTINGS, distiller)
+    distiller = Distiller(build_model(case.model, classes), load_recipe("none"), None)
     image = torch.randint(0, 256, (case.batch, case.side, case.side, 3)).to(torch.uint8)
     mask = torch.randint(0, count, (case.batch, case.side, case.side))
-    data = Batch(image.permute(0, 3, 1, 2), mask, valid=mask >= 0)
-
-    def step() -> None:
-        distiller(data, 0.5)["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
+    batch = Batch(image.permute(0, 3, 1, 2), mask, valid=mask >= 0)
+    return training_step(distiller, SETTINGS, repeat(batch))
 
 
 def term(case: Case, count: int) -> Callable[[], tuple[Tensor, ...]]:
@@ -77,7 +69,10 @@ def main() -> None:
     figures: list[dict[str, Any]] = []
     for case in CASES:
         for count in CLASSES:
-            parts = {"step": student_step(case, count), "term": term(case, count)}
+            parts: dict[str, Callable[[], object]] = {
+                "step": student_step(case, count),
+                "term": term(case, count),
+            }
             seconds = fastest(parts, repeats=5)
             share = seconds["term"] / (seconds["step"] + seconds["term"])
             rows.append([

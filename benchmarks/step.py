@@ -11,23 +11,23 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from aicsd.data.classes_file import distinct_color
 from aicsd.data.protocol import Classes
 from aicsd.distiller import Distiller
 from aicsd.engine.config import OptimizerConfig
-from aicsd.engine.optimizer import build_optimizer
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model
 from aicsd.teacher import Teacher
 from aicsd.types import Batch, Runtime
 from benchmarks.baselines import released_step
-from benchmarks.common import fastest, report
+from benchmarks.common import LogitsOf, fastest, report, training_step
 
+TEACHER, STUDENT = "resnet101", "resnet18"
 BATCH, SIDE, CLASSES = 2, 257, 21
 RUNTIMES: tuple[Runtime, ...] = ("eager", "compiled", "openvino")
 SETTINGS = OptimizerConfig(lr=1e-4)
@@ -49,39 +49,20 @@ def batch() -> Batch:
 
 
 def fast_teacher(runtime: Runtime) -> Teacher:
-    model = network("resnet101")
+    model = network(TEACHER)
     teacher = Teacher(model, model.classes)
     teacher.speed_up(runtime, SIDE)
     return teacher
 
 
-def step_of(method: str, teacher: Teacher | None) -> Callable[[], None]:
-    """A whole step as the training loop does it."""
-    student = network("resnet18").to(memory_format=torch.channels_last)
-    distiller = Distiller(student, load_recipe(method), teacher).train()
-    optimizer = build_optimizer(SETTINGS, distiller)
-    data = batch()
-
-    def step() -> None:
-        distiller(data, 0.5)["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-class _Logits(nn.Module):
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.net(image).logits
-        return logits
+def step_of(method: str, teacher: Teacher | None) -> Callable[[], object]:
+    """A whole step of a training."""
+    distiller = Distiller(network(STUDENT), load_recipe(method), teacher)
+    return training_step(distiller, SETTINGS, repeat(batch()))
 
 
 def released() -> Callable[[], None]:
-    student, teacher = (_Logits(network(name).net) for name in ("resnet18", "resnet101"))
+    student, teacher = (LogitsOf(network(name).net) for name in (STUDENT, TEACHER))
     optimizer = torch.optim.SGD(student.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
     data = batch()
     image = (data.image.float() / 255 - 0.45).div(0.225).contiguous()
@@ -91,7 +72,7 @@ def released() -> Callable[[], None]:
 def looks() -> dict[str, Callable[[], Any]]:
     """One teacher forward pass, by every installed runtime."""
     image = batch().image
-    plain = network("resnet101").eval()
+    plain = network(TEACHER).eval()
     found: dict[str, Callable[[], Any]] = {
         "teacher, as it is": torch.no_grad()(lambda: plain(image.contiguous()))
     }

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
@@ -28,14 +28,15 @@ from aicsd.data import open_dataset
 from aicsd.data.batches import TrainBatches
 from aicsd.data.loaders import train_loader
 from aicsd.data.protocol import SegDataset
+from aicsd.data.settings import DataConfig
 from aicsd.distiller import Distiller
 from aicsd.engine.config import DistillConfig
-from aicsd.engine.optimizer import build_optimizer
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, build_model
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import TeacherCache
-from benchmarks.common import REPOSITORY, fastest, report
+from aicsd.types import Batch
+from benchmarks.common import REPOSITORY, fastest, report, training_step
 
 IMAGES = 32
 SIZE = (360, 480)
@@ -65,6 +66,14 @@ def read_config(name: str) -> dict[str, Any]:
     return content
 
 
+def loaded(images: SegDataset, config: DataConfig) -> Iterator[Batch]:
+    """The same few batches again and again, each read when it is taken."""
+    settings = replace(config, workers=0)
+    for number in cycle(range(IMAGES // settings.batch_size)):
+        plan = TrainBatches(IMAGES, settings.batch_size, 0, number, number + 1)
+        yield from train_loader(images, settings, plan)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -85,26 +94,14 @@ def main() -> None:
             for name in ("all", "few")
         }
 
+        # the form in which a training without a cache runs it
+        teacher.speed_up("eager", config.data.augment.crop)
+
         def step_of(method: str, images: SegDataset) -> Callable[[], object]:
             torch.manual_seed(0)
             student = build_model(config.student, data.classes)
-            recipe = load_recipe(method)
-            distiller = Distiller(student, recipe, teacher).train()
-            optimizer = build_optimizer(config.optimizer, distiller)
-            settings = replace(config.data, workers=0)
-            steps = IMAGES // settings.batch_size
-            # the same few batches for all, again and again
-            plans = cycle(
-                [TrainBatches(IMAGES, settings.batch_size, 0, n, n + 1) for n in range(steps)]
-            )
-
-            def step() -> None:
-                (batch,) = train_loader(images, settings, next(plans))
-                distiller(batch, 0.5)["loss"].backward()
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-
-            return step
+            distiller = Distiller(student, load_recipe(method), teacher)
+            return training_step(distiller, config.optimizer, loaded(images, config.data))
 
         candidates = {
             "student alone": step_of("none", data),
