@@ -13,8 +13,7 @@ from aicsd.data.splits import Data, data_settings
 from aicsd.engine.config import DistillConfig, OptimizerConfig, Precision, TrainConfig
 from aicsd.engine.run import Run, run_distillation, run_training
 from aicsd.models import Segmenter
-from aicsd.models.build import OWN_MODULE
-from aicsd.models.settings import ModelConfig
+from aicsd.models.settings import OWN_MODULE, ModelConfig
 from aicsd.types import Protocol, Runtime
 
 
@@ -90,7 +89,7 @@ def distill(
     Args:
         teacher: run folder, model file or checkpoint of the released code; or a network. A plain
             ``nn.Module`` takes images normalised by the ImageNet mean and std, returns logits
-            (B, C, h, w), and knows the classes of the data in their order.
+            (B, C, h, w), and predicts the classes of the data in their order.
         student: as ``model`` of :func:`train`.
         data: as in :func:`train`.
         method: one of :func:`list_methods`, or the path of a recipe.

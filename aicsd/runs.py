@@ -45,6 +45,8 @@ loss was not finite."""
 OLD_KEYS = {"published_layout": "released_layout"}
 """Keys of a network that older versions had under another name -> the name."""
 LOCK_FILE = ".lock"
+LABELS_ALONE = "none"
+"""The method that has no teacher, unless a term that needs one is added to it."""
 REQUIRED = ("class_accuracy", "images", "miou", "parameters", "per_class_iou")
 """Metrics that every finished run has."""
 
@@ -314,25 +316,36 @@ class FinishedRun:
     @property
     def method(self) -> str:
         """Name of the method; ``none`` for a run of ``aicsd train``."""
-        return "none" if self.command == "train" else Path(str(self.config.get("method"))).stem
+        named = Path(str(self.config.get("method"))).stem
+        return LABELS_ALONE if self.command == "train" else named
 
     @property
     def title(self) -> str:
-        """``student alone``, ``student AICSD``; of a run of ``aicsd train``, its folder."""
-        if self.command == "train":
-            return self.path.name
-        return "student alone" if self.is_alone else f"student {self.method.upper()}"
+        """``student alone``, ``student AICSD``; the folder of a run that has no method."""
+        if self.command == "distill" and self.is_alone:
+            return "student alone"
+        return self.path.name if self.method == LABELS_ALONE else f"student {self.method.upper()}"
 
     @property
     def is_alone(self) -> bool:
         """Trained on labels only."""
-        return self.method == "none"
+        return learns_alone(self.method, self.result)
 
     @property
     def teacher(self) -> str | None:
         """Reference of its teacher, if it has one."""
         teacher = self.config.get("teacher")
         return str(teacher) if teacher else None
+
+
+def learns_alone(method: str, result: Mapping[str, Any]) -> bool:
+    """Whether a run had no teacher: its method has none, and none of its terms needed one.
+
+    Args:
+        method: name of the method.
+        result: metrics of the run, which hold those of the teacher that it had.
+    """
+    return method == LABELS_ALONE and not result.get("teacher")
 
 
 def images_per_step(settings: Mapping[str, Any]) -> int | None:

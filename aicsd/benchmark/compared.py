@@ -82,7 +82,8 @@ def _notes(groups: Sequence[Group], settings: Sequence[Setting]) -> list[str]:
 def _measured(network: Network) -> MeasuredRun:
     run = network.run
     assert run is not None
-    return MeasuredRun(run.path, run.config["seed"], settings_of(run.config), network.metrics)
+    settings, metrics = settings_of(run.config), network.metrics
+    return MeasuredRun(run.path, run.config["seed"], settings, metrics, run.is_alone)
 
 
 def _titles(groups: Sequence[Group], network_of: dict[int, Network]) -> list[str]:

@@ -24,7 +24,7 @@ class Latency:
     images_per_second: float
     """At the median."""
     parameters: int
-    """0 where a file does not say."""
+    """0 for a file without that number."""
     gmacs: float | None
     """10^9 multiply-adds of one image; None for an exported model."""
     megabytes: float

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from aicsd.benchmark.table import settings_of
 from aicsd.config import build_config
 from aicsd.engine.config import DistillConfig
-from aicsd.engine.run import check_cache, recipe_of
+from aicsd.engine.run_recipe import check_cache, recipe_of
 from aicsd.errors import UserError, suggest
 from aicsd.files import read_yaml
 from aicsd.methods import Recipe

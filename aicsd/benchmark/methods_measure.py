@@ -21,6 +21,7 @@ from aicsd.data.splits import open_splits
 from aicsd.distiller import Distiller
 from aicsd.engine.device import open_fabric
 from aicsd.engine.run import connect_teacher
+from aicsd.engine.run_recipe import class_pixels
 from aicsd.engine.step import Training, train_step
 from aicsd.evaluation.cost import synchronize, take_turns
 from aicsd.models import Segmenter, build_model, load_model
@@ -40,6 +41,8 @@ class Prepared(NamedTuple):
     student: Segmenter
     teacher: Teacher | None
     batches: list[Batch]
+    class_pixels: tuple[int, ...] | None
+    """Labelled pixels of each class in the training data, if a term needs them."""
 
 
 def prepare(cell: Cell) -> Prepared:
@@ -52,6 +55,7 @@ def prepare(cell: Cell) -> Prepared:
     fabric = open_fabric(replace(config, devices=1, num_nodes=1))
     fabric.launch()
     train: SegDataset = open_splits(config.data, check=False)[0].train
+    pixels = class_pixels(cell.recipe, train)
     torch.manual_seed(config.seed)
     student = build_model(config.student, train.classes).to(fabric.device)
     teacher = None
@@ -71,13 +75,16 @@ def prepare(cell: Cell) -> Prepared:
         train, replace(config.data, workers=0), replace(plan, stop=LOADED_BATCHES),
         protocol=config.protocol, color=student.input.color,
     )  # fmt: skip
-    return Prepared(fabric, student, teacher, [batch.to(fabric.device) for batch in loader])
+    batches = [batch.to(fabric.device) for batch in loader]
+    return Prepared(fabric, student, teacher, batches, pixels)
 
 
 def measure_weights(cell: Cell) -> dict[str, float]:
     """Weights of a cell's terms with which all of them together pull as hard as the labels."""
     found = prepare(cell)
-    return matched_weights(found.student, found.teacher, found.batches, cell.recipe)
+    return matched_weights(
+        found.student, found.teacher, found.batches, cell.recipe, found.class_pixels
+    )
 
 
 def step_ratio(cell: Cell, other: Cell) -> float:
@@ -92,7 +99,7 @@ def step_ratio(cell: Cell, other: Cell) -> float:
 
 def _step(cell: Cell) -> Callable[[], None]:
     found = prepare(cell)
-    distiller = Distiller(found.student, cell.recipe, found.teacher)
+    distiller = Distiller(found.student, cell.recipe, found.teacher, found.class_pixels)
     training = Training(cell.config.optimizer, cell.config.seed, distiller, found.fabric)
     batches = repeated(found.batches)
 

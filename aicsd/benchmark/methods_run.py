@@ -26,7 +26,7 @@ from aicsd.runs import RunFolder
 
 POLL_SECONDS = 0.2
 END_SECONDS = 300
-"""Time in which a training that was asked to end has saved where it stands."""
+"""Time within which a training saves its state after a signal to end."""
 WATCH_PARENT = """
 import os, signal, sys, threading
 def wait():

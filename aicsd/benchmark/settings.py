@@ -38,9 +38,8 @@ class CostConfig(DistillConfig):
     @property
     def recipe(self) -> Recipe:
         """Recipe of the distillation; labels alone for a config of ``aicsd train``."""
-        from aicsd.engine.run import of_protocol, recipe_of
-        from aicsd.methods import load_recipe
+        from aicsd.engine.run_recipe import recipe_of, recipe_of_labels
 
         if self.model is not None:
-            return of_protocol(load_recipe("none"), self)
+            return recipe_of_labels(self, self.terms)
         return recipe_of(self)

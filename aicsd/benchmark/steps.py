@@ -53,7 +53,7 @@ class ClockedSteps:
         """Losses of the last batch."""
 
     def step(self) -> dict[str, float]:
-        """One optimizer step; the seconds of each of ``PARTS``."""
+        """Do one optimizer step; seconds of each of ``PARTS``."""
         self._seconds = dict.fromkeys(PARTS, 0.0)
         synchronize(self._training.fabric.device)
         self._last = time.perf_counter()
@@ -84,7 +84,7 @@ def repeated(batches: list[Batch]) -> Iterator[Batch]:
 
 def peak_memory(device: torch.device) -> int | None:
     """Bytes: on CUDA the most that was allocated, elsewhere the most that this process had resident
-    (RSS high-water mark) since it began; None where the system does not tell.
+    (RSS high-water mark) since it began; None where the system gives no number.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

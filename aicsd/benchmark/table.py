@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from aicsd.engine.config import DistillConfig
 from aicsd.errors import UserError, suggest
-from aicsd.methods import load_recipe
-from aicsd.runs import UNIMPORTANT, RunFolder, flatten
+from aicsd.methods import Recipe, load_recipe
+from aicsd.models.settings import DEFAULT_FAMILY, OWN_MODULE
+from aicsd.runs import LABELS_ALONE, UNIMPORTANT, RunFolder, flatten, learns_alone
 
 NAMES = {
     "method": "method",
@@ -33,6 +34,8 @@ class MeasuredRun:
     settings: dict[str, Any]
     """The complete config, flat, of ``aicsd train`` in the words of ``aicsd distill``."""
     metrics: dict[str, Any]
+    is_alone: bool
+    """Whether this student learned from labels only."""
 
     @property
     def measured_on(self) -> dict[str, Any]:
@@ -56,6 +59,10 @@ class MeasuredRun:
     def experiment(self) -> dict[str, Any]:
         """The settings that make its result, but for the seed."""
         return {key: value for key, value in self.settings.items() if key not in UNIMPORTANT}
+
+    def is_of(self, method: str) -> bool:
+        """Whether this run stands for ``method``; for ``none`` only without a teacher."""
+        return self.is_alone if method == LABELS_ALONE else self.settings["method"] == method
 
 
 class Difference(NamedTuple):
@@ -96,7 +103,7 @@ class Group:
     @property
     def is_alone(self) -> bool:
         """Whether these students learned from labels only."""
-        return bool(self.runs[0].settings["method"] == "none")
+        return self.runs[0].is_alone
 
     @property
     def without_method(self) -> dict[str, Any]:
@@ -134,10 +141,10 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[MeasuredRun], list[Path]]:
         if not folder.is_finished:
             unfinished.append(path)
             continue
-        config = folder.read_config()
-        finished.append(
-            MeasuredRun(path, config["seed"], settings_of(config), folder.read_result())
-        )
+        config, metrics = folder.read_config(), folder.read_result()
+        settings = settings_of(config)
+        alone = learns_alone(settings["method"], metrics)
+        finished.append(MeasuredRun(path, config["seed"], settings, metrics, alone))
     return finished, unfinished
 
 
@@ -145,24 +152,31 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
     """Flat, with today's defaults for keys that are younger than the run."""
     config = dict(config)
     if "model" in config:
-        config |= {"method": "none", "student": config.pop("model")}
+        config |= {"method": LABELS_ALONE, "student": config.pop("model")}
     method = Path(config.get("method", "aicsd")).stem
-    config |= {"method": method, "terms": _complete_terms(config)}
-    if method == "none":
+    recipe = _recipe_of(config)
+    config |= {"method": method, "terms": _complete_terms(config, recipe)}
+    if method == LABELS_ALONE and not (recipe is not None and recipe.needs_teacher):
         config["teacher"] = None  # given or not, it has no part in it
     flat = flatten(asdict(DistillConfig(run=""))) | flatten(config)
     return {key: value for key, value in flat.items() if value != {}}
 
 
-def _complete_terms(config: dict[str, Any]) -> dict[str, Any]:
-    saved = config.get("terms") or {"cross_entropy": {}}
+def _recipe_of(config: dict[str, Any]) -> Recipe | None:
+    """The terms in a config beside labels; None for keys of an older version."""
     try:
-        recipe = load_recipe("none", saved)
-    except UserError:  # a key of an older version: what was saved must do
+        recipe = load_recipe(LABELS_ALONE, config.get("terms") or {})
+    except UserError:
+        return None
+    return recipe.with_numerics("released") if config.get("protocol") == "released" else recipe
+
+
+def _complete_terms(config: dict[str, Any], recipe: Recipe | None) -> dict[str, Any]:
+    saved: dict[str, Any] = config.get("terms") or {}
+    if recipe is None:
         return dict(saved)
-    if config.get("protocol") == "released":
-        recipe = recipe.with_numerics("released")
-    return {name: {**recipe.to_dict()[name], **keys} for name, keys in saved.items()}
+    complete = recipe.to_dict()
+    return {name: {**complete[name], **saved.get(name, {})} for name in saved or complete}
 
 
 def group_runs(
@@ -227,8 +241,19 @@ def _check_comparable(runs: Sequence[MeasuredRun]) -> None:
 
 def _name(run: MeasuredRun, name: str) -> str:
     key = NAMES.get(name, name)
+    if name == "student":
+        return _student(run.settings)
     value = run.settings.get(key, "-")  # a term of one method need not exist in another
     return "all" if key == "data.train_images" and not value else str(value)
+
+
+def _student(settings: dict[str, Any]) -> str:
+    """The backbone, with the family if that is not the default one."""
+    family, backbone = settings.get("student.family", DEFAULT_FAMILY), settings[NAMES["student"]]
+    if family == DEFAULT_FAMILY:
+        return str(backbone)
+    # a network of a library, or a module, is not built on the backbone of the config
+    return family if ":" in family or family == OWN_MODULE else f"{family} {backbone}"
 
 
 def _tell_apart(groups: Sequence[Group]) -> None:
@@ -242,9 +267,9 @@ def _tell_apart(groups: Sequence[Group]) -> None:
 
 
 def _compare_to_baseline(groups: Sequence[Group], baseline: str | None) -> None:
-    method = baseline or "none"
+    method = baseline or LABELS_ALONE
     known = [str(group.runs[0].settings["method"]) for group in groups]
-    if method not in known:
+    if not any(group.runs[0].is_of(method) for group in groups):
         if baseline is not None:
             raise UserError(f"baseline: no run of method {baseline!r}{suggest(baseline, known)}")
         return
@@ -253,9 +278,9 @@ def _compare_to_baseline(groups: Sequence[Group], baseline: str | None) -> None:
         found = [
             other
             for other in groups
-            if other.runs[0].settings["method"] == method and other.without_method == rest
+            if other.runs[0].is_of(method) and other.without_method == rest
         ]
-        if not found or group.runs[0].settings["method"] == method:
+        if not found or group.runs[0].is_of(method):
             continue
         if len(found) > 1:
             raise UserError(

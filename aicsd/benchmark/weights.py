@@ -16,8 +16,8 @@ from aicsd.types import Batch, SegOutput
 LABELS = "cross_entropy"
 LEARNING_STEPS = 40
 LEARNING_RATE = 3e-3
-"""With which the networks of a term learn before it is measured: an adapter, a generator or a
-critic that knows nothing pulls in no direction, and hardly at all."""
+"""Learning rate of the networks of a term before it is measured: the gradient of an untrained
+adapter, generator or critic is small and has no direction."""
 
 
 class Scale(NamedTuple):
@@ -36,6 +36,7 @@ def term_scales(
     teacher: Teacher | None,
     batches: Sequence[Batch],
     terms: Mapping[str, tuple[str, TermRecipe]],
+    class_pixels: Sequence[int] | None = None,
 ) -> dict[str, Scale]:
     """How large terms and their gradients are, once the networks of a term have learned.
 
@@ -44,6 +45,7 @@ def term_scales(
         teacher: on the same device; None where no term needs it.
         batches: on the same device.
         terms: name and recipe of each, by label.
+        class_pixels: labelled pixels of each class in the training data, if a term needs them.
     """
     labels = load_recipe("none").terms[LABELS]
     found: dict[str, list[Scale]] = {}
@@ -52,7 +54,8 @@ def term_scales(
     modules = {}
     for label, (name, term) in terms.items():
         maps_there = None if teacher is None or not term.needs_teacher else teacher.maps
-        modules[label] = Term(name, term, student.maps, maps_there).to(batches[0].image.device)
+        module = Term(name, term, student.maps, maps_there, class_pixels)
+        modules[label] = module.to(batches[0].image.device)
     with torch.no_grad():
         outputs = [
             (student(batch.image), None if teacher is None else teacher(batch.image), batch)
@@ -95,7 +98,11 @@ def _learn(term: Term, outputs: Sequence[tuple[SegOutput, SegOutput | None, Batc
 
 
 def matched_weights(
-    student: Segmenter, teacher: Teacher | None, batches: Sequence[Batch], recipe: Recipe
+    student: Segmenter,
+    teacher: Teacher | None,
+    batches: Sequence[Batch],
+    recipe: Recipe,
+    class_pixels: Sequence[int] | None = None,
 ) -> dict[str, float]:
     """Weights with which all terms beside the labels' cross entropy together pull as hard as it.
 
@@ -104,9 +111,10 @@ def matched_weights(
         teacher: on the same device; None where no term needs it.
         batches: on the same device.
         recipe: its active terms get the weights, with two digits.
+        class_pixels: as for :func:`term_scales`.
     """
     terms = {name: (name, t) for name, t in recipe.active.items() if t.contract.name != LABELS}
-    scales = term_scales(student, teacher, batches, terms)
+    scales = term_scales(student, teacher, batches, terms, class_pixels)
     return {
         name: float(f"{1 / (scale.ratio * len(terms)):.2g}")
         for name, scale in scales.items()

@@ -14,10 +14,10 @@ from aicsd.data.protocol import Classes
 from aicsd.distiller import Distiller
 from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.engine.kept_step import FORMAT, Part, examine
-from aicsd.engine.run import StudentPlan, connect_teacher, of_protocol, recipe_of
+from aicsd.engine.run import StudentPlan, connect_teacher
+from aicsd.engine.run_recipe import recipe_of, recipe_of_labels
 from aicsd.errors import UserError
 from aicsd.files import at_home
-from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, load_model
 from aicsd.runs import RunFolder
 from aicsd.types import Batch
@@ -27,7 +27,7 @@ class Replayed(NamedTuple):
     """A step that was repeated."""
 
     step: int
-    """From 1, as in the log."""
+    """Number of the step, from 1, as in the log."""
     progress: float
     weights: dict[str, float]
     """Weights of the terms at that step."""
@@ -108,7 +108,7 @@ def _rebuild(
             network = load_model(config.teacher)
     else:
         alone = build_config(TrainConfig, keys)
-        recipe, model = of_protocol(load_recipe("none", alone.terms), alone), alone.model
+        recipe, model = recipe_of_labels(alone, alone.terms), alone.model
     built = StudentPlan(model, student).build(classes)
     teacher = None
     if network is not None:

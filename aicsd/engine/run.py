@@ -1,9 +1,9 @@
-"""From a config to a trained run: open the data, build the networks, train, report."""
+"""Train a run from its config: open the data, build the networks, train, report."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from aicsd.data import Splits, check_splits, open_splits, survey_dataset
+from aicsd.data import Splits, check_splits, open_splits
 from aicsd.data.batches import TrainBatches, epoch_indices, plan_batches
 from aicsd.data.memory import CachedDataset
 from aicsd.data.open import MEMORY
@@ -25,11 +25,13 @@ from aicsd.engine.fingerprints import check_inputs, describe_inputs, save_inputs
 from aicsd.engine.fit import fit
 from aicsd.engine.graphs import check_graphs
 from aicsd.engine.peers import ending_together, launch
+from aicsd.engine.run_recipe import check_cache, class_pixels, recipe_of, recipe_of_labels
 from aicsd.engine.run_report import write_run_report
 from aicsd.engine.stop import interruptible
 from aicsd.engine.sync_bn import share_statistics, shares_statistics
 from aicsd.errors import UserError
-from aicsd.methods import Recipe, load_recipe, make_recipe
+from aicsd.methods import Recipe
+from aicsd.methods.contract import Losses
 from aicsd.models import (
     ModelConfig,
     Segmenter,
@@ -42,9 +44,8 @@ from aicsd.runs import RunFolder
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import TeacherCache
 from aicsd.teacher.labels import TeacherLabelled
+from aicsd.teacher.runtime import LOGITS_ALONE
 from aicsd.types import Batch, Runtime
-
-Losses = Mapping[str, type[nn.Module]]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Run:
 
 
 class StudentPlan(NamedTuple):
-    """The network to train, as a run asks for it."""
+    """The network to train: settings, or a module."""
 
     config: ModelConfig
     module: nn.Module | None = None
@@ -72,7 +73,7 @@ class StudentPlan(NamedTuple):
 
 
 class TeacherPlan(NamedTuple):
-    """A teacher as a run asks for it."""
+    """A teacher, and how it is run."""
 
     network: nn.Module
     runtime: Runtime = "eager"
@@ -93,7 +94,7 @@ def run_training(
     Raises:
         UserError: anything in the input that the user can fix.
     """
-    recipe = of_protocol(load_recipe("none", config.terms), config)
+    recipe = recipe_of_labels(config, config.terms)
     if recipe.needs_teacher:
         raise UserError("terms: one of them needs a teacher; aicsd distill has one")
     if config.terms:
@@ -133,8 +134,8 @@ def run_distillation(
                 f"method {recipe.name!r} needs a teacher: give --teacher RUN_OR_SAFETENSORS"
             )
         network = load_model(config.teacher)
-    if config.teacher_runtime == "openvino":
-        who = "teacher_runtime openvino gives logits alone"
+    if config.teacher_runtime in LOGITS_ALONE:
+        who = f"teacher_runtime {config.teacher_runtime} gives logits alone"
         recipe.require("logits", who, "use eager or compiled")
     cache = None
     if recipe.needs_teacher and config.teacher_cache is not None:
@@ -144,55 +145,6 @@ def run_distillation(
     if network is not None:
         teacher = TeacherPlan(network, config.teacher_runtime, cache, config.teacher_classes)
     return _run(config, StudentPlan(config.student, student), recipe, teacher, splits)
-
-
-def recipe_of(config: DistillConfig, losses: Losses | None = None) -> Recipe:
-    """The complete recipe of a distillation, with the numerics of its protocol.
-
-    The config of a run carries all its terms, so that no recipe is read again.
-    """
-    if config.terms_of is None:
-        recipe = load_recipe(config.method, config.terms, losses)
-    elif config.terms_of == config.method:
-        recipe = make_recipe(Path(config.method).stem, config.terms, losses=losses)
-    else:
-        raise UserError(
-            f"terms are those of method {config.terms_of!r}, and method is {config.method!r}: "
-            "remove terms and terms_of from the config"
-        )
-    return of_protocol(recipe, config)
-
-
-def of_protocol(recipe: Recipe, config: FitConfig) -> Recipe:
-    """``recipe`` with the numerics of the config's protocol."""
-    if config.protocol != "released":
-        return recipe
-    if recipe.without_numerics:
-        terms = ", ".join(recipe.without_numerics)
-        print(f"aicsd: note: protocol released leaves {terms} as they are", file=sys.stderr)
-    return recipe.with_numerics("released")
-
-
-def check_cache(recipe: Recipe, top_k: int) -> None:
-    """Refuse a method that compares more than a cache keeps.
-
-    Raises:
-        UserError: a term on features, one that reads padding, or, with ``top_k``, one that needs
-            every logit.
-    """
-    cure = "leave teacher_cache out, or choose another method"
-    recipe.require("logits", "teacher_cache holds logits", cure)
-    for name, term in recipe.active.items():
-        reads_padding = "valid" not in term.contract.inputs
-        if term.needs_teacher and (reads_padding or term.options.get("numerics") == "released"):
-            raise UserError(
-                f"teacher_cache holds nothing about padding, and term {name!r} "
-                f"{'' if reads_padding else 'with numerics released '}compares it too: leave "
-                "teacher_cache out"
-            )
-    if top_k:
-        who = f"the {top_k} largest of a pixel"
-        recipe.require("probabilities", who, "leave teacher_cache_top_k out")
 
 
 def _run(
@@ -305,16 +257,8 @@ def _train_together(
         check_inputs(folder, inputs)
     if planned is not None and distiller.teacher is not None:
         try_out(distiller, config.data.augment.crop, fabric.device)
-        if planned.cache is not None:
-            workers = config.data.workers
-            train = planned.cache.attach(splits.train, distiller.teacher, workers)
-            splits = splits._replace(train=train)
-        else:
-            distiller.teacher.speed_up(planned.runtime, config.data.augment.crop)
-        if not len(splits.train.labelled) and not len(splits.val.labelled):
-            splits = splits._replace(val=TeacherLabelled(splits.val, distiller.teacher))
-            remarks = [*remarks, f"no image has labels: mIoU is the agreement with the teacher on "
-                       f"{len(splits.val)} images"]  # fmt: skip
+        splits, further = with_teacher(planned, distiller.teacher, splits, config)
+        remarks = [*remarks, *further]
     for remark in remarks:
         _say(fabric, folder, remark)
     if longer:
@@ -332,6 +276,27 @@ def _train_together(
     return Run(folder.path, metrics, trained.cpu())
 
 
+def with_teacher(
+    planned: TeacherPlan, teacher: Teacher, splits: Splits, config: FitConfig
+) -> tuple[Splits, list[str]]:
+    """The images of a run with what its teacher adds to them, and a remark on it.
+
+    The training images get its logits from the cache, if there is one; otherwise the teacher is
+    made fast. Validation images get its labels where no image has any.
+    """
+    if planned.cache is not None:
+        train = planned.cache.attach(splits.train, teacher, config.data.workers)
+        splits = splits._replace(train=train)
+    else:
+        teacher.speed_up(planned.runtime, config.data.augment.crop)
+    if len(splits.train.labelled) or len(splits.val.labelled):
+        return splits, []
+    labelled = splits._replace(val=TeacherLabelled(splits.val, teacher))
+    return labelled, [
+        f"no image has labels: mIoU is the agreement with the teacher on {len(splits.val)} images"
+    ]
+
+
 def plan_run(config: FitConfig, train: SegDataset, fabric: Fabric) -> TrainBatches:
     """The batches of the whole run, for this process."""
     return plan_batches(
@@ -340,22 +305,17 @@ def plan_run(config: FitConfig, train: SegDataset, fabric: Fabric) -> TrainBatch
     )  # fmt: skip
 
 
-def class_pixels(recipe: Recipe, train: SegDataset) -> tuple[int, ...] | None:
-    """Labelled pixels of each class in the training data, if a term of the recipe needs them."""
-    return survey_dataset(train).pixels if recipe.needs_class_pixels else None
-
-
 def connect_teacher(network: nn.Module, classes: Classes, class_map: str | None = None) -> Teacher:
     """A frozen teacher of the classes of the data.
 
     Args:
         network: a segmenter, or a module that takes images normalised by the ImageNet mean and std
-            and knows the classes in the order of the data, if no map says otherwise.
+            and predicts the classes in the order of the data, unless there is a class map.
         classes: classes of the data.
         class_map: what the teacher's classes are called in the data.
 
     Raises:
-        UserError: classes that the teacher does not know.
+        UserError: classes that the teacher does not predict.
     """
     if not isinstance(network, Segmenter):
         network = without_names(network)

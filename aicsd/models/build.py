@@ -9,14 +9,12 @@ from torch import nn
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError, suggest
 from aicsd.models.load import is_reference, load_model
+from aicsd.models.maps import LOGITS
 from aicsd.models.model_file import is_model_file
 from aicsd.models.segmenter import Segmenter
-from aicsd.models.settings import ModelConfig
+from aicsd.models.settings import OWN_MODULE, ModelConfig
 from aicsd.models.sources import SOURCES, find_source, smp, transformers
 from aicsd.models.sources.base import nameless_classes
-
-OWN_MODULE = "module"
-"""Family, in the config of a run, of a network that was given as a module."""
 
 
 def wrap_module(net: nn.Module, classes: Classes) -> Segmenter:
@@ -37,7 +35,7 @@ def wrap_module(net: nn.Module, classes: Classes) -> Segmenter:
             f"the student predicts the classes {list(model.classes.names)}, and the data has "
             f"{list(classes.names)}: give a student with these classes in this order"
         )
-    count = model.maps["logits"].channels
+    count = model.maps[LOGITS].channels
     if count != len(classes.names):
         raise UserError(
             f"the student has {count} logits per pixel, and the data {len(classes.names)} classes: "
@@ -61,7 +59,7 @@ def without_names(net: nn.Module) -> Segmenter:
     if adopted is not None:
         return adopted
     maps = Segmenter(net, nameless_classes(1)).maps
-    return Segmenter(net, nameless_classes(maps["logits"].channels), maps=maps)
+    return Segmenter(net, nameless_classes(maps[LOGITS].channels), maps=maps)
 
 
 def build_model(config: ModelConfig, classes: Classes) -> Segmenter:

@@ -9,6 +9,8 @@ from aicsd.errors import UserError
 from aicsd.models.presets import PRESETS
 
 DEFAULT_FAMILY = "deeplabv3plus"
+OWN_MODULE = "module"
+"""Family, in the config of a run, of a network that was given as a module."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class ModelConfig(DeepLabV3PlusOptions):
     """A network. Keys that other families share with DeepLabV3+ have the same meaning there."""
 
     family: str = DEFAULT_FAMILY
-    """family of networks: deeplabv3plus, lraspp, torchvision:NAME with a name of
+    """family of networks, such as deeplabv3plus, lraspp, torchvision:NAME with a name of
     torchvision.models.segmentation, smp:NAME with an architecture of segmentation_models_pytorch
     such as unet, whose encoder is the backbone, or transformers:segformer-b0, -b1, -b2; leave keys
     at their defaults that the family does not have"""

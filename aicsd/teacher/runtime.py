@@ -17,6 +17,8 @@ from aicsd.types import Runtime, SegOutput
 
 Look = Callable[[Tensor], SegOutput]
 """(B, 3, H, W) uint8 -> logits, and features if the runtime has them."""
+LOGITS_ALONE: tuple[Runtime, ...] = ("openvino",)
+"""Runtimes that give no features."""
 WARM_UP = 3
 """Passes before the recording of a CUDA graph, in which libraries choose their algorithms."""
 

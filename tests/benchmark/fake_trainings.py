@@ -19,7 +19,7 @@ from aicsd.benchmark import methods_run
 from aicsd.benchmark.statistics import miou, parts_of
 from aicsd.config import build_config
 from aicsd.engine.config import DistillConfig
-from aicsd.engine.run import recipe_of
+from aicsd.engine.run_recipe import recipe_of
 from aicsd.evaluation import ImageCounts
 from aicsd.runs import RunFolder
 

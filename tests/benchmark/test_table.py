@@ -275,6 +275,44 @@ def test_a_run_of_an_older_version_has_the_defaults(tmp_path: Path) -> None:
     assert groups[1].apart["terms.icsd.forgotten"] == 3
 
 
+def test_a_student_with_a_term_that_needs_a_teacher_is_not_alone(tmp_path: Path) -> None:
+    def taught(name: str, seed: int, teacher: str) -> Path:
+        measured = {"teacher": {"miou": 0.6}}
+        terms = {"pixel_kd": {"weight": 1.0}}
+        return write_run(
+            tmp_path / name, "none", seed, 0.5 + seed / 10, measured, terms=terms, teacher=teacher
+        )
+
+    alone = [write_run(tmp_path / f"a{seed}", "none", seed, 0.4) for seed in (0, 1)]
+    runs = [*alone, taught("b0", 0, "one"), taught("b1", 1, "one"), taught("c0", 0, "two")]
+    groups = group_runs(read_runs(runs)[0])
+    assert [group.is_alone for group in groups] == [True, False, False]
+    assert [group.seeds for group in groups] == [[0, 1], [0, 1], [0]]
+    found = groups[1].difference
+    assert found is not None
+    assert found.values == pytest.approx([0.1, 0.2])
+    assert groups[0].difference is None
+    title, other = (RunFolder(run).read().title for run in (runs[0], runs[2]))
+    assert (title, other) == ("student alone", "b0")
+
+
+@pytest.mark.parametrize(
+    ("student", "name"),
+    [
+        ({"backbone": "resnet18"}, "resnet18"),
+        ({"family": "lraspp", "backbone": "resnet18"}, "lraspp resnet18"),
+        ({"family": "torchvision:fcn_resnet50"}, "torchvision:fcn_resnet50"),
+        ({"family": "module"}, "module"),
+    ],
+)
+def test_a_student_is_called_by_its_network(
+    student: dict[str, str], name: str, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", "none", 0, 0.4, student=student)
+    (group,) = group_runs(read_runs([run])[0])
+    assert group.names["student"] == name
+
+
 def test_per_class(runs: list[Path], run_cli: RunCli) -> None:
     assert "sky" not in table(run_cli, *runs)
     rows = rows_of(table(run_cli, *runs, "--per_class", "true"))
