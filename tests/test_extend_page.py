@@ -42,7 +42,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
             r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL
         ):
             exec(compile(block, str(PAGE), "exec"), names)
-    assert calls == ["runs/own_loss", "runs/own_student", "runs/own_data"]
+    assert calls == ["runs/own_loss", "runs/own_student", "runs/own_features", "runs/own_data"]
     return place, names
 
 
@@ -65,6 +65,20 @@ def test_the_own_student_is_the_module_that_was_given(page: tuple[Path, dict[str
         assert torch.allclose(names["again"](image).logits, wanted, atol=1e-5)
     with pytest.raises(UserError, match="net="):
         aicsd.load_model(place / "runs" / "own_student")
+
+
+def test_the_tapped_feature_is_compared_and_adds_no_weights(
+    page: tuple[Path, dict[str, Any]],
+) -> None:
+    run, names = page[0] / "runs" / "own_features", page[1]
+    assert all(line["loss/mine"] > 0 for line in train_lines(run))
+    assert names["tapped"].maps["hidden"] == (16, 4)
+    states = torch.load(run / "checkpoints" / "last.pt", weights_only=True)["distiller"]
+    (adapter,) = (value for key, value in states.items() if ".adapters." in key)
+    assert adapter.shape[1] == 16
+    assert set(aicsd.load_model(run, net=names["tapped"].net).net.state_dict()) == {
+        f"net.{number}.{part}" for number in (0, 2, 4) for part in ("weight", "bias")
+    }
 
 
 def test_a_run_of_a_module_goes_on_when_the_module_is_given_again(

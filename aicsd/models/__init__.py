@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aicsd.models.segmenter import InputSpec, Origin, Segmenter
     from aicsd.models.settings import ModelConfig
     from aicsd.models.sources.released import import_checkpoint
+    from aicsd.models.taps import Tap, Tapped
 
 _HOMES = {
     "aicsd.models.backbone": ("Backbone",),
@@ -27,6 +28,7 @@ _HOMES = {
     "aicsd.models.segmenter": ("InputSpec", "Origin", "Segmenter"),
     "aicsd.models.settings": ("ModelConfig",),
     "aicsd.models.sources.released": ("import_checkpoint",),
+    "aicsd.models.taps": ("Tap", "Tapped"),
 }  # fmt: skip
 """Module -> the names of this package that live in it; settings are read without PyTorch."""
 
@@ -39,6 +41,8 @@ __all__ = [
     "ModelConfig",
     "Origin",
     "Segmenter",
+    "Tap",
+    "Tapped",
     "as_output",
     "build_model",
     "class_ids",
