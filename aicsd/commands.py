@@ -57,7 +57,7 @@ def evaluate(
     """Evaluate a trained model on a split of a dataset: mIoU, accuracies, boundary IoU.
 
     Args:
-        model: run folder, model file, exported .onnx or .xml, or hf:user/name.
+        model: run folder, model file, exported file such as .onnx, or hf:user/name.
         data: images and labels; default: the validation split of the run.
         teacher_classes: map of the network's classes to those of the data, as for distill: a YAML
             file, or cityscapes_camvid.
@@ -120,7 +120,7 @@ def predict(
     """Run inference on images, folders, videos and pipelines: class-id PNGs and overlays.
 
     Args:
-        model: run folder, model file, exported .onnx or .xml, or hf:user/name.
+        model: run folder, model file, exported file such as .onnx, or hf:user/name.
         images: images, folders of images, videos, quoted patterns such as 'photos/**/*.jpg'; on
             the command line, - reads images from standard input.
         out: folder for the results; on the command line, - is standard output.
@@ -303,7 +303,7 @@ def visualize(
         device: auto, cpu, cuda or mps.
 
     Returns:
-        The files. What is missing in them is said on standard error.
+        The files. Notes on what is missing in them go to standard error.
 
     Raises:
         UserError: a run that has not finished, or a folder that cannot be written to.

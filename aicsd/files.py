@@ -106,7 +106,7 @@ def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock file ``path``, which is removed at the end; a killed process loses its hold.
 
     Raises:
-        BlockingIOError: another process, or this one, holds it already; its text tells who.
+        BlockingIOError: another process, or this one, holds it already; its text names it.
         OSError: the file cannot be made.
     """
     place = path.absolute()

@@ -30,7 +30,7 @@ PUBLIC_PREFIXES = (PREFIX, "hf-hub:", "hf_hub:", "smp:", "torchvision:", "transf
 
 
 class NetworkFacts(NamedTuple):
-    """What a model card says of a network without a run."""
+    """Facts on a network without a run, for its model card."""
 
     name: str
     """Its backbone or architecture."""
@@ -183,7 +183,7 @@ def push_file(file: Path, name: str, facts: NetworkFacts, private: bool = False)
     Args:
         file: safetensors file that ``aicsd.models.save_model`` wrote.
         name: ``user/name``; made if it is not there.
-        facts: what the card says.
+        facts: content of the card.
         private: make a new model visible to its owner only.
 
     Returns:

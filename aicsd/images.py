@@ -49,7 +49,7 @@ class UnreadableImageError(UserError):
 
 
 def read_image(path: Path) -> UInt8Array:
-    """(H, W, 3) uint8 RGB of an image file, upright as EXIF says.
+    """(H, W, 3) uint8 RGB of an image file, upright by its EXIF orientation.
 
     Grey becomes three equal channels, 16 bits their upper 8; an alpha channel is left out.
 

@@ -61,7 +61,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(script: str, arguments: list[str]) -> None:
-    """Run what ``python SCRIPT ARGUMENTS`` of the released code asks for.
+    """Run what ``python SCRIPT ARGUMENTS`` of the released code would.
 
     Args:
         script: ``train_kd.py`` or ``train.py``.
@@ -230,7 +230,7 @@ def _common(flags: argparse.Namespace, model: str) -> Iterator[str]:
 
 
 def _method(flags: argparse.Namespace) -> list[str]:
-    """Which recipe the weights ask for, and the weights."""
+    """Recipe that has these weights, and the weights."""
     weights = {"icsd": flags.ics, "pixel_kd": flags.kd, "correlation": flags.icc}
     given = {term: weight for term, weight in weights.items() if weight is not None}
     if flags.ALW:

@@ -88,7 +88,7 @@ def section_help(target: Callable[..., Any], section: str) -> str:
 
 
 def _argument_docs(docstring: str) -> dict[str, str]:
-    """``Args:`` of a docstring -> what it says about each."""
+    """``Args:`` of a docstring -> text on each."""
     found = re.search(r"^Args:\n((?: .*\n?|\n)*)", inspect.cleandoc(docstring), re.MULTILINE)
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", found[1] if found else "", re.MULTILINE)
     return {name: _one_line(text) for name, text in entries}

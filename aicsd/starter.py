@@ -351,7 +351,7 @@ def _comment(text: str, indent: str) -> list[str]:
 
 
 def next_commands(choices: list[Choice], facts: Facts, root: str, path: Path) -> list[str]:
-    """From the config to a comparison: teacher, student alone, distilled student, report."""
+    """Commands of a comparison: teacher, student alone, distilled student, report."""
     chosen = {choice.key: choice.value for choice in choices}
     config, place = shlex.quote(str(path)), shlex.quote(root)
     alone = ""

@@ -82,7 +82,7 @@ class Bar(Progress):
         self._write_line(task_id)
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
-        """Say how far a task is, and with what beside it: as in rich."""
+        """Set the progress of a task and its fields, as in rich."""
         super().update(task_id, **changes)
         self._write_line(task_id)
 

@@ -45,7 +45,8 @@ COMMANDS = {
                     "or INT8", "export"),
     "demo": Entry("show teacher and student on your images in the browser", "demo"),
     "push": Entry("upload a finished run to the Hugging Face Hub, with a model card", "push"),
-    "submit": Entry("write predictions as an archive for the VOC or Cityscapes server", "submit"),
+    "submit": Entry("write predictions as an archive for the benchmark server of a dataset",
+                    "submit"),
     "import": Entry("convert a checkpoint of the released AICSD code into a model file",
                     "import_checkpoint"),
     "benchmark": Entry("measure the cost of a training and the latency of models, compare methods: "

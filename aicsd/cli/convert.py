@@ -5,6 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from aicsd.data.convert import FORMATS
+
+NOTES = {
+    "format": ", ".join(known.name for known in FORMATS),
+    "classes": ", ".join(known.name for known in FORMATS if known.takes_table),
+}
+"""Text after the explanations in the help."""
+
 
 def convert(
     source: str,
@@ -22,11 +30,10 @@ def convert(
     Args:
         source: folder of the export.
         out: new folder for the dataset.
-        format: coco, coco-panoptic, yolo, cvat, voc, labelme, roboflow, ade20k, huggingface or
-            masks; default: recognised from the files.
+        format: format of the export, by default recognised from the files.
         val: share of the images for the split val, if the source has none.
         seed: seed for the choice of these images.
-        classes: table of class names and colours (name,r,g,b per line), for masks and huggingface.
+        classes: table of class names and colours (name,r,g,b per line), for formats without one.
         background: make pixels outside all objects a class; false: ignore them.
         empty: use of images without annotation: split unlabelled, background only, or leave_out.
     """

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aicsd.cli.convert import convert
+from aicsd.cli.convert import NOTES, convert
 from aicsd.cli.parser import Command
 from aicsd.data.open import AUTO
 from aicsd.data.prepare import DOWNLOADS, LISTED
@@ -126,5 +126,7 @@ ACTIONS = {
         example="aicsd data prepare voc --root data",
         notes={"dataset": ", ".join([*DOWNLOADS, *LISTED])},
     ),
-    "convert": Command(convert, convert, example="aicsd data convert annotations --out my_data"),
+    "convert": Command(
+        convert, convert, example="aicsd data convert annotations --out my_data", notes=NOTES
+    ),
 }

@@ -1,4 +1,4 @@
-"""From the words of a command line to the settings of a command."""
+"""Parse the words of a command line into the settings of a command."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Command(NamedTuple):
     """Keys that ``--help`` shows, the rest being behind ``--help_all``; empty: all."""
     example: str = ""
     notes: Mapping[str, str] = MappingProxyType({})
-    """Setting -> what the help says after its explanation: names from a table, say."""
+    """Setting -> text after its explanation in the help, such as names from a table."""
     base: Callable[[Values], Path | None] = lambda _: None
     """The config file to start from where ``--config`` gives none, by what the flags set."""
     beneath: Callable[[Values, Values], Values] = lambda below, _: below

@@ -6,8 +6,11 @@ from functools import partial
 from pathlib import Path
 
 from aicsd.cli.parser import Command
+from aicsd.data.open import DATASETS
 from aicsd.errors import UserError
 from aicsd.inputs import DataSplit, open_model
+
+SERVERS = {name: entry.server for name, entry in DATASETS.items() if entry.server is not None}
 
 
 def submit(
@@ -21,11 +24,11 @@ def submit(
     overlap: float = 1 / 3,
     device: str = "auto",
 ) -> int:
-    """Write predictions as an archive for the VOC or Cityscapes server.
+    """Write predictions as an archive for the benchmark server of a dataset.
 
     Args:
         model: run folder or model file.
-        out: archive: .tgz for voc, .zip for cityscapes.
+        out: archive.
         data: split to predict; default: test.
         scales: test-time augmentation: scales of the image, with averaged probabilities.
         flip: test-time augmentation: average with the horizontally flipped image.
@@ -42,7 +45,8 @@ def submit(
     from aicsd.terminal import progress_bar
 
     if data is None or (data.name is None and data.root is None):
-        raise UserError("no dataset: give --data.name voc or cityscapes, and --data.root")
+        named = " or ".join(SERVERS)
+        raise UserError(f"no dataset: give --data.name {named}, and --data.root")
     name = find_name(data.name or AUTO, data.root)
     network, archive, split = open_model(model, device), Path(out), data.split or "test"
     inference = InferenceConfig(scales, flip, window, overlap)
@@ -62,4 +66,5 @@ COMMAND = Command(
     submit,
     submit,
     example="aicsd submit runs/aicsd --data.name voc --data.root VOC -o results.tgz",
+    notes={"out": ", ".join(f"{known.suffixes[0]} for {name}" for name, known in SERVERS.items())},
 )

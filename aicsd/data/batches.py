@@ -1,4 +1,4 @@
-"""Which samples a training shows, in which order, and how they make batches."""
+"""Samples of a training, their order, and their batches."""
 
 from __future__ import annotations
 

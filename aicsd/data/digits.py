@@ -105,7 +105,7 @@ class Digits:
 
     @property
     def labelled(self) -> range:
-        """All of them."""
+        """Indices of all scenes."""
         return range(len(self))
 
     def size(self, index: int) -> tuple[int, int]:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""All that the package knows of one dataset."""
+"""Descriptor of a dataset: layout, classes, counts, usual size, downloads, server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what mask files store to class ids."""
+"""Class ids from what mask files store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From settings, or what a caller has in memory, to images to train and to validate on."""
+"""Training and validation images, from settings or from objects in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def open_splits(config: DataConfig, check: bool = True) -> tuple[Splits, list[st
 
     Args:
         config: names dataset, root and splits.
-        check: read every mask first, if the config wants that too.
+        check: read every mask first, if ``config.check`` is set.
 
     Returns:
         The splits, the training one with the labels that it may use, and a line for everything

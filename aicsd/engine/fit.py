@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_fabric import Fabric
 
@@ -63,14 +63,7 @@ def fit(
     batches = Waiting(source.load(state.step))
     with run.logger(total) as logger, stop_signal() as stop:
         watched = Watched(
-            run.folder,
-            run.training,
-            state,
-            val_data,
-            logger,
-            run.evaluate,
-            asdict(config),
-            total,
+            run.folder, run.training, state, val_data, logger, run.evaluate, asdict(config), total
         )
         watchers = watchers_of(distiller)
         for watcher in watchers:
@@ -92,27 +85,23 @@ def fit(
             step = state.step = state.step + 1
             state.seconds = time.monotonic() - started
             state.skipped = run.training.finite.skipped
-            epoch = step * accumulate // plan.per_epoch
-            ends_epoch = epoch > (step - 1) * accumulate // plan.per_epoch
+            due = due_after(step, total, config, plan.per_epoch)
             looks = fabric.device.type == "cpu" or step % config.log_every == 0 or step == total
             loss = result.losses["loss"].item() if looks else None  # elsewhere it would wait
-            begun = -(-step * accumulate // plan.per_epoch)
-            logger.advance(step, f"epoch {begun}/{config.epochs}", loss)
+            logger.advance(step, f"epoch {due.begun}/{config.epochs}", loss)
             stopped = looks and any_process(bool(stop), fabric)
-            saves = step % config.save_every == 0 or step == total or stopped
-            logs = saves or step % config.log_every == 0
-            if logs:
-                log(step, epoch)
-            validates = config.val_every and ends_epoch and epoch % config.val_every == 0
-            if validates and step < total:
+            logged = due.log or stopped
+            if logged:
+                log(step, due.epoch)
+            if due.validation:
                 run.validate(logger)
                 for watcher in watchers:
                     watcher.on_validation(watched)
-            if fabric.world_size == 1 or validates:  # perhaps since the look above
+            if fabric.world_size == 1 or due.validation:  # perhaps since the look above
                 stopped = stopped or any_process(bool(stop), fabric)
-            if stopped and not logs:
-                log(step, epoch)
-            if saves or stopped:
+            if stopped and not logged:
+                log(step, due.epoch)
+            if due.checkpoint or stopped:
                 run.save()
             if stopped and step < total:
                 fabric.barrier()  # a process that ends sooner would end the one that saves
@@ -121,3 +110,33 @@ def fit(
         for watcher in watchers:
             watcher.on_validation(watched)
     return run.finish(metrics), run.training.final
+
+
+class Due(NamedTuple):
+    """What follows a step."""
+
+    epoch: int
+    """Epochs done."""
+    begun: int
+    """Epochs begun."""
+    log: bool
+    checkpoint: bool
+    validation: bool
+    """Whether to validate before the last step; after that it is done in any case."""
+
+
+def due_after(step: int, total: int, config: FitConfig, per_epoch: int) -> Due:
+    """What follows step ``step``, from 1, of ``total``; ``per_epoch`` batches make an epoch."""
+    batches = step * config.optimizer.accumulate
+    epoch = batches // per_epoch
+    ends_epoch = epoch > (batches - config.optimizer.accumulate) // per_epoch
+    checkpoint = step % config.save_every == 0 or step == total
+    return Due(
+        epoch,
+        begun=-(-batches // per_epoch),
+        log=checkpoint or step % config.log_every == 0,
+        checkpoint=checkpoint,
+        validation=(
+            step < total and config.val_every > 0 and ends_epoch and epoch % config.val_every == 0
+        ),
+    )

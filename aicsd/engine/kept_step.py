@@ -23,7 +23,7 @@ TEACHER = "the teacher's output is not finite"
 
 
 class Part(NamedTuple):
-    """One batch of a step, looked at."""
+    """Values of one batch of a step."""
 
     names: tuple[str, ...]
     """Names of its images."""
@@ -101,7 +101,7 @@ def keep_step(
     step: int,
     total: int,
 ) -> UserError:
-    """Write a step and what it needs into the run folder, and say what happened.
+    """Write a step and what it needs into the run folder, and describe what happened.
 
     Args:
         folder: folder of the run.

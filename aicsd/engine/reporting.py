@@ -23,7 +23,7 @@ from aicsd.runs import RunFolder
 from aicsd.terminal import progress_bar
 
 FIRST_LINE = 30.0
-"""Seconds of training without a terminal before the first line tells how far it is."""
+"""Seconds of training without a terminal before the first line about its progress."""
 
 
 class RunLogger:
@@ -97,7 +97,7 @@ class RunLogger:
             raise UserError(f"cannot write the logs in {self._folder.path}: {reason}") from error
 
     def scalars(self, step: int, values: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, and every number of it to the loggers."""
+        """Write one line of metrics.jsonl, and its numbers to the loggers."""
         if not self._active:
             return
         with self._writing():
@@ -123,7 +123,7 @@ class RunLogger:
                     tracker.picture(step, name, image)
 
     def advance(self, step: int, epoch: str, loss: float | None = None) -> None:
-        """Move the bar; now and then a line where there is none.
+        """Move the bar; without a terminal, print a line now and then.
 
         Args:
             step: that is done.

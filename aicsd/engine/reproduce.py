@@ -1,4 +1,4 @@
-"""Repeat a finished run from its own config, and say whether it comes out the same."""
+"""Repeat a finished run from its own config, and compare the two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One optimizer step of any method: forward passes, losses, backward pass, update."""
+"""Optimizer step of any method: forward passes, losses, backward pass, update."""
 
 from __future__ import annotations
 

@@ -9,9 +9,10 @@ from typing import Any
 
 
 class Interrupted(BaseException):
-    """The run was told to stop and has saved where it stands.
+    """The run was stopped by a signal and has saved its state.
 
-    Like KeyboardInterrupt it is no Exception, which much code catches to go on.
+    Not derived from ``Exception``, as KeyboardInterrupt, so that code which catches all exceptions
+    lets it pass.
     """
 
 

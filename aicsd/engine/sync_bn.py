@@ -20,7 +20,7 @@ def shares_statistics(asked: bool | None, batch_size: int, world: int) -> bool:
     """Whether a run computes batch norm over all processes.
 
     Args:
-        asked: what its config says; None where it leaves the choice.
+        asked: value of ``sync_bn`` in the config; None leaves the choice.
         batch_size: images of one process.
         world: number of processes.
     """

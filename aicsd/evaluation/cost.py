@@ -27,7 +27,7 @@ class Cost:
     """Cost of one image of ``height`` x ``width`` pixels.
 
     Args:
-        parameters: number of parameters of the whole network; 0 where a file does not say.
+        parameters: number of parameters of the whole network; 0 for a file without that number.
         gmacs: see :func:`gmacs`.
         milliseconds: shortest time of a forward pass with batch size 1.
         device: that the time was taken on.

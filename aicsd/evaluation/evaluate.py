@@ -169,7 +169,7 @@ def _over_ranks(counts: Tensor) -> Tensor:
 
 
 def short_side_of(protocol: Protocol, asked: int | None) -> int:
-    """Shorter side in pixels to evaluate at: ``asked``, else what ``protocol`` means; 0 = native.
+    """Shorter side in pixels to evaluate at: ``asked``, else that of ``protocol``; 0 = native.
 
     Raises:
         UserError: fewer than 1 pixel.

@@ -128,7 +128,7 @@ def check_archive(server: Server, images: Sequence[Path], split: str, path: Path
 
     Raises:
         UserError: the first file that is missing, twice there, of another kind or size, or with
-            ids that the server does not know.
+            ids that the server does not take.
     """
     waiting = {server.place(image, split): image for image in images}
     allowed = np.isin(np.arange(256), server.stored_ids)

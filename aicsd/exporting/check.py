@@ -51,7 +51,7 @@ def compare(
         graph: what was exported.
         path: the file.
         written: its format.
-        model: says which sizes it takes.
+        model: for the sizes that it takes.
         size: (H, W) of a file that takes one image of one size.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is exported: from pixels to logits or labels, and the text that describes it."""
+"""Graph that is exported, from pixels to logits or labels, and its description."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _normalization(model: Segmenter) -> nn.Conv2d:
 def smallest_side(model: Segmenter) -> int:
     """Side in pixels that an image must have at least for maps of more than one cell.
 
-    A network with maps inside that it does not declare says so by ``smallest_exported_side``.
+    A network with internal maps that it does not declare has ``smallest_exported_side``.
     """
     largest_stride = max(info.stride for info in model.maps.values())
     declared = int(getattr(model.net, "smallest_exported_side", 0))
@@ -97,7 +97,7 @@ def trace(
 
     Args:
         graph: graph of ``model``.
-        model: says which sizes it takes.
+        model: model of the graph, for the sizes that it takes.
         size: (H, W), for one image of this size alone.
     """
     if size is not None:
@@ -120,7 +120,7 @@ def trace(
 def describe(
     model: Segmenter, output: Output, int8: bool, size: tuple[int, int] | None = None
 ) -> dict[str, Any]:
-    """What a user of the file has to know; JSON in the file's metadata."""
+    """Description of the file for its users; JSON in the file's metadata."""
     stride, corners = model.maps["logits"].stride, "with" if model.align_corners else "without"
     spec = model.input
     results = {

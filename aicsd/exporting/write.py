@@ -1,4 +1,4 @@
-"""From a model to a checked file."""
+"""Write a model to a file, and check it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def export_model(
     calibration: SegDataset | None = None,
     size: tuple[int, int] | None = None,
 ) -> Parity:
-    """Write ``model`` to ``out``, whose ending says the format.
+    """Write ``model`` to ``out``, whose ending selects the format.
 
     The file takes images (B, H, W, 3) uint8 RGB, any number of any size unless ``size`` is given,
     and holds the normalisation, the class names and the palette. It appears at ``out`` once it is

@@ -52,7 +52,7 @@ class Graph(NamedTuple):
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     parameters: int
-    """Number of stored weights; 0 where the runtime does not say."""
+    """Number of stored weights; 0 if the runtime gives no number."""
 
 
 class Exported(NamedTuple):

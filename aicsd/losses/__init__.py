@@ -1,4 +1,4 @@
-"""Losses: tensors in, tensor out. Each works in anybody's training loop.
+"""Losses: tensors in, tensor out. Each works in any training loop.
 
 One file a loss. The name of the file is the name of the loss in recipes; ``LOSS`` in it is the
 module. A file that starts with an underscore, or is in ``HELPERS``, holds no loss of a recipe.

@@ -1,4 +1,4 @@
-"""What every loss on two maps needs: matching shapes, a safe precision, pixels inside the image."""
+"""What every loss needs: matching shapes, a safe precision, labels and pixels inside the image."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ def check_temperature(temperature: float) -> None:
     low, high = TEMPERATURES
     if not low <= temperature <= high:
         raise UserError(f"temperature is {temperature}; it must be from {low:g} to {high:g}")
+
+
+def check_smoothing(label_smoothing: float) -> None:
+    """Refuse what leaves nothing of a label.
+
+    Raises:
+        UserError: a number outside [0, 1).
+    """
+    if not 0 <= label_smoothing < 1:
+        raise UserError(f"label_smoothing is {label_smoothing}; it is 0 or more and below 1")
 
 
 def check_sizes(**sizes: int) -> None:
@@ -85,3 +95,15 @@ def match_valid(valid: Tensor | None, logits: Tensor) -> Tensor | None:
     if valid.shape[-2:] != size:
         valid = F.interpolate(valid[:, None].float(), size=size, mode="nearest")[:, 0] > 0.5
     return valid.bool()
+
+
+def match_mask(mask: Tensor, logits: Tensor) -> Tensor:
+    """(B, H', W') class ids -> (B, H, W) at the size of ``logits``, by nearest pixel."""
+    if logits.dim() != 4 or mask.dim() != 3 or logits.shape[0] != mask.shape[0]:
+        raise UserError(
+            f"logits {tuple(logits.shape)} must be (B, C, H, W) and mask {tuple(mask.shape)} "
+            "(B, H, W) with the same B"
+        )
+    if mask.shape[-2:] == logits.shape[-2:]:
+        return mask
+    return F.interpolate(mask[:, None].float(), size=logits.shape[-2:], mode="nearest")[:, 0]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aicsd.errors import UserError
 from aicsd.losses._module import LossModule
+from aicsd.losses._ranks import shared_count
 
 Rule = Literal["balanced", "sqrt_balanced", "log_balanced"]
 """How weights follow from the share f_c of the labelled pixels that class c has: 1 / f_c, its
@@ -69,6 +70,17 @@ def weights_like(weights: Sequence[float] | Tensor | None, logits: Tensor) -> Te
             f"have {logits.shape[1]} classes"
         )
     return weights
+
+
+def total_weight(
+    weights: Tensor | None, mask: Tensor, ignore_index: int, dtype: torch.dtype
+) -> Tensor:
+    """The weights of all labelled pixels, of all processes, in a number above 0."""
+    labelled = mask != ignore_index
+    if weights is None:
+        return shared_count(labelled.sum())
+    found = weights[mask.long().masked_fill(~labelled, 0)].masked_fill(~labelled, 0)
+    return shared_count(found.sum(), torch.finfo(dtype).tiny)
 
 
 @dataclass(eq=False, repr=False)

@@ -9,11 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.losses._checks import check_sizes, check_temperature, match_valid, prepare_pair
+from aicsd.losses._checks import (
+    check_sizes,
+    check_temperature,
+    match_mask,
+    match_valid,
+    prepare_pair,
+)
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import mean_over_ranks
 from aicsd.losses.channel_wise import channel_wise_loss
-from aicsd.losses.cross_entropy import match_mask
 from aicsd.losses.dist import check_weights
 from aicsd.types import IGNORE_INDEX
 

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.errors import UserError
-from aicsd.losses._checks import safe_precision, to_safe_precision
-from aicsd.losses._class_weights import ClassWeightedLoss, weights_like
+from aicsd.losses._checks import check_smoothing, match_mask, safe_precision, to_safe_precision
+from aicsd.losses._class_weights import ClassWeightedLoss, total_weight, weights_like
 from aicsd.losses._numerics import Numerics, check_numerics
 from aicsd.losses._pixel_terms import PixelTerms
 from aicsd.losses._ranks import ranks, shared_count
@@ -81,42 +79,9 @@ def _smoothed(
     return entropy / total_weight(weights, mask, ignore_index, scores.dtype)
 
 
-def total_weight(
-    weights: Tensor | None, mask: Tensor, ignore_index: int, dtype: torch.dtype
-) -> Tensor:
-    """The weights of all labelled pixels, of all processes, in a number above 0."""
-    labelled = mask != ignore_index
-    if weights is None:
-        return shared_count(labelled.sum())
-    found = weights[mask.long().masked_fill(~labelled, 0)].masked_fill(~labelled, 0)
-    return shared_count(found.sum(), torch.finfo(dtype).tiny)
-
-
-def match_mask(mask: Tensor, logits: Tensor) -> Tensor:
-    """(B, H', W') class ids -> (B, H, W) at the size of ``logits``, by nearest pixel."""
-    if logits.dim() != 4 or mask.dim() != 3 or logits.shape[0] != mask.shape[0]:
-        raise UserError(
-            f"logits {tuple(logits.shape)} must be (B, C, H, W) and mask {tuple(mask.shape)} "
-            "(B, H, W) with the same B"
-        )
-    if mask.shape[-2:] == logits.shape[-2:]:
-        return mask
-    return F.interpolate(mask[:, None].float(), size=logits.shape[-2:], mode="nearest")[:, 0]
-
-
 def mean_over_labelled(entropy: Tensor, mask: Tensor, ignore_index: int) -> Tensor:
     """The sum of the entropy over the pixels -> its mean; 0 if there is no label."""
     return entropy / shared_count((mask != ignore_index).sum())
-
-
-def check_smoothing(label_smoothing: float) -> None:
-    """Refuse what leaves nothing of a label.
-
-    Raises:
-        UserError: a number outside [0, 1).
-    """
-    if not 0 <= label_smoothing < 1:
-        raise UserError(f"label_smoothing is {label_smoothing}; it is 0 or more and below 1")
 
 
 @dataclass(eq=False, repr=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from aicsd.losses._checks import check_pair, match_valid, safe_precision
+from aicsd.losses._checks import check_pair, match_mask, match_valid, safe_precision
 from aicsd.losses._pixel_terms import PixelTerms
-from aicsd.losses.cross_entropy import match_mask, mean_over_labelled
+from aicsd.losses.cross_entropy import mean_over_labelled
 from aicsd.losses.pixel_kd import scale_divergence
 from aicsd.types import IGNORE_INDEX
 
@@ -32,7 +32,7 @@ def cross_entropy_and_kd_loss(
         valid: (B, H', W') bool; False at padding, which the KD term does not count.
 
     Returns:
-        Both losses, unweighted scalars to weight and add as one likes.
+        Both losses, unweighted scalars.
 
     Raises:
         UserError: shapes that do not belong together.

@@ -9,12 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.losses._checks import check_sizes, check_temperature, match_valid, prepare_pair
+from aicsd.losses._checks import (
+    check_sizes,
+    check_temperature,
+    match_mask,
+    match_valid,
+    prepare_pair,
+)
 from aicsd.losses._directions import directions, pixel_directions
 from aicsd.losses._memory import ClassMemory
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import shared_count
-from aicsd.losses.cross_entropy import match_mask
 from aicsd.losses.dist import check_weights
 from aicsd.types import IGNORE_INDEX
 

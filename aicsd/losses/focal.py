@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import to_safe_precision
-from aicsd.losses._class_weights import ClassWeightedLoss, weights_like
+from aicsd.losses._checks import match_mask, to_safe_precision
+from aicsd.losses._class_weights import ClassWeightedLoss, total_weight, weights_like
 from aicsd.losses._numerics import Numerics, check_numerics
 from aicsd.losses._ranks import mean_over_ranks, ranks
-from aicsd.losses.cross_entropy import cross_entropy_loss, match_mask, total_weight
+from aicsd.losses.cross_entropy import cross_entropy_loss
 from aicsd.types import IGNORE_INDEX
 
 LEAST_ERROR = 1e-12

@@ -8,11 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aicsd.losses._checks import match_valid, prepare_pair
+from aicsd.losses._checks import match_mask, match_valid, prepare_pair
 from aicsd.losses._directions import directions
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import shared_count
-from aicsd.losses.cross_entropy import match_mask
 from aicsd.types import IGNORE_INDEX
 
 

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import check_temperature, to_safe_precision
+from aicsd.losses._checks import check_smoothing, check_temperature, match_mask, to_safe_precision
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import shared_count
-from aicsd.losses.cross_entropy import check_smoothing, match_mask
 from aicsd.types import IGNORE_INDEX
 
 MAX_SIGMA = 1000.0
@@ -31,7 +30,7 @@ def label_soft_loss(
 ) -> Tensor:
     """T^2 KL(q || p_S) over the classes, mean over the labelled pixels, p_S = softmax(z / T).
 
-    q is what a teacher without knowledge of the images would say: the label, blurred by a Gaussian
+    q is the output of a teacher without knowledge of the images: the label, blurred by a Gaussian
     over the labelled pixels around (uncertain at borders), then mixed with the uniform distribution
     by ``label_smoothing`` (uncertain everywhere). What :func:`pixel_kd_loss` with a teacher gains
     beyond this, the teacher knows.

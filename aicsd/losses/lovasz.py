@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.losses._checks import to_safe_precision
+from aicsd.losses._checks import match_mask, to_safe_precision
 from aicsd.losses._module import LossModule
-from aicsd.losses.cross_entropy import match_mask
 from aicsd.types import IGNORE_INDEX
 
 

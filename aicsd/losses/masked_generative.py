@@ -19,7 +19,7 @@ def masked_generative_loss(
 ) -> Tensor:
     """sum_m ||G(A f_S * kept)_m - f_T,m||^2 / sum_m ||f_T,m||^2 over the pixels of the batch.
 
-    1 is what a generator that says 0 everywhere would cost, whatever the length of the features.
+    1 is the value of a generator that predicts 0 everywhere, whatever the length of the features.
 
     Args:
         student: (B, D, H, W), what the generator has made of the student's features.

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import to_safe_precision
-from aicsd.losses._class_weights import ClassWeightedLoss, weights_like
-from aicsd.losses.cross_entropy import match_mask, total_weight
+from aicsd.losses._checks import match_mask, to_safe_precision
+from aicsd.losses._class_weights import ClassWeightedLoss, total_weight, weights_like
 from aicsd.types import IGNORE_INDEX
 
 

@@ -23,7 +23,7 @@ of the maps as ``forward`` gets them, behind an adapter where there is one; logi
 
 CLASS_PIXELS = "class_pixels"
 """Argument of a constructor that comes from the training data: labelled pixels of each class. It
-has a default; the data is counted only if the loss says ``needs_class_pixels``."""
+has a default; the data is counted only if the loss has ``needs_class_pixels``."""
 
 Needs = Literal["labels", "probabilities", "logits", "features"]
 Losses = Mapping[str, type[nn.Module]]
@@ -40,7 +40,7 @@ class LossContract:
         needs: what the loss reads of a teacher: nothing (``labels``), class probabilities of every
             pixel (``probabilities``), the logits themselves, or maps of any kind (``features``).
         same_channels: whether both maps must have one number of channels.
-        resolution: ``native`` or ``input``: where a term compares unless its recipe says otherwise.
+        resolution: ``native`` or ``input``: where a term compares if its recipe does not set it.
         options: type and default of every option.
         channels: those of :data:`CHANNELS` that its constructor takes.
         follows_numerics: options whose default depends on ``numerics``; a protocol that changes

@@ -11,14 +11,13 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from aicsd.errors import UserError, check_options, suggest
-from aicsd.losses.adapters import ADAPTERS
+from aicsd.losses.adapters import ADAPTERS, IDENTITY, LOGITS
 from aicsd.methods.contract import CHANNELS, CLASS_PIXELS, LossContract, Losses, contract_of
 from aicsd.methods.shipped import RECIPE_FOLDER, list_methods
 from aicsd.schedules import SCHEDULES
 from aicsd.yaml_file import read_yaml
 
 Resolution = Literal["native", "input"]
-LOGITS = "logits"
 COMMON_KEYS = ("loss", "weight", "schedule", "at", "resolution", "adapter")
 """Keys of every term. ``at`` and not ``on``, which YAML reads as true."""
 
@@ -45,7 +44,7 @@ class TermRecipe:
     schedule: str = "constant"
     at: Any = LOGITS
     resolution: Resolution = "native"
-    adapter: str = "identity"
+    adapter: str = IDENTITY
     options: dict[str, Any] = field(default_factory=dict)
     loss: nn.Module | None = field(default=None, compare=False, repr=False)
 
@@ -111,7 +110,7 @@ class TermRecipe:
     def to_dict(self, name: str) -> dict[str, Any]:
         """Every key of the term, with the defaults of its loss."""
         kept = {"loss": self.contract.name} if self.contract.name != name else {}
-        adapter = {"adapter": self.adapter} if self.adapter != "identity" else {}
+        adapter = {"adapter": self.adapter} if self.adapter != IDENTITY else {}
         return {
             **kept,
             "weight": self.weight,
@@ -321,7 +320,7 @@ def _check_common(where: str, term: TermRecipe) -> None:
     if term.adapter not in list(ADAPTERS):
         raise UserError(f"{where}: unknown adapter {term.adapter!r}"
                         f"{suggest(str(term.adapter), ADAPTERS)}")  # fmt: skip
-    if term.adapter != "identity" and not term.contract.needs_teacher:
+    if term.adapter != IDENTITY and not term.contract.needs_teacher:
         raise UserError(f"{where}: adapter is {term.adapter!r}, but the term has no teacher's map")
 
 

@@ -40,11 +40,6 @@ class Layout(NamedTuple):
     """Whether it takes one image at a time."""
 
 
-def is_exported(path: Path) -> bool:
-    """Whether the name of ``path`` is that of an exported model."""
-    return find_format(path) is not None
-
-
 def load_exported(
     path: Path,
     classes: Classes | None = None,
@@ -71,7 +66,7 @@ def load_exported(
             not installed.
     """
     known = find_format(path)
-    assert known is not None, "see is_exported"
+    assert known is not None, "the ending has chosen this source"
     graph = known.read(path, threads or torch.get_num_threads())
     if graph.about:
         return _described(path, graph)

@@ -31,7 +31,7 @@ def load_model(reference: str | Path, net: nn.Module | None = None) -> Segmenter
     """A trained network in evaluation mode.
 
     Args:
-        reference: run folder, safetensors file of aicsd, an exported ``.onnx`` or ``.xml``, a
+        reference: run folder, safetensors file of aicsd, an exported file such as ``.onnx``, a
             checkpoint (``.pth.tar``, ``.pth``, ``.pt``) of the released AICSD code, which is taken
             to have output stride 16 (see :func:`import_checkpoint`), or ``PREFIX:NAME`` of a source
             of :data:`aicsd.models.sources.SOURCES`, such as ``hf:user/name`` or

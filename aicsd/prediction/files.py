@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
 
 
 def count_images(inputs: Iterable[Input]) -> int:
-    """Images, and frames of videos as their headers tell."""
+    """Number of images, and of frames of videos by their headers."""
     from aicsd.prediction.video import count_frames
 
     return sum(count_frames(item.path) if item.is_video else 1 for item in inputs)

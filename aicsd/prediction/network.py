@@ -1,4 +1,4 @@
-"""From decoded images to class ids and probabilities."""
+"""Class ids and probabilities of decoded images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Prediction(NamedTuple):
     ids: UInt8Array
     """(H, W) class ids."""
     probabilities: Float16Array | None
-    """(C, H, W), if asked for."""
+    """(C, H, W); None if not requested."""
 
 
 def predict_images(
@@ -41,7 +41,7 @@ def predict_images(
         model: in evaluation mode; called on (B, 3, H, W) uint8 images.
         images: (H, W, 3) uint8 RGB each.
         config: inference settings and the device.
-        probabilities: wanted too.
+        probabilities: whether to return probabilities too.
 
     Raises:
         NotEnoughMemoryError: there is not enough memory.

@@ -1,4 +1,4 @@
-"""A page on this machine that shows what teacher and student see in an image."""
+"""Local web page with the predictions of teacher and student for an image."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.images import UInt8Array, image_size, read_image
 from aicsd.losses import ics_matrix
-from aicsd.models import Segmenter, class_ids
+from aicsd.models import Segmenter
 from aicsd.models.views import WHOLE_PIXELS
 from aicsd.visualization import overlay
 from aicsd.visualization.figures import SEQUENTIAL
-from aicsd.visualization.views import ERROR_PALETTE, WRONG
+from aicsd.visualization.views import ERROR_PALETTE, WRONG, ids_and_logits
 
 ADDRESS = "127.0.0.1"
 FIRST_PORT, PORTS = 7860, 100
@@ -34,7 +34,7 @@ KEPT = (600, 3600)
 PAIRS_LISTED = 5
 """Pairs of classes that the page names where two networks disagree."""
 UNKNOWN_ID = 254
-"""In place of a class that the other network does not know."""
+"""Id of a class that the other network does not predict."""
 FONTS = ("system-ui", "sans-serif")
 """Fonts of the machine; a page must not fetch any."""
 
@@ -47,7 +47,7 @@ class View(NamedTuple):
     matrix: UInt8Array
     """Picture of the inter-class similarity, (h, w, 3)."""
     seconds: float
-    """From the image to the ids."""
+    """Time from the image to the ids."""
 
 
 @torch.no_grad()
@@ -58,10 +58,7 @@ def look(models: Mapping[str, Segmenter], image: UInt8Array) -> dict[str, View]:
     seconds: dict[str, float] = {}
     for name, model in models.items():
         begin = time.perf_counter()
-        logits = model.image_output(image).logits
-        size = (image.shape[0], image.shape[1])
-        labels = class_ids(logits, size, model.align_corners)
-        ids[name] = labels[0].to(torch.uint8).cpu().numpy()
+        ids[name], logits = ids_and_logits(model, image)
         seconds[name] = time.perf_counter() - begin
         matrices[name] = ics_matrix(logits)[0].cpu()
     largest = max(float(matrix.max()) for matrix in matrices.values())
@@ -107,7 +104,7 @@ def legend(classes: Classes, ids: UInt8Array) -> str:
 
 
 def read_upload(path: Path) -> UInt8Array:
-    """(H, W, 3) uint8 RGB of an uploaded file, upright as EXIF says.
+    """(H, W, 3) uint8 RGB of an uploaded file, upright by its EXIF orientation.
 
     Raises:
         UserError: no readable image, or more pixels than this page takes.
@@ -172,7 +169,7 @@ def _name(names: Sequence[str], number: int) -> str:
 
 
 def require_gradio() -> Any:
-    """The module ``gradio``, which then reports nothing to anybody."""
+    """The module ``gradio``, with its usage reports switched off."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio

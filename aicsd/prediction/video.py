@@ -25,7 +25,7 @@ from aicsd.visualization import colorize, overlay, save_ids
 CODEC = "libx264"
 QUALITY = {"crf": "18", "preset": "fast"}
 FALLBACK_RATE = Fraction(25)
-"""Frames per second of a file that does not tell."""
+"""Frames per second of a file without that entry."""
 
 
 class _Frame(NamedTuple):

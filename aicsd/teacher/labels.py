@@ -16,7 +16,7 @@ class TeacherLabelled:
     """
 
     labels_by = "teacher"
-    """For the result of a run: whose labels its figures compare with."""
+    """Source of the labels, for the result of a run."""
 
     def __init__(self, dataset: SegDataset, teacher: Teacher) -> None:
         self.dataset = dataset

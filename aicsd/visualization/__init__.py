@@ -1,4 +1,4 @@
-"""Pictures of masks, of what a network says, and of runs; the report."""
+"""Pictures of masks, of predictions, and of runs; the report."""
 
 from aicsd.images import colorize, overlay, save_ids, save_image
 from aicsd.visualization.panels import save_panels

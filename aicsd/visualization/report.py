@@ -55,7 +55,7 @@ def write_report(
         settings: teacher first; one without a model has only its figures shown.
         dataset: where the pictures come from.
         images: how many, spread evenly over ``dataset``; fewer if it has fewer.
-        notes: what the reader should know is missing.
+        notes: what is missing.
         measured_on: dataset and split of the figures; without it those of the first run.
         shown_from: dataset and split of ``dataset``, where they are others.
         remarks: sentences to follow the verdict.

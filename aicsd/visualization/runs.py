@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aicsd.data import open_dataset
-from aicsd.data.protocol import Classes, SegDataset
+from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.models import Segmenter, load_model
 from aicsd.runs import UNIMPORTANT, FinishedRun, RunFolder, flatten
@@ -17,7 +16,7 @@ from aicsd.teacher import Teacher
 from aicsd.visualization.ics_history import ICSHistory, read_history
 
 FOLDER_NAMES = ("folder", "auto")
-"""Names of datasets that say nothing about what is in them."""
+"""Names of datasets that do not name their content."""
 MOST_SETTINGS = 3
 """Settings that a title names."""
 
@@ -85,23 +84,6 @@ def open_networks(
         history = read_history(run.path)
         networks.append(Network(run.title, model, run.result, run, history=history))
     return _with_unique_titles(networks), notes
-
-
-def open_run_data(
-    run: FinishedRun,
-    name: str | None = None,
-    root: str | None = None,
-    split: str | None = None,
-    options: dict[str, Any] | None = None,
-) -> SegDataset:
-    """The validation split of ``run``, or what is given in its place."""
-    data = run.config["data"]
-    return open_dataset(
-        name or data["name"],
-        root or data["root"],
-        split or data["val_split"],
-        options if options is not None else data["options"],
-    )
 
 
 def data_title(name: str | None, root: str | None, split: str) -> str:

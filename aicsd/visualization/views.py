@@ -44,12 +44,17 @@ def look(model: Segmenter, samples: Sequence[Sample]) -> Views:
     masks: list[UInt8Array] = []
     matrices: list[Tensor] = []
     for sample in samples:
-        logits = model.image_output(sample.image).logits
-        size = (sample.image.shape[0], sample.image.shape[1])
-        labels = class_ids(logits, size, model.align_corners)
-        masks.append(labels[0].to(torch.uint8).cpu().numpy())
+        ids, logits = ids_and_logits(model, sample.image)
+        masks.append(ids)
         matrices.append(ics_matrix(logits)[0].double().cpu())
     return Views(masks, torch.stack(matrices).mean(dim=0).numpy())
+
+
+def ids_and_logits(model: Segmenter, image: UInt8Array) -> tuple[UInt8Array, Tensor]:
+    """(H, W, 3) uint8 RGB -> (H, W) class ids, and the (1, C, h, w) logits that they come from."""
+    logits = model.image_output(image).logits
+    labels = class_ids(logits, (image.shape[0], image.shape[1]), model.align_corners)
+    return labels[0].to(torch.uint8).cpu().numpy(), logits
 
 
 def error_map(mask: UInt8Array, prediction: UInt8Array) -> UInt8Array:

@@ -160,11 +160,6 @@ def paint(
     return ids
 
 
-def blank(size: Size, rest: int) -> UInt8Array:
-    """(H, W) of one id."""
-    return np.full(size, rest, np.uint8)
-
-
 def ignored(region: Region) -> Shape:
     """An object whose class is not known: its pixels are ignored."""
     return Shape(region, IGNORE_INDEX)
