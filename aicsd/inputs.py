@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from aicsd.config import build_config
 from aicsd.data import DATASETS, data_settings, open_dataset
-from aicsd.data.open import AUTO, GENERATED
+from aicsd.data.open import AUTO, GENERATED, find_name
 from aicsd.errors import UserError
+from aicsd.files import at_home
 from aicsd.runs import RunFolder
 
 
@@ -23,7 +24,8 @@ class DataSplit:  # noqa: D101
         name: {", ".join(DATASETS)}; {AUTO}: recognise the dataset from the root.
         root: folder of the dataset.
         split: name of the split.
-        options: further options of the dataset, such as {{size: 96}} for {GENERATED}.
+        options: further options of the dataset, such as {{size: 96}} for {GENERATED}; default: of a
+            root with the layout of the run's dataset, those of the run.
     """
 
     name: str | None = None
@@ -98,8 +100,11 @@ def open_split(
     wanted = data or DataSplit()
     split = split or wanted.split
     if wanted.name is not None or wanted.root is not None:
-        name = wanted.name or AUTO
-        return open_dataset(name, wanted.root, split or "val", wanted.options)
+        name = find_name(wanted.name or AUTO, wanted.root)
+        options = wanted.options
+        if wanted.root is not None and not options:
+            options = _options_of_run(name, model)
+        return open_dataset(name, wanted.root, split or "val", options)
     trained_on = _data_of_run(model)
     if trained_on is None:
         raise UserError(
@@ -108,6 +113,15 @@ def open_split(
     options = wanted.options or trained_on["options"]
     split = split or trained_on["val_split"]
     return open_dataset(trained_on["name"], trained_on["root"], split, options)
+
+
+def _options_of_run(name: str, model: Model) -> dict[str, Any]:
+    """Options that say what masks hold, for data of the same layout; none without a run."""
+    trained_on = _data_of_run(model)
+    if trained_on is None or trained_on["name"] != name:
+        return {}
+    options: dict[str, Any] = trained_on["options"]
+    return options
 
 
 def describe_data(data: Data, run: str | Path) -> str | None:
@@ -133,7 +147,8 @@ def _data_of_run(model: Model) -> dict[str, Any] | None:
     """The key ``data`` of the config of a run; ``model`` is its folder or a file in it."""
     if not isinstance(model, str | Path):
         return None
-    run = RunFolder(model if Path(model).is_dir() else Path(model).parent)
+    path = Path(at_home(model))
+    run = RunFolder(path if path.is_dir() else path.parent)
     data: dict[str, Any] | None = run.read_config()["data"] if run.config.is_file() else None
     return data
 

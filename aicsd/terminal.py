@@ -62,10 +62,10 @@ class Bar(Progress):
         console = Console(stderr=True)
         draws = console.is_terminal and not console.is_jupyter
         super().__init__(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             TimeLeft(),
             console=console,

@@ -19,6 +19,8 @@ sets the epochs so that the row has as many ``steps`` or ``labelled_views`` as a
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
@@ -28,6 +30,7 @@ from typing import Any, NamedTuple
 
 from aicsd.benchmark.table import settings_of
 from aicsd.config import build_config
+from aicsd.data.open import differs_by_root
 from aicsd.engine.config import DistillConfig
 from aicsd.engine.run_recipe import check_cache, recipe_of
 from aicsd.errors import UserError, suggest
@@ -189,16 +192,16 @@ class Benchmark:
 def identity_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run that make its result, flat: two runs with equal ones are one.
 
-    A teacher or weights in a file count by their content, wherever they are.
+    A teacher, weights or a map of classes in a file count by their content, wherever they are.
 
     Args:
         config: complete, as in ``config.yaml``.
     """
     settings = settings_of(dict(config))
     kept = {k: v for k, v in settings.items() if k == "seed" or k not in UNIMPORTANT}
-    if settings["data.name"] == "folder":
-        kept["data.root"] = settings["data.root"]
-    for key in ("teacher", "student.weights"):
+    if differs_by_root(settings["data.name"]):
+        kept["data.root"] = os.path.normpath(settings["data.root"])
+    for key in ("teacher", "teacher_classes", "student.weights"):
         if kept.get(key) is not None:
             kept[key] = _content(str(kept[key]))
     kept["teacher_cache"] = kept.get("teacher_cache") is not None
@@ -248,7 +251,7 @@ def read_benchmark(
 def _parse(content: Mapping[str, Any], common: Mapping[str, Any], weights: str | None) -> Benchmark:
     _check_keys("", content, KEYS)
     students = {
-        str(name): {**({} if weights is None else {"weights": weights}), **(options or {})}
+        str(name): {**({} if weights is None else {"weights": weights}), **_options(name, options)}
         for name, options in _mapping(content, "students").items()
     }
     rows = {}
@@ -256,16 +259,16 @@ def _parse(content: Mapping[str, Any], common: Mapping[str, Any], weights: str |
         rows[str(name)] = _row(str(name), options or {})
     baseline = str(content.get("baseline", "none"))
     _check_rows("baseline", [baseline], rows)
-    for name in content.get("equal_time", ()):
+    for name in _list(content, "equal_time", []):
         _check_rows("equal_time", [name], rows)
         alone = Row(f"{baseline}, as long as {name}", dict(rows[baseline].options), None)
         rows[alone.name] = replace(alone, match=Match("time", name))
     for row in rows.values():
         others = [row.compare_to] if row.compare_to else []
         _check_rows(f"methods.{row.name}", [*others, *([row.match.row] if row.match else [])], rows)
-    main = content.get("main", [name for name, row in rows.items() if row.match is None])
+    main = _list(content, "main", [name for name, row in rows.items() if row.match is None])
     _check_rows("main", main, rows)
-    searching = content.get("search") or {}
+    searching = _mapping(content, "search", empty=True)
     _check_keys("search.", searching, ("factors", "share"))
     seeds = content.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
@@ -307,13 +310,15 @@ def _row(name: str, options: Any) -> Row:
 
 
 def _search(values: Mapping[str, Any]) -> Search:
-    search = Search(**{**values, **({"factors": tuple(values["factors"])} if "factors" in values
-                                    else {})})  # fmt: skip
-    if not search.factors or min(search.factors) <= 0 or not 0 < search.share <= 1:
+    factors, share = values.get("factors", Search.factors), values.get("share", Search.share)
+    numbers: list[Any] = [share, *factors] if isinstance(factors, list | tuple) else []
+    fits = all(type(number) in (int, float) and 0 < number < math.inf for number in numbers)
+    if len(numbers) < 2 or not fits or share > 1:
         raise UserError(
-            f"search is {dict(values)!r}; factors are above 0, share is above 0 and at most 1"
+            f"search is {dict(values)!r}; factors is a list of numbers above 0, share is above 0 "
+            "and at most 1"
         )
-    return search
+    return Search(tuple(factors), share)
 
 
 def _mapping(content: Mapping[str, Any], key: str, empty: bool = False) -> Mapping[str, Any]:
@@ -321,6 +326,19 @@ def _mapping(content: Mapping[str, Any], key: str, empty: bool = False) -> Mappi
     if not isinstance(value, Mapping) or not (value or empty):
         raise UserError(f"{key} is {value!r}; it must hold keys")
     return value
+
+
+def _list(content: Mapping[str, Any], key: str, default: list[Any]) -> list[Any]:
+    value = content.get(key, default)
+    if not isinstance(value, list):
+        raise UserError(f"{key} is {value!r}; it must be a list of rows, such as [aicsd]")
+    return value
+
+
+def _options(student: object, options: Any) -> Mapping[str, Any]:
+    if not isinstance(options, Mapping | None):
+        raise UserError(f"students.{student} is {options!r}; it must hold options, or nothing")
+    return options or {}
 
 
 def _check_keys(prefix: str, values: Mapping[str, Any], known: Iterable[str]) -> None:

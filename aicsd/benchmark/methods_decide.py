@@ -11,6 +11,7 @@ from aicsd.benchmark.methods_measure import measure_weights, step_ratio
 from aicsd.benchmark.methods_results import Results, ratio_from_logs, step_time
 from aicsd.data.batches import epoch_indices, plan_batches
 from aicsd.data.splits import open_splits
+from aicsd.engine.finite import NonFiniteLossError
 from aicsd.errors import UserError
 
 
@@ -136,7 +137,7 @@ class Decider:
             (cell,), (alone,) = found
             try:
                 self.results.decided[name] = {"ratio": step_ratio(cell, alone)}
-            except (UserError, RuntimeError) as error:
+            except (UserError, RuntimeError, NonFiniteLossError) as error:
                 reason = " ".join(str(error).split())[:200]
                 print(f"{name} is taken from the logs: {reason}", file=sys.stderr)
                 if own not in cells or other not in cells:

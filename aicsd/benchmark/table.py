@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
+from aicsd.data.open import differs_by_root
 from aicsd.engine.config import DistillConfig
 from aicsd.errors import UserError, suggest
 from aicsd.methods import Recipe, load_recipe
@@ -21,6 +23,8 @@ NAMES = {
     "epochs": "epochs",
 }
 """Columns that name a row, and the key of the config behind each. Other keys go by themselves."""
+OPTION_DOTS = 2
+"""Dots in the key of an option of the data; there are more in one of a mapping."""
 OF_METHOD = ("method", "teacher", "terms.")
 """Beginnings of the keys in which a run may differ from its baseline."""
 
@@ -43,11 +47,12 @@ class MeasuredRun:
         kept = {key: self.settings[key] for key in ("data.name", "data.val_split", "protocol")}
         if self.settings["protocol"] == "released":
             kept["data.augment.crop"] = self.settings["data.augment.crop"]
-        if self.settings["data.name"] == "folder":
+        if differs_by_root(self.settings["data.name"]):
             kept["data.root"] = self.settings["data.root"]
         for key, value in self.settings.items():
-            # a path says where a dataset is, a number or a switch what is in it
-            if key.startswith("data.options.") and not isinstance(value, str):
+            # a path says where a dataset is; a number, a switch or a mapping, what is in it
+            is_path = isinstance(value, str) and key.count(".") == OPTION_DOTS
+            if key.startswith("data.options.") and not is_path:
                 kept[key] = value
         return {
             **kept,
@@ -232,11 +237,16 @@ def _check_comparable(runs: Sequence[MeasuredRun]) -> None:
     for run in runs[1:]:
         for key in {**first.measured_on, **run.measured_on}:
             mine, other = first.measured_on.get(key), run.measured_on.get(key)
-            if mine != other:
+            if mine != other and not (key == "data.root" and _same_place(mine, other)):
                 raise UserError(
                     f"{first.path} ({key}: {mine}) and {run.path} ({key}: {other}) were not "
                     "measured on the same images in the same way; make a table of each"
                 )
+
+
+def _same_place(one: object, other: object) -> bool:
+    """Whether two spellings of a path, such as one through a link, lead to one folder."""
+    return os.path.realpath(str(one)) == os.path.realpath(str(other))
 
 
 def _name(run: MeasuredRun, name: str) -> str:

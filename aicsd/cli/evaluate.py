@@ -17,6 +17,7 @@ def print_metrics(metrics: Any) -> None:
     """The table of one evaluation."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     def percent(value: float) -> str:
         return "-" if value != value else f"{100 * value:.2f}"
@@ -28,7 +29,8 @@ def print_metrics(metrics: Any) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for name in metrics.per_class_iou:
-        table.add_row(name, *(percent(values[name]) for values in columns.values()))
+        # as text: a name may hold what rich takes for markup
+        table.add_row(Text(name), *(percent(values[name]) for values in columns.values()))
     Console().print(table)
     boundary = metrics.boundary_iou
     print(

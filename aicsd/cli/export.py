@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from aicsd.cli.parser import Command
@@ -21,12 +22,19 @@ def run(*, output: Output = "logits", int8: bool = False, **options: Any) -> int
     )
     if done.miou is not None and done.int8_miou is not None:
         same = f", {done.parity.int8:.1%} of the labels of float" if done.parity.int8 else ""
-        print(
-            f"{done.path}: INT8, calibrated on {done.calibrated_on}{same}: "
-            f"mIoU {100 * done.miou:.2f} -> {100 * done.int8_miou:.2f} "
-            f"({100 * (done.int8_miou - done.miou):+.2f} points) on {done.evaluated} images"
-        )
+        print(f"{done.path}: INT8, calibrated on {done.calibrated_on}{same}: {_cost_of_int8(done)}")
     return 0
+
+
+def _cost_of_int8(done: Exported) -> str:
+    assert done.miou is not None
+    assert done.int8_miou is not None
+    if math.isnan(done.miou):
+        return f"no label in {done.evaluated} images, so no mIoU"
+    return (
+        f"mIoU {100 * done.miou:.2f} -> {100 * done.int8_miou:.2f} "
+        f"({100 * (done.int8_miou - done.miou):+.2f} points) on {done.evaluated} images"
+    )
 
 
 def _parity(done: Exported, output: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aicsd.cli.parser import Command
+from aicsd.config import parse_text
 from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.methods.shipped import list_methods
 from aicsd.runs import RunFolder
@@ -53,7 +54,7 @@ def _run(training: Callable[[], Any]) -> int:
 
 def _saved_config(flags: Mapping[str, Any]) -> Path | None:
     """The config in the run folder, for ``--run R --resume`` alone."""
-    if "run" not in flags or flags.get("resume") not in (True, "true"):
+    if "run" not in flags or parse_text(str(flags.get("resume"))) is not True:
         return None
     folder = RunFolder(flags["run"])
     folder.check_place(resume=True)

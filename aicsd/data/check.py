@@ -225,6 +225,11 @@ def _meaning(found: Survey, dataset: SegDataset) -> tuple[list[str], list[str]]:
         return [], []
     if not with_pixels:
         return ["every pixel of the masks is ignored (255): they hold no label"], []
+    if len(found.classes) == 1:
+        return [
+            f"the data has one class, {found.classes[0]!r}, so that every prediction is right; "
+            "name one for all other pixels too, such as background"
+        ], []
     if not without:
         return [], []
     names = found.classes

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from aicsd.data.file_dataset import LayoutError
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
+from aicsd.files import at_home
 from aicsd.images import Color
 from aicsd.types import IGNORE_INDEX
 
@@ -38,7 +39,7 @@ def find_classes(root: Path, given: str | None) -> Path:
         UserError: no such file, or both kinds.
     """
     if given is not None:
-        path = root / Path(given).expanduser()
+        path = root / at_home(given)
         if not path.is_file():
             raise UserError(f"data.options.classes: no file {path}")
         return path

@@ -126,6 +126,11 @@ def _labels(
             )
         return classes, IdMasks(count, hint=HINT)
     ids, other = _mask_values(values, classes)
+    if nearest and other is not None:
+        raise UserError(
+            f"data.options: nearest takes the nearest of mask_values, and leaves none for {OTHER}; "
+            "give one of them"
+        )
     return classes, IdMasks(count, ids, other=other, nearest=nearest)
 
 

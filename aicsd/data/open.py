@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from aicsd.data.camvid import CAMVID
 from aicsd.data.cityscapes import CITYSCAPES
+from aicsd.data.classes_file import TABLE, TEXT
 from aicsd.data.digits import DIGITS
 from aicsd.data.entry import DatasetEntry
 from aicsd.data.file_dataset import FileDataset, LayoutError
@@ -43,6 +44,12 @@ MEMORY = "memory"
 """In place of a name, in the config of a run: its data were objects, which no name leads to."""
 
 
+def differs_by_root(name: str) -> bool:
+    """Whether a dataset is another one at another root: of no public one, but a layout."""
+    entry = DATASETS.get(name)
+    return entry is not None and bool(entry.layout) and entry.classes is None
+
+
 def find_name(name: str, root: str | None) -> str:
     """The name of a dataset, where ``auto`` may stand for it.
 
@@ -66,7 +73,10 @@ def find_name(name: str, root: str | None) -> str:
 
 
 def _layout_of(root: Path) -> str:
-    found = [name for name, entry in DATASETS.items() if entry.found and entry.found(root)]
+    # classes of its own make a folder in the layout of CamVid or VOC another dataset
+    names_classes = any((root / name).is_file() for name in (TEXT, TABLE))
+    entries = {n: e for n, e in DATASETS.items() if not (names_classes and e.classes)}
+    found = [name for name, entry in entries.items() if entry.found and entry.found(root)]
     return found[0] if len(found) == 1 else OWN
 
 

@@ -15,6 +15,7 @@ from aicsd.data.protocol import Classes, SegDataset, Splits
 from aicsd.data.settings import DataConfig
 from aicsd.data.wrappers import WithPhotos
 from aicsd.errors import UserError, suggest
+from aicsd.files import at_home
 
 Data = str | Path | Mapping[str, Any] | Splits | tuple[SegDataset, SegDataset]
 """A dataset by name, its folder, the keys of ``DataConfig``, or datasets in memory."""
@@ -50,7 +51,7 @@ def open_splits(config: DataConfig, check: bool = True) -> tuple[Splits, list[st
 
 def _photos(folder: str, classes: Classes, check: bool) -> SegDataset:
     """Photos without labels, each of which can be read."""
-    path = Path(folder).expanduser()
+    path = Path(at_home(folder))
     if not path.is_dir():
         raise UserError(f"data.unlabelled: no folder {path}")
     try:
@@ -82,7 +83,7 @@ def data_settings(data: Data) -> tuple[dict[str, Any], Splits | None]:
         if None in held or keys.keys() & {"name", "root", "options"}:
             raise UserError("data: give train and val, both datasets in memory, without a name")
         return keys, Splits(*held)
-    is_name, is_folder = str(data) in (AUTO, *DATASETS), Path(data).expanduser().is_dir()
+    is_name, is_folder = str(data) in (AUTO, *DATASETS), Path(at_home(data)).is_dir()
     if isinstance(data, str) and is_name:
         if is_folder:
             raise UserError(

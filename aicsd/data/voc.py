@@ -23,6 +23,7 @@ from aicsd.data.masks import IdMasks
 from aicsd.data.protocol import Classes
 from aicsd.data.sbd_file import read_sbd_mask
 from aicsd.errors import UserError
+from aicsd.files import at_home
 from aicsd.images import Color, IntArray, read_values
 
 
@@ -175,7 +176,7 @@ def read_ids(path: Path) -> list[str]:
 def _augmented_pairs(devkit: Devkit, sbd: str | None) -> list[Pair]:
     own = {path.stem for path in (devkit.path / "SegmentationClass").glob("*.png")}
     if sbd is not None:
-        return _pairs_with_release(devkit, find_sbd(Path(str(sbd))), own)
+        return _pairs_with_release(devkit, find_sbd(Path(at_home(str(sbd)))), own)
     masks = devkit.path / "SegmentationClassAug"
     if not masks.is_dir():
         raise UserError(

@@ -129,14 +129,13 @@ def due_after(step: int, total: int, config: FitConfig, per_epoch: int) -> Due:
     """What follows step ``step``, from 1, of ``total``; ``per_epoch`` batches make an epoch."""
     batches = step * config.optimizer.accumulate
     epoch = batches // per_epoch
-    ends_epoch = epoch > (batches - config.optimizer.accumulate) // per_epoch
+    before = (batches - config.optimizer.accumulate) // per_epoch
+    every = config.val_every or config.epochs + 1  # a step may end several epochs
     checkpoint = step % config.save_every == 0 or step == total
     return Due(
         epoch,
         begun=-(-batches // per_epoch),
         log=checkpoint or step % config.log_every == 0,
         checkpoint=checkpoint,
-        validation=(
-            step < total and config.val_every > 0 and ends_epoch and epoch % config.val_every == 0
-        ),
+        validation=step < total and epoch // every > before // every,
     )

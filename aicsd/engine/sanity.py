@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from aicsd.benchmark.statistics import ASSUMED_STD, CRITICAL
+from aicsd.data.open import differs_by_root
 from aicsd.errors import UserError
 from aicsd.runs import FinishedRun, RunFolder
 
@@ -20,7 +23,8 @@ MEETING_IOU = 0.25
 """IoU from which a class of the teacher is taken to mean a class of the data."""
 SHOWN_PAIRS = 4
 OTHER_DATA_KEYS = ("root", "workers", "cache_mb", "check")
-"""Keys of the data that change nothing about what a network learns."""
+"""Keys of the data that change nothing about what a network learns; but the root, of data that is
+known by it alone."""
 
 
 def guessing_miou(confusion: Sequence[Sequence[int]]) -> float:
@@ -169,9 +173,8 @@ def find_headroom(place: Path, config: Mapping[str, Any], teacher_miou: float) -
     """
     mine = _comparable(config)
     scores: dict[int, float] = {}
-    for path in sorted(place.absolute().parent.iterdir()):
-        run = _finished(path)
-        if run is None or not run.is_alone or _comparable(run.config) != mine:
+    for run in _finished_beside(place):
+        if not run.is_alone or _comparable(run.config) != mine:
             continue
         miou = run.result.get("miou")
         if isinstance(miou, int | float) and math.isfinite(miou):
@@ -199,19 +202,22 @@ def check_headroom(headroom: Headroom, forced: bool, steps: int) -> None:
         raise UserError(f"{headroom}. To train with it nevertheless: {FORCE}")
 
 
-def _finished(path: Path) -> FinishedRun | None:
-    folder = RunFolder(path)
-    if not folder.is_finished:
-        return None
-    try:
-        return folder.read()
-    except UserError:
-        return None  # whatever else lies beside the run
+def _finished_beside(place: Path) -> Iterator[FinishedRun]:
+    with suppress(OSError):
+        for path in sorted(place.absolute().parent.iterdir()):
+            folder = RunFolder(path)
+            # whatever else lies beside the run, some of it closed to this user
+            with suppress(UserError, OSError):
+                if folder.is_finished:
+                    yield folder.read()
 
 
 def _comparable(config: Mapping[str, Any]) -> str:
     """What two runs must have in common for their students to be compared."""
-    data = {k: v for k, v in (config.get("data") or {}).items() if k not in OTHER_DATA_KEYS}
+    given = config.get("data") or {}
+    data = {key: value for key, value in given.items() if key not in OTHER_DATA_KEYS}
+    if differs_by_root(str(given.get("name"))):
+        data["root"] = os.path.realpath(str(given.get("root")))
     network = config.get("student") or config.get("model")
     keys = ("epochs", "optimizer", "protocol", "precision")
     found = {"data": data, "network": network, **{key: config.get(key) for key in keys}}

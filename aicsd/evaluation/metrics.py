@@ -55,7 +55,8 @@ class Metrics:
 def to_json(values: dict[str, Any]) -> str:
     """Indented JSON in which a list of numbers, such as a row of a matrix, takes one line."""
     text = json.dumps(values, indent=1)
-    return re.sub(r"\[[\s\d,]+\]", lambda row: re.sub(r"\s+", "", row[0]), text) + "\n"
+    # a list begins with a line break, which no text in JSON holds
+    return re.sub(r"\[\n[\s\d,]+\]", lambda row: re.sub(r"\s+", "", row[0]), text) + "\n"
 
 
 def confusion_counts(predicted: Tensor, mask: Tensor, num_classes: int) -> Tensor:

@@ -90,8 +90,9 @@ def contract_of(name: str, losses: Losses | None = None) -> LossContract:
             cannot be called with options alone.
     """
     losses = losses or {}
-    if name not in losses and name not in list_losses():
-        raise UserError(f"unknown loss {name!r}{suggest(name, [*list_losses(), *losses])}")
+    known = [*list_losses(), *losses]  # a YAML file may give a list, which no mapping takes
+    if name not in known:
+        raise UserError(f"unknown loss {name!r}{suggest(name, known)}")
     loss = losses[name] if name in losses else loss_class(name)
     if not (isinstance(loss, type) and issubclass(loss, nn.Module)):
         raise UserError(f"loss {name!r} is {loss!r}; it must be a class derived from nn.Module")

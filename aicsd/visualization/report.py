@@ -269,7 +269,8 @@ def _charts(settings: Sequence[Setting]) -> list[Chart]:
 
 
 def _weighted(lines: Sequence[dict[str, Any]], name: str, color: int) -> Line:
-    kept = [line for line in lines if LOSS + name in line and WEIGHT + name in line]
+    # a step that was skipped may have no value
+    kept = [line for line in lines if line.get(LOSS + name) is not None and WEIGHT + name in line]
     values = [line[LOSS + name] * line[WEIGHT + name] for line in kept]
     return Line(name, [line["step"] for line in kept], smooth(values), color)
 

@@ -96,7 +96,8 @@ def data_title(name: str | None, root: str | None, split: str) -> str:
 
 
 def _open_teacher(named: str, runs: Sequence[FinishedRun], classes: Classes) -> Network:
-    class_map = next((run.config.get("teacher_classes") for run in runs), None)
+    maps = [run.config.get("teacher_classes") for run in runs]
+    class_map = next((found for found in maps if found is not None), None)
     model = Teacher(load_model(named), classes, class_map).model
     folder = RunFolder(named)
     run = folder.read() if folder.is_finished else None

@@ -22,6 +22,7 @@ from aicsd.benchmark.methods_measure import measure_weights, step_ratio
 from aicsd.benchmark.methods_results import read_results
 from aicsd.benchmark.methods_run import Campaign
 from aicsd.benchmark.statistics import miou
+from aicsd.engine.finite import NonFiniteLossError
 from aicsd.runs import RunFolder
 
 
@@ -101,6 +102,27 @@ def test_a_teacher_counts_by_its_content(tmp_path: Path) -> None:
     assert alone.config.teacher is None
 
 
+@pytest.mark.parametrize("name", ["folder", "shards", "photos"])
+def test_data_of_ones_own_count_by_their_place(tmp_path: Path, name: str) -> None:
+    """Else a run on other images would be taken for a finished one."""
+    path, key = write_file(tmp_path), Key("small", "kd", 0)
+    here, same, other = (
+        read_benchmark(path, {"data": {"name": name, "root": root}}).cell(key).identity
+        for root in ("mine", "mine/", "yours")
+    )
+    assert here == same != other
+
+
+def test_a_map_of_classes_counts_by_its_content(tmp_path: Path) -> None:
+    path, classes, key = write_file(tmp_path), tmp_path / "map.yaml", Key("small", "kd", 0)
+    found = []
+    for content in ("a: b", "a: c c"):
+        classes.write_text(content)
+        cell = read_benchmark(path, {"teacher_classes": str(classes)}).cell(key)
+        found.append(cell.identity)
+    assert found[0] != found[1]
+
+
 def test_a_failure_is_told_and_the_others_go_on(
     tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining]
 ) -> None:
@@ -158,6 +180,20 @@ def test_equal_time_trains_the_student_alone_for_as_long(
     trainings.started.clear()
     assert run(tmp_path, path, run_cli)[1] == text
     assert trainings.started == []
+
+
+def test_a_loss_that_is_not_finite_while_steps_are_timed(
+    tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(*_: object) -> float:
+        raise NonFiniteLossError(3, 0)
+
+    monkeypatch.setattr(methods_decide, "step_ratio", diverge)
+    path = write_file(tmp_path, methods=dict.fromkeys(["none", "aicsd"]))
+    code, _, error = run(tmp_path, path, run_cli)
+    assert code == 0, error
+    assert "small aicsd: step time is taken from the logs: step 3, process 0" in error
+    assert float(row_of(tmp_path, "aicsd")["step_time"]) == pytest.approx(2.0)
 
 
 def test_a_search_takes_the_best_of_short_trainings(

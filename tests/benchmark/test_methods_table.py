@@ -117,6 +117,13 @@ def test_cells_of_other_images_do_not_compare(
         ({"methods": {"none": None, "kd": {"match": {"steps": "x"}}}}, ["no row 'x'"]),
         ({"seeds": 3}, ["seeds is 3"]),
         ({"search": {"share": 2}}, ["search is {'share': 2}"]),
+        ({"search": {"share": "half"}}, ["search is {'share': 'half'}"]),
+        ({"search": {"factors": 3}}, ["search is {'factors': 3}", "a list of numbers"]),
+        ({"search": {"factors": ["x"]}}, ["search is {'factors': ['x']}"]),
+        ({"search": 3}, ["search is 3"]),
+        ({"equal_time": "kd"}, ["equal_time is 'kd'; it must be a list"]),
+        ({"main": None}, ["main is None; it must be a list"]),
+        ({"students": {"small": "tiny"}}, ["students.small is 'tiny'"]),
         ({"students": {"small": {"backbon": "x"}}}, ["backbon"]),
         ({"common": {"data": DATA}}, ["methods.kd: it needs a teacher"]),
         (

@@ -224,12 +224,32 @@ def test_generated_data_of_another_size_is_other_data(tmp_path: Path, run_cli: R
     assert_one_line(result, "data.options.size: 96", "data.options.size: 128")
 
 
-def test_two_folders_are_two_datasets(tmp_path: Path, run_cli: RunCli) -> None:
+@pytest.mark.parametrize("name", ["folder", "shards", "photos"])
+def test_two_folders_are_two_datasets(tmp_path: Path, run_cli: RunCli, name: str) -> None:
     paths = [
-        write_run(tmp_path / root, "none", seed, 0.5, data={"name": "folder", "root": root})
+        write_run(tmp_path / root, "none", seed, 0.5, data={"name": name, "root": root})
         for seed, root in enumerate(("mine", "yours"))
     ]
     assert_one_line(run_cli("benchmark", "table", *paths), "data.root: mine", "data.root: yours")
+
+
+def test_masks_that_mean_something_else_are_other_data(tmp_path: Path, run_cli: RunCli) -> None:
+    for seed, meaning in enumerate(("pole", "ignored")):
+        options = {"mask_values": {0: "sky", 255: meaning}}
+        data = {"name": "folder", "root": "mine", "options": options}
+        write_run(tmp_path / str(seed), "none", seed, 0.5, data=data)
+    result = run_cli("benchmark", "table", tmp_path / "0", tmp_path / "1")
+    assert_one_line(result, "mask_values.255: pole", "mask_values.255: ignored")
+
+
+def test_two_spellings_of_a_folder_are_one_dataset(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("data")
+    runs, _ = read_runs(
+        write_run(tmp_path / str(seed), "none", seed, 0.5,
+                  data={"name": "folder", "root": f"{tmp_path}/{place}"})
+        for seed, place in enumerate(("data", "data/", "link"))
+    )  # fmt: skip
+    assert group_runs(runs)[0].seeds == [0, 1, 2]
 
 
 def test_training_without_a_teacher_is_the_same_by_both_commands(tmp_path: Path) -> None:

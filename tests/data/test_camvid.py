@@ -10,6 +10,7 @@ from PIL import Image
 
 from aicsd.data import check_dataset, open_dataset
 from aicsd.data.camvid import CLASSES
+from aicsd.data.open import AUTO, find_name
 from aicsd.errors import UserError
 
 CAMVID = Path(__file__).parents[2].parent / "shared" / "data" / "camvid"
@@ -41,6 +42,14 @@ def test_every_other_id_is_ignored_too(tmp_path: Path, value: int) -> None:
     read = open_dataset("camvid", tree(tmp_path, mask), "train").read(0).mask
     assert read[0, 0] == 10
     assert (read.ravel()[1:] == 255).all()
+
+
+def test_a_folder_with_classes_of_its_own_is_another_dataset(tmp_path: Path) -> None:
+    """Ids of other classes would be taken for those of CamVid, or ignored."""
+    root = tree(tmp_path, np.zeros((4, 4), np.uint8))
+    assert find_name(AUTO, root) == "camvid"
+    (tmp_path / "classes.txt").write_text("wall\nwindow\n")
+    assert find_name(AUTO, root) == "folder"
 
 
 def test_eleven_classes_of_distinct_colours() -> None:

@@ -79,6 +79,12 @@ def test_a_class_that_is_everywhere_ignored() -> None:
     assert survey_dataset(Masks(filled(0, 1, 255), classes=two)).refusals == ()
 
 
+def test_one_class_is_nothing_to_learn() -> None:
+    one = Classes(("crack",), CLASSES.palette[:1])
+    (refusal,) = survey_dataset(Masks(filled(0, 255), classes=one)).refusals
+    assert "the data has one class, 'crack', so that every prediction is right" in refusal
+
+
 @pytest.mark.parametrize(
     ("mask", "words"),
     [

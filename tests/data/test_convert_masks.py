@@ -67,6 +67,20 @@ def test_voc_of_labelme_with_own_names(tmp_path: Path) -> None:
     assert reasons(result, "pixel") == {"id 7 has no class": 2 * (ids == 7).sum()}
 
 
+def test_voc_with_an_ignored_name_among_the_others(tmp_path: Path) -> None:
+    """Its pixels are ignored, and the names behind it keep their pixels."""
+    ids = RNG.choice([0, 1, 2, 3, 255], SHAPE)
+    root = tmp_path / "s"
+    photo(root / "JPEGImages" / "a.jpg")
+    save_ids(root / "SegmentationClass" / "a.png", ids, VOC_PALETTE)
+    (root / "class_names.txt").write_text("__ignore__\n_background_\nignore\ncat\ndog\n")
+    result, out = run(root, val=0)
+    assert names(result) == ("_background_", "cat", "dog")
+    wanted = np.select([ids == 0, ids == 2, ids == 3], [0, 1, 2], 255)
+    assert np.array_equal(mask(out, "train", "a"), wanted)
+    assert result.classes.palette[1] == tuple(VOC_PALETTE[6:9])
+
+
 LABEL_MAP = """# label:color_rgb:parts:actions
 background:0,0,0::
 road surface:128,64,128::

@@ -84,6 +84,13 @@ def test_jpeg_masks_need_the_nearest_value(root: Path) -> None:
     assert np.array_equal(found, blocks // 255)
 
 
+def test_a_nearest_value_leaves_none_for_other(root: Path) -> None:
+    image(root / "images/train/a.png")
+    mask(root / "masks/train/a.png")
+    values = {0: "ground", 255: "disc", "other": "ignored"}
+    assert "leaves none for other" in refused(root, mask_values=values, nearest=True)
+
+
 def test_nearest_value() -> None:
     from aicsd.data.masks import IdMasks
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from aicsd.evaluation import Metrics, metrics_from_confusion
+from aicsd.cli.evaluate import print_metrics
+from aicsd.evaluation import Metrics, metrics_from_confusion, to_json
 from aicsd.types import IGNORE_INDEX
 
 sklearn_metrics = pytest.importorskip("sklearn.metrics")
@@ -125,6 +126,20 @@ def test_to_dict_is_json_without_nan() -> None:
     assert json.loads(text) == metrics.to_dict()
     assert metrics.to_dict()["per_class_iou"]["class 1"] is None
     assert metrics.to_dict()["miou"] == metrics.miou
+
+
+def test_a_list_in_a_name_stays_as_it_is() -> None:
+    values = {"zone [1, 2]": [[1, 2], [3, 4]], "miou": 0.5}
+    text = to_json(values)
+    assert json.loads(text) == values
+    assert "[1,2]" in text
+
+
+def test_names_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("road [paved]", "road [dirt]", "[/x]", ":car:")
+    print_metrics(metrics_from_confusion(torch.eye(4), given, 1))
+    printed = capsys.readouterr().out.splitlines()[1:5]
+    assert tuple(line.split("100.00")[0].strip() for line in printed) == given
 
 
 def test_large_counts_are_exact() -> None:

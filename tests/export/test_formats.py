@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from tiny_exports import SIZE, Photos, exported, require_libraries
 from tiny_network import CLASSES, TinyNetwork, tiny_model
 from torch import Tensor, nn
 
+from aicsd.cli.export import run as run_export
+from aicsd.commands import Exported
 from aicsd.errors import UserError
-from aicsd.exporting import check_target, export_model
+from aicsd.exporting import Parity, check_target, export_model
 from aicsd.exporting.check import compare_int8
 from aicsd.formats import FORMATS, Format, coreml, find_format, litert, onnx, torch_export
 from aicsd.models import load_model
@@ -232,3 +235,18 @@ def test_a_network_that_no_format_can_express(tmp_path: Path) -> None:
         export_model(Segmenter(Counts(), CLASSES).eval(), tmp_path / "a.pt2")
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_int8_on_images_without_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"")
+    done = Exported(
+        path, FORMATS[0], None, Parity(1e-6, 1.0, 0.97), "3 images of train", 2, math.nan, math.nan
+    )
+    monkeypatch.setattr("aicsd.cli.export.export", lambda **_: done)
+    assert run_export(int8=True) == 0
+    told = capsys.readouterr().out
+    assert "97.0% of the labels of float: no label in 2 images, so no mIoU" in told
+    assert "nan" not in told

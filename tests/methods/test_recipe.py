@@ -299,6 +299,7 @@ def test_to_dict_is_complete_and_round_trips(tmp_path: Path, method: str) -> Non
         ({"attention": {"adapter": "conv"}}, ["unknown adapter 'conv'", "did you mean 'conv1x1'"]),
         ({"cross_entropy": {"adapter": "mlp"}}, ["'mlp'", "no teacher's map"]),
         ({"extra": {"loss": "icds"}}, ["term 'extra'", "unknown loss 'icds'", "did you mean"]),
+        ({"extra": {"loss": ["icsd"]}}, ["term 'extra'", "unknown loss", "icsd"]),
         ({"loss": {"loss": "icsd"}}, ["term 'loss'", "taken"]),
         ({"a.b": {"loss": "icsd"}}, ["term 'a.b'", "letters, digits and underscores"]),
         ({"keys": {"loss": "icsd"}}, ["term 'keys'", "taken"]),

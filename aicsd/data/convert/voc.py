@@ -29,7 +29,9 @@ from aicsd.types import IGNORE_INDEX
 MASK_FOLDERS = ("SegmentationClass", "SegmentationClassPNG")
 LABEL_MAP = "labelmap.txt"
 CLASS_NAMES = "class_names.txt"
-"""Names that labelme2voc writes, one a line; ``__ignore__`` stands for the id -1."""
+"""Names that labelme2voc writes, one a line, in the order of the ids."""
+NO_ID = "__ignore__"
+"""Its first line, which stands for the id -1."""
 LISTS = "ImageSets/Segmentation"
 OUTLINE = (224, 224, 192)
 """VOC's colour of pixels that are ignored."""
@@ -80,21 +82,27 @@ def read_cvat(tree: Tree, settings: Settings) -> Source:  # noqa: ARG001
 
 def read_voc(tree: Tree, settings: Settings) -> Source:  # noqa: ARG001
     """Masks of ids with VOC's classes, or those of ``class_names.txt``."""
-    names = _names(tree)
-    colors = [(voc_color(number), number) for number in range(len(names))]
-    classes = make_classes(names, [color for color, _ in colors])
+    names, ids = _classes(tree)
+    colors = [(voc_color(stored), class_id) for stored, class_id in ids.items()]
+    first = {class_id: color for color, class_id in reversed(colors)}
+    classes = make_classes(names, [first[number] for number in range(len(names))])
     reader = ColorReader([*colors, (OUTLINE, IGNORE_INDEX)])
-    ids = {number: number for number in range(len(names))}
     items, remarks = _items(tree, partial(_draw, True, ids, reader))
     return Source(classes, items, remarks)
 
 
-def _names(tree: Tree) -> tuple[str, ...]:
+def _classes(tree: Tree) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Names of the classes, and class id, or ``IGNORE_INDEX``, by the id in the masks."""
     files = tree.by_base.get(CLASS_NAMES, [])
     if not files:
-        return NAMES
+        return NAMES, {number: number for number in range(len(NAMES))}
     lines = [line.strip() for line in tree.text(min(files)).splitlines() if line.strip()]
-    return tuple(clean_name(line) for line in lines if line not in IGNORED_WORDS)
+    if lines[:1] == [NO_ID]:
+        del lines[0]
+    words = [None if line.lower() in IGNORED_WORDS else clean_name(line) for line in lines]
+    names = tuple(dict.fromkeys(word for word in words if word is not None))
+    ids = [IGNORE_INDEX if word is None else names.index(word) for word in words]
+    return names, dict(enumerate(ids))
 
 
 def _items(tree: Tree, draw: partial[UInt8Array]) -> tuple[list[Item], list[Remark]]:
