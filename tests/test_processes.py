@@ -24,6 +24,7 @@ from torch import nn
 from torch.multiprocessing.spawn import start_processes
 
 from aicsd.engine.finite import FiniteCheck, NonFiniteLossError
+from aicsd.engine.peers import EndedElsewhereError, any_process, ending_together
 from aicsd.engine.sync_bn import share_statistics, shares_statistics
 from aicsd.errors import UserError
 from aicsd.runs import RunFolder
@@ -267,6 +268,62 @@ def test_one_process_becomes_two(root: Path, tmp_path: Path, run_cli: RunCli) ->
     saved = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
     assert saved["progress"]["step"] == steps[-1]
     assert json.loads((run / "inputs.json").read_text())["epoch_batches"] == 2
+
+
+def wait_in(rank: int, folder: str, what: str) -> None:
+    """Two processes that wait for each other, or of which one is busy, or that go on."""
+    sys.stderr = open(f"{folder}/{rank}.txt", "w")  # noqa: SIM115, it ends with the process
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    fabric: Any = SimpleNamespace(world_size=WORLD, global_rank=rank, device=torch.device("cpu"))
+    net = nn.parallel.DistributedDataParallel(nn.Linear(1, 1))
+    try:
+        with ending_together(RunFolder(Path(folder)), fabric):
+            if what == "each other":
+                dist.recv(torch.zeros(1), src=1 - rank)
+            elif what == "backward" and rank == 1:  # the gradients of the other never come
+                net(torch.ones(1, 1)).sum().backward()
+            elif what == "backward":
+                dist.recv(torch.zeros(1), src=1)
+            elif what == "busy":
+                product = matrix = torch.eye(512, requires_grad=True)
+                end = time.monotonic() + 1.2
+                while rank and time.monotonic() < end:
+                    product = product @ matrix
+                product.sum().backward()  # takes twice as long
+                dist.barrier()
+            else:
+                end = time.monotonic() + 2.5
+                while not any_process(time.monotonic() > end, fabric):
+                    dist.barrier()
+    except EndedElsewhereError:  # of the first to end, the connection is closed
+        os._exit(2)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("what", ["each other", "backward", "busy", "steps"])
+def test_processes_that_wait_for_each_other_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr("aicsd.engine.peers.BEAT", 0.1)
+    monkeypatch.setenv("AICSD_PROCESS_TIMEOUT", "1")
+    context = multiprocessing.get_context("fork")
+    pair = [context.Process(target=wait_in, args=(r, str(tmp_path), what)) for r in range(WORLD)]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join(60)
+    stuck = what in ("each other", "backward")
+    assert [process.exitcode for process in pair] == [2 if stuck else 0] * WORLD
+    said = [
+        line
+        for rank in range(WORLD)
+        for line in (tmp_path / f"{rank}.txt").read_text().splitlines()
+        if "aicsd" in line
+    ]
+    words = "aicsd: error: all 2 processes have waited for each other for 1 s: perhaps the network"
+    assert len(said) == stuck
+    assert all(line.startswith(words) for line in said)
 
 
 def test_another_number_of_images_is_refused(tmp_path: Path) -> None:

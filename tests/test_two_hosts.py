@@ -71,6 +71,17 @@ def command_of(root: Path, run: Path, *more: str) -> list[str]:
     return train_command(root, run, *FLAGS, "--data.batch_size", "1", "--num_nodes", "2", *more)
 
 
+def wait_for(run: Path, steps: int) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not (run / "metrics.jsonl").is_file() or len(train_lines(run)) < steps:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def own_lines(error: str) -> list[str]:
+    return [line for line in error.splitlines() if line.startswith("aicsd:")]
+
+
 @pytest.mark.slow
 def test_a_step_of_two_hosts_is_that_of_one_process(hosts: tuple[str, str], tmp_path: Path) -> None:
     """By the commands of docs/distributed.md."""
@@ -95,20 +106,34 @@ def test_a_step_of_two_hosts_is_that_of_one_process(hosts: tuple[str, str], tmp_
 
 
 @pytest.mark.slow
-def test_a_host_that_is_gone_ends_the_other(
+def test_a_network_that_is_down_and_a_host_that_is_gone(
     hosts: tuple[str, str], root: Path, tmp_path: Path
 ) -> None:
-    """One line, and a checkpoint to go on from."""
+    """Each ends the run with one line; a resume in between repeats the lost steps exactly."""
     run = tmp_path / "run"
     command = command_of(root, run, "--epochs", "400", "--save_every", "2")
-    with Ranks(command, tmp_path / "log", hosts, **CABLE, AICSD_PROCESS_TIMEOUT="10") as ranks:
-        end = time.monotonic() + TIMEOUT
-        while not (run / "metrics.jsonl").is_file() or len(train_lines(run)) < 4:
-            assert time.monotonic() < end
-            time.sleep(0.1)
+    limit = {"AICSD_PROCESS_TIMEOUT": "10"}
+    with Ranks(command, tmp_path / "cut", hosts, **CABLE, **limit) as ranks:
+        wait_for(run, 4)
+        try:
+            ip("-n", hosts[1], "link", "set", "cable", "down")
+            begin = time.monotonic()
+            assert ranks.wait() == [2, 2]
+            print(f"both hosts ended {time.monotonic() - begin:.1f} s after the network")
+        finally:
+            ip("-n", hosts[1], "link", "set", "cable", "up")
+        # though both went on counting on the disk that they share
+        (line,) = own_lines(ranks.error)
+    assert "all 2 processes have waited for each other for 10 s: perhaps the network" in line
+    losses = [line["loss"] for line in train_lines(run)]
+    (run / "checkpoints" / "last.pt").unlink()  # the one before is 2 steps or more behind
+
+    command = ["train", "--run", str(run), "--resume"]
+    with Ranks(command, tmp_path / "gone", hosts, **CABLE, **limit) as ranks:
+        wait_for(run, len(losses) + 2)
         end_all(hosts[1])
         assert ranks.wait() == [2, -signal.SIGKILL]
-        said = [line for line in ranks.error.splitlines() if line.startswith("aicsd:")]
-    assert len(said) == 1, ranks.error
-    assert "another of the 2 processes has ended; continue with" in said[0]
+        (line,) = own_lines(ranks.error)
+    assert "another of the 2 processes has ended; continue with" in line
+    assert [line["loss"] for line in train_lines(run)][: len(losses)] == losses
     assert (run / "checkpoints" / "last.pt").is_file()

@@ -2,7 +2,9 @@
 
 Each process counts up in a file of its own in the run folder, every few seconds, in a thread. A
 process that is killed is noticed at once by those that talk to it. One that hangs or is stopped is
-noticed because its count no longer changes: 60 seconds later all others end.
+noticed because its count no longer changes: 60 seconds later all others end. Beside its count, each
+writes for how many counts it has waited for others. If all wait for each other, as they do when the
+network between them fails, all end too.
 """
 
 from __future__ import annotations
@@ -32,6 +34,11 @@ LIMIT = "AICSD_PROCESS_TIMEOUT"
 60 without it."""
 GRACE = 5.0
 """Seconds that a process which ends has to tell why, before the others say what they see."""
+COLLECTIVE = ("torch.distributed", "torch.nn.parallel.distributed")
+BACKWARD = "torch.autograd.graph"
+"""Modules of PyTorch in which a process waits for others; in the last one it may compute, too."""
+IDLE = 0.1
+"""Part of a core that a process which waits for others uses at most."""
 DONE = "done"
 
 
@@ -39,6 +46,8 @@ class EndedElsewhereError(UserError):
     """Another process has ended the run, and has said why."""
 
 
+_asked = 0
+"""Calls of ``any_process``: a process in which it grows is not stuck."""
 _children: list[subprocess.Popen[bytes]] = []
 """What this process has started to train with it."""
 
@@ -62,6 +71,8 @@ def _remember(child_processes: list[subprocess.Popen[bytes]]) -> None:
 
 def any_process(flag: bool, fabric: Fabric) -> bool:
     """Whether ``flag`` is set in any process; all of them must ask."""
+    global _asked
+    _asked += 1
     if fabric.world_size == 1:
         return flag
     count = torch.tensor(int(flag), device=fabric.device)
@@ -100,6 +111,7 @@ class _Watch:
     def __init__(self, folder: RunFolder, rank: int, world: int) -> None:
         self._run, self._place, self._rank, self._world = folder, folder.processes, rank, world
         self._limit = float(os.environ.get(LIMIT, "60"))
+        self._main = threading.get_ident()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="aicsd-peers", daemon=True)
 
@@ -155,27 +167,47 @@ class _Watch:
         counts = dict.fromkeys(set(range(self._world)) - {self._rank}, "")
         # in counts of its own: a machine that slept has missed none of them
         silent = dict.fromkeys(counts, 0)
-        number = 0
+        number = waited = 0
+        before: tuple[float, int] = (time.process_time(), _asked)
         while not self._ended.wait(BEAT):
-            number += 1
-            self._write(str(number))
+            now = time.process_time(), _asked
+            is_idle = now[0] - before[0] < IDLE * BEAT
+            waited = waited + 1 if now[1] == before[1] and self._waits(is_idle) else 0
+            number, before = number + 1, now
+            self._write(f"{number} {waited}")
             for rank in counts:
                 seen = _read(self._place / str(rank))
                 silent[rank] = silent[rank] + 1 if seen == counts[rank] != DONE else 0
                 counts[rank] = seen
                 if silent[rank] * BEAT >= self._limit:
-                    self._end(rank)
+                    self._end(
+                        f"process {rank} of {self._world} (from 0) has not answered for "
+                        f"{self._limit:.0f} s"
+                    )
+            if min(waited, *map(_waited, counts.values())) * BEAT >= self._limit:
+                self._end(
+                    f"all {self._world} processes have waited for each other for "
+                    f"{self._limit:.0f} s: perhaps the network between them is down"
+                )
 
-    def _end(self, rank: int) -> None:
+    def _waits(self, is_idle: bool) -> bool:
+        """Whether the main thread waits for another process at this moment."""
+        frame = sys._current_frames().get(self._main)
+        module = "" if frame is None else str(frame.f_globals.get("__name__"))
+        return module.startswith(COLLECTIVE) or (module == BACKWARD and is_idle)
+
+    def _end(self, reason: str) -> None:
         """End this process, whose main thread waits for one that does not answer."""
         if self._tell():
-            print(
-                f"aicsd: error: process {rank} of {self._world} (from 0) has not answered for "
-                f"{self._limit:.0f} s; {self._advice()}",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+            print(f"aicsd: error: {reason}; {self._advice()}", file=sys.stderr, flush=True)
         _end_children(0)
         os._exit(2)
+
+
+def _waited(count: str) -> int:
+    """Counts for which another process has waited."""
+    waited = count.partition(" ")[2]
+    return int(waited) if waited.isdecimal() else 0
 
 
 def _read(path: Path) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import multiprocessing
-import os
-import socket
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import RunCli, one_line, write_folder
 from download_server import Server, addresses, listed, serve_shards, serving
+from started import Ranks
 from tiny_runs import FIT_FLAGS, NO_REPORT, aicsd, model_flags, same_weights, stopping_at
 
 from aicsd.data import SegDataset, open_dataset
@@ -79,31 +78,12 @@ def test_a_training_is_that_of_local_shards(
     assert not list(root.glob("*.tar"))
 
 
-def train_as(rank: int, port: int, arguments: list[str]) -> None:
-    """One of two processes, as torchrun starts them."""
-    from aicsd.cli import main
-
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), GROUP_RANK="0", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test",
-    )  # fmt: skip
-    main(arguments)
-
-
 def test_two_processes_train_as_on_local_shards(shards: Path, root: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")  # which have everything imported
     for name, place in (("a", shards), ("b", root)):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         command = [*FLAGS, "--devices", "2", "--data.batch_size", "2", "--epochs", "1",
                    "--data.root", str(place), "--run", str(tmp_path / name)]  # fmt: skip
-        pair = [context.Process(target=train_as, args=(rank, port, command)) for rank in range(2)]
-        for process in pair:
-            process.start()
-        for process in pair:
-            process.join(120)
-            assert process.exitcode == 0
+        with Ranks(command, tmp_path / "log" / name) as ranks:
+            assert ranks.wait() == [0, 0], ranks.error
     assert same_weights(tmp_path / "a", tmp_path / "b")
     assert json.loads((tmp_path / "b" / "inputs.json").read_text())["epoch_batches"] == 2
 
