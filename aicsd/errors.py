@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 LONGEST = 1500
 """Characters of a message."""
+OUT_OF_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "bad alloc", "ALLOC_FAILED",
+                 "Insufficient memory")  # fmt: skip
+"""Words of PyTorch, of the runtimes and of OpenCV."""
 
 
 class UserError(ValueError):
@@ -22,6 +26,33 @@ class UserError(ValueError):
         if len(text) > LONGEST:
             text = f"{text[: LONGEST * 2 // 3]} ... {text[-LONGEST // 3 :]}"
         super().__init__(text)
+
+
+class NotEnoughMemoryError(UserError):
+    """What was asked for is too large for the memory."""
+
+
+@contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """Turn an error of any library about too little memory into one line.
+
+    Args:
+        what: follows ``not enough memory``: for what, and what to do about it.
+
+    Raises:
+        NotEnoughMemoryError: there is not enough.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not is_out_of_memory(error):
+            raise
+        raise NotEnoughMemoryError(f"not enough memory {what}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was too small."""
+    return isinstance(error, MemoryError) or any(word in str(error) for word in OUT_OF_MEMORY)
 
 
 def suggest(word: object, allowed: Iterable[str]) -> str:

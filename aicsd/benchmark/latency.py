@@ -8,7 +8,7 @@ from statistics import median
 
 import torch
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, enough_memory
 from aicsd.evaluation.cost import gmacs, megabytes, time_passes
 from aicsd.models import Segmenter
 from aicsd.models.exported import ExportedSegmenter
@@ -59,7 +59,8 @@ def measure_latency(
     images = torch.randint(256, (batch, 3, height, width), generator=generator, dtype=torch.uint8)
     with progress_bar() as bar:
         task = bar.add_task("timing passes", total=(repeats + 1) * len(models), note="")
-        seconds = time_passes(models, images, repeats, advance=lambda: bar.advance(task))
+        with enough_memory(f"for {batch} x {width}x{height} pixels: lower --batch or --size"):
+            seconds = time_passes(models, images, repeats, advance=lambda: bar.advance(task))
     return {
         name: Latency(
             min(seconds[name]),

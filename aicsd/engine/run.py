@@ -29,7 +29,7 @@ from aicsd.engine.run_recipe import check_cache, class_pixels, recipe_of, recipe
 from aicsd.engine.run_report import write_run_report
 from aicsd.engine.stop import interruptible
 from aicsd.engine.sync_bn import share_statistics, shares_statistics
-from aicsd.errors import UserError
+from aicsd.errors import UserError, enough_memory
 from aicsd.methods import Recipe
 from aicsd.methods.contract import Losses
 from aicsd.models import (
@@ -46,6 +46,11 @@ from aicsd.teacher.cache import TeacherCache
 from aicsd.teacher.labels import TeacherLabelled
 from aicsd.teacher.runtime import LOGITS_ALONE
 from aicsd.types import Batch, Runtime
+
+MEMORY_ADVICE = (
+    "for this training: lower data.batch_size (and raise optimizer.accumulate, for steps of as "
+    "many images) or data.augment.crop, or choose a smaller network"
+)
 
 
 @dataclass(frozen=True)
@@ -217,7 +222,7 @@ def _train(
     fabric = open_fabric(config)
     check_graphs(config, fabric.device)
     launch(fabric)
-    with ending_together(folder, fabric):
+    with ending_together(folder, fabric), enough_memory(MEMORY_ADVICE):
         return _train_together(config, model, recipe, planned, splits, remarks, folder, fabric)
 
 

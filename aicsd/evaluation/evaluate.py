@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,14 +22,7 @@ from aicsd.evaluation.metrics import (
 )
 from aicsd.evaluation.per_image import ImageCounts
 from aicsd.models import Segmenter
-from aicsd.models.inference import (
-    InferenceConfig,
-    NotEnoughMemoryError,
-    image_batch,
-    infer,
-    memory_for,
-)
-from aicsd.models.views import WINDOW
+from aicsd.models.inference import InferenceConfig, image_batch, infer_or_cut, memory_for
 from aicsd.types import Protocol
 
 WAITING_BATCHES = 4
@@ -105,7 +97,7 @@ def evaluate(
             with memory_for(len(batch), (height, width)):
                 images = image_batch([sample.image for sample in batch], device)
                 masks = torch.from_numpy(np.stack([sample.mask for sample in batch])).to(device)
-                predicted = _predict(model, images, inference, batch_size, cut)
+                predicted = infer_or_cut(model, images, inference, batch_size, cut)
                 for (index, _), ids, mask in zip(indexed, predicted, masks, strict=True):
                     counts = confusion_counts(ids, mask, num_classes)
                     confusion += counts
@@ -123,42 +115,6 @@ def evaluate(
         per_image.gather()
     metrics = metrics_from_confusion(_over_ranks(confusion), model.classes.names, len(dataset))
     return add_boundary(metrics, _over_ranks(borders.to(device))) if boundary else metrics
-
-
-def _predict(
-    model: Segmenter,
-    images: Tensor,
-    inference: InferenceConfig | None,
-    batch_size: int,
-    cut: Callable[[str], None] | None,
-) -> Tensor:
-    """Class ids of (B, 3, H, W); where memory is too small for all, image by image.
-
-    Raises:
-        NotEnoughMemoryError: it is too small for one image, which is not to be cut.
-    """
-    height, width = images.shape[-2:]
-    try:
-        with memory_for(len(images), (height, width)):
-            return infer(model, images, inference, batch_size)
-    except NotEnoughMemoryError:
-        if len(images) == 1 and cut is None:
-            raise
-    # out of the handler, whose traceback holds the maps of what failed
-    if len(images) > 1:
-        parts = [_predict(model, image[None], inference, 1, cut) for image in images]
-        return torch.cat(parts)
-    assert cut is not None
-    cut(f"not enough memory for {width}x{height} pixels at once: windows of {WINDOW}, one by one")
-    windows = replace(inference or InferenceConfig(), window=WINDOW)
-    try:
-        with memory_for(1, (height, width)):
-            return infer(model, images, windows, 1)
-    except NotEnoughMemoryError as error:
-        raise UserError(
-            f"not enough memory for an image of {width}x{height} pixels, not even in windows of "
-            f"{WINDOW}: leave it out of the validation images, or make them smaller"
-        ) from error
 
 
 def _over_ranks(counts: Tensor) -> Tensor:

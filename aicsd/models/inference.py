@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from aicsd.errors import UserError
+from aicsd.errors import NotEnoughMemoryError, UserError, enough_memory
 from aicsd.images import UInt8Array
 from aicsd.models.bands import has_bands, probability_bands
 from aicsd.models.freed_memory import FreedMemory
@@ -29,20 +30,16 @@ from aicsd.models.views import (
 if TYPE_CHECKING:
     from aicsd.models.segmenter import Segmenter
 
-__all__ = ["InferenceConfig", "NotEnoughMemoryError", "image_batch", "infer", "memory_for",
-           "predict_ids", "window_starts"]  # fmt: skip
+__all__ = ["InferenceConfig", "NotEnoughMemoryError", "image_batch", "infer", "infer_or_cut",
+           "memory_for", "predict_ids", "window_starts"]  # fmt: skip
 
 
 _FREED = FreedMemory()  # one, as the process has one heap
 
 
-class NotEnoughMemoryError(UserError):
-    """Images that are too large for the memory."""
-
-
 @contextmanager
 def memory_for(count: int, size: tuple[int, int]) -> Iterator[None]:
-    """Turn PyTorch's errors of too little memory into one line; give back what is freed.
+    """Turn errors of too little memory into one line; give back what is freed.
 
     Args:
         count: images that are predicted at once.
@@ -51,16 +48,11 @@ def memory_for(count: int, size: tuple[int, int]) -> Iterator[None]:
     Raises:
         NotEnoughMemoryError: there is not enough.
     """
-    try:
+    with enough_memory(
+        f"for {count} x {size[1]}x{size[0]} pixels at once; lower the batch size, or cut large "
+        f"images with --window {WINDOW}, or less"
+    ):
         yield
-    except (MemoryError, RuntimeError) as error:
-        is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not is_memory and "allocate memory" not in str(error):
-            raise
-        raise NotEnoughMemoryError(
-            f"not enough memory for {count} x {size[1]}x{size[0]} pixels at once; lower the batch "
-            f"size, or cut large images with --window {WINDOW}, or less"
-        ) from error
     _FREED.after((count, *size))
 
 
@@ -103,6 +95,51 @@ def infer(
     return total.max(dim=1).indices
 
 
+def infer_or_cut(
+    model: Segmenter,
+    images: Tensor,
+    config: InferenceConfig | None,
+    batch_size: int,
+    cut: Callable[[str], None] | None,
+) -> Tensor:
+    """As :func:`infer`; where memory is too small for all, image by image.
+
+    Args:
+        model: in evaluation mode.
+        images: (B, 3, H, W) uint8 RGB on the model's device.
+        config: as for :func:`infer`.
+        batch_size: as for :func:`infer`.
+        cut: called with a line before an image for which memory is too small is cut into windows;
+            without it such an image is refused.
+
+    Raises:
+        NotEnoughMemoryError: memory is too small for one image, which is not to be cut.
+        UserError: it is too small for windows, too.
+    """
+    height, width = images.shape[-2:]
+    try:
+        with memory_for(len(images), (height, width)):
+            return infer(model, images, config, batch_size)
+    except NotEnoughMemoryError:
+        if len(images) == 1 and cut is None:
+            raise
+    # out of the handler, whose traceback holds the maps of what failed
+    if len(images) > 1:
+        parts = [infer_or_cut(model, image[None], config, 1, cut) for image in images]
+        return torch.cat(parts)
+    assert cut is not None
+    cut(f"not enough memory for {width}x{height} pixels at once: windows of {WINDOW}, one by one")
+    windows = replace(config or InferenceConfig(), window=WINDOW)
+    try:
+        with memory_for(1, (height, width)):
+            return infer(model, images, windows, 1)
+    except NotEnoughMemoryError as error:
+        raise UserError(
+            f"not enough memory for an image of {width}x{height} pixels, not even in windows of "
+            f"{WINDOW}: leave it out, or make it smaller"
+        ) from error
+
+
 def image_batch(images: Sequence[UInt8Array], device: torch.device | str) -> Tensor:
     """Images (H, W, 3) uint8 RGB of one size -> (B, 3, H, W) uint8 on ``device``."""
     # stacked, and hence copied: an array from PIL is read-only, and torch warns of that
@@ -110,10 +147,14 @@ def image_batch(images: Sequence[UInt8Array], device: torch.device | str) -> Ten
 
 
 def predict_ids(
-    model: Segmenter, image: UInt8Array, config: InferenceConfig | None = None
+    model: Segmenter,
+    image: UInt8Array,
+    config: InferenceConfig | None = None,
+    cut: Callable[[str], None] | None = None,
 ) -> UInt8Array:
-    """(H, W, 3) uint8 RGB -> (H, W) uint8 class ids."""
+    """(H, W, 3) uint8 RGB -> (H, W) uint8 class ids; arguments and errors of ``infer_or_cut``."""
     with evaluating(model):
-        labels = infer(model, image_batch([image], model.device), config)
+        images = image_batch([image], model.device)
+        labels = infer_or_cut(model, images, config, VIEWS_PER_PASS, cut)
     ids: UInt8Array = labels[0].to(torch.uint8).cpu().numpy()
     return ids

@@ -19,7 +19,7 @@ from torch import Tensor
 from aicsd.data.augment import MAP_STRIDE
 from aicsd.data.loaders import sample_loader
 from aicsd.data.protocol import Sample, SegDataset
-from aicsd.errors import UserError
+from aicsd.errors import UserError, enough_memory
 from aicsd.images import UInt8Array
 from aicsd.models import Segmenter, image_batch
 from aicsd.models.maps import LOGITS, sample_aligned
@@ -43,6 +43,11 @@ from aicsd.teacher.cache_file import (
 )
 from aicsd.teacher.teacher import Teacher
 from aicsd.terminal import progress_bar
+
+_WHOLE = (
+    "for the teacher on the whole of {0!r}, {2}x{1} pixels: cut large images into tiles, or leave "
+    "teacher_cache out: without it, the teacher is given crops"
+)
 
 
 def fingerprint(model: Segmenter) -> str:
@@ -166,7 +171,9 @@ class TeacherCache:
             for number, sample in sample_loader(dataset, workers, rank=len(done)):
                 if sample.image.shape[:2] != key.sizes[number]:
                     raise UserError(f"image {dataset.names[number]!r} has changed its size")
-                stored = encode(compute_map(teacher, sample.image, key.stride), self.top_k)
+                with enough_memory(_WHOLE.format(dataset.names[number], *key.sizes[number])):
+                    logits = compute_map(teacher, sample.image, key.stride)
+                stored = encode(logits, self.top_k)
                 maps.write(stored)
                 maps.flush()  # before the line that says that it is there
                 done.append(Checksums(checksum(sample.image), zlib.crc32(stored)))

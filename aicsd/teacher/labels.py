@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from aicsd.data.protocol import Sample, SegDataset
 from aicsd.images import UInt8Array
+from aicsd.models import predict_ids
 from aicsd.teacher.teacher import Teacher
+from aicsd.terminal import tell
 
 
 class TeacherLabelled:
@@ -12,7 +14,7 @@ class TeacherLabelled:
 
     Args:
         dataset: images; their masks are not looked at.
-        teacher: on its device; each image is passed once, here.
+        teacher: on its device; each image is passed once, here, in windows where memory is small.
     """
 
     labels_by = "teacher"
@@ -23,7 +25,9 @@ class TeacherLabelled:
         self.classes, self.names = dataset.classes, dataset.names
         self.labelled = list(range(len(dataset)))
         images = (dataset.read(index).image for index in range(len(dataset)))
-        self._masks: list[UInt8Array] = [teacher.model.predict(image) for image in images]
+        self._masks: list[UInt8Array] = [
+            predict_ids(teacher.model, image, cut=tell) for image in images
+        ]
 
     def __len__(self) -> int:
         return len(self._masks)

@@ -15,7 +15,7 @@ from aicsd.files import atomic_path
 from aicsd.images import Color, UInt8Array, colorize
 from aicsd.models import Segmenter
 from aicsd.visualization.figures import new_figure
-from aicsd.visualization.views import ERROR_PALETTE, WRONG, error_map
+from aicsd.visualization.views import ERROR_PALETTE, WRONG, error_map, picture_ids
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def save_panels(
     """
     samples = [dataset.read(index) for index in indices]
     predictions = {
-        title: [model.predict(sample.image) for sample in samples]
+        title: [picture_ids(model, sample.image) for sample in samples]
         for title, model in models.items()
     }
     figure = draw_panels(samples, predictions, dataset.classes)
@@ -100,7 +100,7 @@ def contact_sheet(model: Segmenter, samples: Sequence[Sample], classes: Classes)
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
     rows = []
     for sample in samples:
-        masks = (sample.mask, model.predict(sample.image))
+        masks = (sample.mask, picture_ids(model, sample.image))
         pictures = [cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA)]
         pictures += [
             cv2.resize(colorize(mask, classes.palette), size, interpolation=cv2.INTER_NEAREST)

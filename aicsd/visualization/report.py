@@ -20,6 +20,9 @@ from aicsd.data.protocol import Classes, SegDataset
 from aicsd.evaluation import evaluate
 from aicsd.evaluation.cost import Cost, measure_costs
 from aicsd.files import write_text
+from aicsd.models import Segmenter
+from aicsd.models.inference import NotEnoughMemoryError, memory_for
+from aicsd.models.views import WHOLE_PIXELS
 from aicsd.runs import FinishedRun, RunFolder
 from aicsd.visualization.charts import Chart, Line, draw_chart, heat_map
 from aicsd.visualization.curves import LOSS, MIOU, WEIGHT, series, smooth, term_names
@@ -68,7 +71,7 @@ def write_report(
     missing = list(notes) + ([] if samples else ["The split has no images to show."])
     models = {s.title: s.model for s in settings if s.model is not None and samples}
     views = {title: look(model, samples) for title, model in models.items()}
-    costs = measure_costs(models, *samples[0].mask.shape) if models else {}
+    costs = _costs(models, *samples[0].mask.shape) if models else {}
     names = [dataset.names[index] for index in indices]
     runs = [net for setting in settings for net in setting.networks]
     environment = Environment(
@@ -93,6 +96,17 @@ def write_report(
         versions=_versions(),
     )
     write_text(path, html)
+
+
+def _costs(models: dict[str, Segmenter], height: int, width: int) -> dict[str, Cost]:
+    """What a pass costs; of images for which memory is too small, nothing."""
+    if height * width > WHOLE_PIXELS:
+        return {}
+    try:
+        with memory_for(1, (height, width)):
+            return measure_costs(models, height, width)
+    except NotEnoughMemoryError:
+        return {}
 
 
 def _about(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor
 from aicsd.data.protocol import Sample, SegDataset
 from aicsd.images import UInt8Array
 from aicsd.losses import ics_matrix
-from aicsd.models import Segmenter, class_ids
+from aicsd.models import Segmenter, class_ids, predict_ids
+from aicsd.models.inference import NotEnoughMemoryError, memory_for
+from aicsd.models.views import SMALLEST_SIDE, WHOLE_PIXELS
 from aicsd.types import IGNORE_INDEX
 
 FloatArray = npt.NDArray[np.float64]
@@ -38,16 +41,42 @@ def spread(dataset: SegDataset, count: int) -> list[int]:
     return [(2 * number + 1) * len(dataset) // (2 * count) for number in range(count)]
 
 
-@torch.inference_mode()
 def look(model: Segmenter, samples: Sequence[Sample]) -> Views:
-    """Predictions and the mean ICS matrix of ``model`` on ``samples``, one pass an image."""
-    masks: list[UInt8Array] = []
-    matrices: list[Tensor] = []
-    for sample in samples:
-        ids, logits = ids_and_logits(model, sample.image)
-        masks.append(ids)
-        matrices.append(ics_matrix(logits)[0].double().cpu())
-    return Views(masks, torch.stack(matrices).mean(dim=0).numpy())
+    """Predictions and the mean ICS matrix of ``model`` on ``samples``, one pass an image.
+
+    An image of more than 4096 x 4096 pixels, or for which memory is too small, is looked at in half
+    its size, or less.
+
+    Raises:
+        NotEnoughMemoryError: memory is too small even for a side of ``SMALLEST_SIDE`` pixels.
+    """
+    seen = [_look_at(model, sample.image) for sample in samples]
+    mean = torch.stack([ics for _, ics in seen]).mean(dim=0)
+    return Views([ids for ids, _ in seen], mean.numpy())
+
+
+@torch.inference_mode()
+def _look_at(model: Segmenter, image: UInt8Array) -> tuple[UInt8Array, Tensor]:
+    """(H, W) class ids of one image, and its (C, C) ICS matrix."""
+    height, width = size = (image.shape[0], image.shape[1])
+    is_small = min(size) < 2 * SMALLEST_SIDE
+    if height * width <= WHOLE_PIXELS or is_small:
+        try:
+            with memory_for(1, size):
+                ids, logits = ids_and_logits(model, image)
+                return ids, ics_matrix(logits)[0].double().cpu()
+        except NotEnoughMemoryError:
+            if is_small:
+                raise
+    half = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    ids, ics = _look_at(model, half.astype(np.uint8, copy=False))
+    whole = cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST)
+    return whole.astype(np.uint8, copy=False), ics
+
+
+def picture_ids(model: Segmenter, image: UInt8Array) -> UInt8Array:
+    """(H, W) class ids for a picture: in windows where memory is too small."""
+    return predict_ids(model, image, cut=lambda _: None)
 
 
 def ids_and_logits(model: Segmenter, image: UInt8Array) -> tuple[UInt8Array, Tensor]:
