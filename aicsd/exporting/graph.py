@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aicsd.errors import UserError
+from aicsd.exporting.pooling import any_size_pooling
 from aicsd.formats.base import INPUT_NAME
 from aicsd.models import Segmenter, as_output, resize
 from aicsd.models.exported import ABOUT_FORMAT
@@ -109,7 +110,7 @@ def trace(
     sizes = {0: torch.export.Dim("batch", min=1)}
     sizes |= {axis: multiple * side for axis, side in enumerate(sides, start=1)}
     images = torch.zeros((2, *model.input.fit(TRACED), 3), dtype=torch.uint8)
-    with torch.no_grad():
+    with torch.no_grad(), any_size_pooling():
         return torch.export.export(
             graph, (images,), dynamic_shapes=(sizes,),
             # that two maps differ in size holds from smallest_side on, but is not proven by itself

@@ -142,9 +142,10 @@ def _refusals(written: Format, size: tuple[int, int] | None) -> Iterator[None]:
         cure = "Try another format"
         if size is None:
             cure = "Try --size WIDTHxHEIGHT, for images of one size, or another format"
+        reason = error.__cause__ or error  # of a converter's own error, the cause says more
         raise UserError(
-            f"this network cannot be exported for {written.title}: {type(error).__name__} "
-            f"{one_line(error)}; nothing was written. {cure}"
+            f"this network cannot be exported for {written.title}: {type(reason).__name__} "
+            f"{one_line(str(reason))}; nothing was written. {cure}"
         ) from error
 
 

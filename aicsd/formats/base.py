@@ -7,6 +7,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -180,7 +181,8 @@ def unreadable(path: Path, error: Exception | str) -> UserError:
 
 def one_line(error: Exception | str, longest: int = 200) -> str:
     """The beginning of a library's message."""
-    return " ".join(str(error).split())[:longest] or type(error).__name__
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return " ".join(plain.split())[:longest] or type(error).__name__
 
 
 def known(dimension: Any) -> int | None:

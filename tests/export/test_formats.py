@@ -19,6 +19,7 @@ from aicsd.commands import Exported
 from aicsd.errors import UserError
 from aicsd.exporting import Parity, check_target, export_model
 from aicsd.exporting.check import compare_int8
+from aicsd.exporting.pooling import bin_pool
 from aicsd.formats import FORMATS, Format, coreml, find_format, litert, onnx, torch_export
 from aicsd.models import load_model
 from aicsd.models.segmenter import InputSpec, Segmenter
@@ -224,6 +225,33 @@ def test_the_export_asks_the_network(tmp_path: Path) -> None:
     assert (read.predict(odd) == model.predict(odd)).mean() >= 0.999
     with pytest.raises(UserError, match="size is 60x64; the network takes sides of 40 pixels"):
         export_model(model, tmp_path / "b.onnx", size=(64, 60))
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (4, 7), (6, 6), (13, 5)])
+def test_bins_are_those_of_adaptive_pooling(sides: tuple[int, int]) -> None:
+    maps = torch.randn(2, 3, *sides, generator=torch.Generator().manual_seed(0))
+    for rows, columns in ((2, 3), (6, 6)):
+        wanted = F.adaptive_avg_pool2d(maps, (rows, columns))
+        assert torch.allclose(bin_pool(maps, rows, columns), wanted, atol=1e-6)
+
+
+def test_pyramid_pooling_of_images_of_any_size(tmp_path: Path) -> None:
+    """As PSPNet and UPerNet have it; the export compares images of several sizes."""
+
+    class Pyramid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.pool = TinyNetwork(), nn.AdaptiveAvgPool2d(3)
+
+        def forward(self, image: Tensor) -> Tensor:
+            maps: Tensor = self.net(image)
+            return maps + F.interpolate(self.pool(maps), maps.shape[2:])
+
+    require_libraries(onnx.FORMAT)
+    parity = export_model(Segmenter(Pyramid(), CLASSES).eval(), tmp_path / "a.onnx")
+    assert parity.agreement is not None
+    assert parity.agreement >= 0.999
+    assert F.adaptive_avg_pool2d.__module__ == "torch.nn.functional"
 
 
 def test_a_network_that_no_format_can_express(tmp_path: Path) -> None:
