@@ -23,6 +23,7 @@ IntArray = npt.NDArray[np.integer[Any]]
 Color = tuple[int, int, int]
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 """Formats that are read, as Pillow calls them; the content of a file decides, not its suffix."""
 LOSSY = ("JPEG", "MPO")
@@ -277,6 +278,11 @@ def _grey_factor(picture: PILImage.Image, path: object) -> int:
 def list_images(folder: Path) -> list[Path]:
     """Image files directly in ``folder``, sorted by name; hidden ones are no images."""
     return sorted(path for path in folder.iterdir() if is_image(path))
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file has the ending of a video."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def is_image(path: Path) -> bool:

@@ -11,7 +11,7 @@ from aicsd.data.entry import DatasetEntry
 from aicsd.data.file_dataset import FileDataset, LayoutError, Pair
 from aicsd.data.protocol import Classes
 from aicsd.data.wrappers import spread
-from aicsd.images import IMAGE_SUFFIXES, is_image
+from aicsd.images import IMAGE_SUFFIXES, is_image, is_video
 
 HELD_OUT_SHARE = 10
 """One photo of that many is left out of training, to compare student and teacher on."""
@@ -24,10 +24,19 @@ def find_photos(folder: Path) -> list[Path]:
     Raises:
         LayoutError: there is none.
     """
-    found = sorted(path for path in _walk(folder) if is_image(path))
+    files = sorted(_walk(folder))
+    found = [path for path in files if is_image(path)]
     if not found:
-        raise LayoutError(f"no images in {folder} (looked for {' '.join(IMAGE_SUFFIXES)})")
+        cure = next((frames_of(path) for path in files if is_video(path)), "")
+        raise LayoutError(f"no images in {folder} (looked for {' '.join(IMAGE_SUFFIXES)}){cure}")
     return found
+
+
+def frames_of(path: Path) -> str:
+    """How the frames of a video become photos, for a message; empty for any other file."""
+    if not is_video(path):
+        return ""
+    return f"; extract the frames of a video first: ffmpeg -i {path} photos/%05d.jpg"
 
 
 def _walk(folder: Path) -> Iterator[Path]:

@@ -10,7 +10,7 @@ from aicsd.data.batches import training_images
 from aicsd.data.check import check_dataset, check_splits
 from aicsd.data.file_dataset import LayoutError
 from aicsd.data.open import AUTO, DATASETS, open_dataset
-from aicsd.data.photos import photo_dataset
+from aicsd.data.photos import frames_of, photo_dataset
 from aicsd.data.protocol import Classes, SegDataset, Splits
 from aicsd.data.settings import DataConfig
 from aicsd.data.wrappers import WithPhotos
@@ -53,7 +53,7 @@ def _photos(folder: str, classes: Classes, check: bool) -> SegDataset:
     """Photos without labels, each of which can be read."""
     path = Path(at_home(folder))
     if not path.is_dir():
-        raise UserError(f"data.unlabelled: no folder {path}")
+        raise UserError(f"data.unlabelled: no folder {path}{frames_of(path)}")
     try:
         photos = photo_dataset(path, classes)
     except LayoutError as error:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aicsd.errors import UserError
-from aicsd.images import IMAGE_SUFFIXES, is_image, list_images
+from aicsd.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_image, is_video, list_images
 from aicsd.prediction.settings import PredictConfig
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 ENDS = {"ids": ".png", "overlay": "_overlay.png", "color": "_color.png",
         "probabilities": "_probabilities.npy"}  # fmt: skip
 VIDEO_ENDS = {"ids": "", "overlay": "_overlay.mp4", "color": "_color.mp4"}
@@ -32,7 +31,7 @@ class Input(NamedTuple):
 
     @property
     def is_video(self) -> bool:
-        return self.path.suffix.lower() in VIDEO_SUFFIXES
+        return is_video(self.path)
 
     def results(self, out: Path, outputs: Sequence[str]) -> dict[str, Path]:
         """Output -> its file (the ids of a video: folder)."""

@@ -155,6 +155,9 @@ def test_photos_alone(tmp_path: Path, run_cli: RunCli) -> None:
         (["--data.images", "nowhere"], ["data.root: no folder nowhere"]),
         (["--data.images", "photos"], ["classes.txt"]),
         (["--data.images", "data"], ["no images in data"]),
+        (["--data.images", "films"], ["no images in films", "ffmpeg -i films/a.mp4 photos/%05d"]),
+        (["--data.images", "films/a.mp4"], ["no folder films/a.mp4; extract the frames"]),
+        (["--data.unlabelled", "films/a.mp4", "--data.root", "sound"], ["unlabelled", "ffmpeg -i"]),
         (["--data.unlabelled", "nowhere", "--data.root", "sound"], ["data.unlabelled", "nowhere"]),
         (["--data.unlabelled", "broken", "--data.root", "sound"], ["data.unlabelled", "bad.png"]),
         (["--data.unlabelled_ratio", "-1"], ["data.unlabelled_ratio is -1", "0 or more"]),
@@ -171,8 +174,9 @@ def test_errors(
     monkeypatch.chdir(tmp_path)
     write_photos(tmp_path / "photos", 3)
     write_folder(tmp_path / "sound", {"train": 4, "val": 2})
-    (tmp_path / "data").mkdir()
-    (tmp_path / "broken").mkdir()
+    for name in ("data", "films", "broken"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "films" / "a.mp4").touch()
     (tmp_path / "broken" / "bad.png").write_bytes(b"no image")
     teacher = save_tiny_model(tmp_path / "teacher.safetensors")
     code, output, error = run_cli("distill", *FIT_FLAGS, *model_flags("student"), *flags,
