@@ -66,10 +66,15 @@ class Backbone(nn.Module):
             )
         ]
         strides = [stage.stride for stage in info]
-        if 4 not in strides or strides[-1] != output_stride:
+        if 4 not in strides:
             raise UserError(
-                f"backbone {name!r} has maps at strides {strides}; one at stride 4 is needed "
-                f"and the last at output_stride {output_stride}: choose another backbone or stride"
+                f"backbone {name!r} has maps at strides {strides}; one at stride 4 is needed: "
+                "choose another backbone"
+            )
+        if strides[-1] != output_stride:
+            raise UserError(
+                f"backbone {name!r} has maps at strides {strides}, and output_stride is "
+                f"{output_stride}: choose another backbone or stride"
             )
         self._first = strides.index(4)
         self._channels_last = str(getattr(self.body, "output_fmt", "")).endswith("NHWC")
