@@ -8,7 +8,7 @@ demo: .venv/digits
 	$(BIN)/python scripts/demo.py --out demo_out
 
 test: .venv/test
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/test
 	$(BIN)/ruff check .

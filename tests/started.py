@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import runpy
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,8 @@ class Started:
         arguments: of the command line.
         place: new folder for what it prints.
         environment: variables, in addition to those of this process.
+        script: file of a program that is run in place of ``aicsd``.
+        folder: that it works in.
         host: network namespace.
         deaf: nothing takes what it writes to standard error.
     """
@@ -42,6 +45,8 @@ class Started:
         arguments: Sequence[str],
         place: Path,
         environment: Mapping[str, str] | None = None,
+        script: Path | None = None,
+        folder: Path | None = None,
         host: str | None = None,
         deaf: bool = False,
     ) -> None:
@@ -49,7 +54,9 @@ class Started:
         self._place = place
         # variables are set while the tests run, and the server has those of its start
         variables = {**os.environ, **(environment or {})}
-        words = (list(arguments), place, variables, host, deaf)
+        output = None if deaf else place / "error.txt"
+        streams = (place / "output.txt", output)
+        words = (list(arguments), script, folder or Path.cwd(), variables, host, streams)
         self.process = SERVER.Process(target=_call, args=words)
         self.process.start()
         assert self.process.pid is not None
@@ -96,7 +103,7 @@ class Ranks(ExitStack):
             node = rank if host is not None else 0
             own = {"RANK": rank, "LOCAL_RANK": rank - node, "GROUP_RANK": node}
             variables = {**shared, **environment, **{k: str(v) for k, v in own.items()}}
-            process = Started(arguments, place / str(rank), variables, host)
+            process = Started(arguments, place / str(rank), variables, host=host)
             self.processes.append(self.enter_context(process))
 
     def wait(self) -> list[int]:
@@ -116,7 +123,12 @@ def free_port() -> int:
 
 
 def _call(
-    arguments: list[str], place: Path, variables: dict[str, str], host: str | None, deaf: bool
+    arguments: list[str],
+    script: Path | None,
+    folder: Path,
+    variables: dict[str, str],
+    host: str | None,
+    streams: tuple[Path, Path | None],
 ) -> None:
     import cv2
 
@@ -126,17 +138,27 @@ def _call(
         _enter(host)
     os.environ.clear()
     os.environ.update(variables)
-    output = os.open(place / "output.txt", os.O_WRONLY | os.O_CREAT)
-    error = os.open(place / "error.txt", os.O_WRONLY | os.O_CREAT)
-    if deaf:
-        taken, error = os.pipe()
-        os.close(taken)
-    os.dup2(output, 1)
-    os.dup2(error, 2)
-    sys.argv = ["aicsd", *arguments]
+    os.chdir(folder)
+    for number, path in enumerate(streams, start=1):
+        os.dup2(_pipe_without_reader() if path is None else _file(path), number)
+    sys.argv = [str(script or "aicsd"), *arguments]
     cv2.setNumThreads(0)
     set_start_method(None, force=True)  # that of a start by hand: the server has set its own
-    main(arguments)
+    if script is None:
+        main(arguments)
+    else:
+        sys.path.insert(0, str(script.parent))
+        runpy.run_path(str(script), run_name="__main__")
+
+
+def _file(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT)
+
+
+def _pipe_without_reader() -> int:
+    reader, writer = os.pipe()
+    os.close(reader)
+    return writer
 
 
 def _enter(host: str) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from started import Started
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -17,13 +16,11 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 def test_demo_makes_a_table_and_a_picture(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="the digits data needs scikit-learn")
     out = tmp_path / "out"
-    result = subprocess.run(
-        [sys.executable, SCRIPTS / "demo.py", "--out", out, "--epochs", "1", "--scenes", "16"],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    for name in ("teacher", "student alone", "student AICSD", "mIoU", "class accuracy"):
-        assert name in result.stdout
+    words = ["--out", str(out), "--epochs", "1", "--scenes", "16"]
+    with Started(words, tmp_path / "log", script=SCRIPTS / "demo.py") as demo:
+        assert demo.wait(300) == 0, demo.error
+        for name in ("teacher", "student alone", "student AICSD", "mIoU", "class accuracy"):
+            assert name in demo.output
     for run in ("teacher", "alone", "aicsd"):
         assert json.loads((out / run / "metrics.json").read_text())["images"] == 16
     with Image.open(out / "demo.png") as picture:

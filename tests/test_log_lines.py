@@ -86,6 +86,7 @@ def test_files_of_one_second_are_not_read_in_the_wrong_order(
     """The ninth and the tenth file of a process: by name, 10 comes before 9."""
     looks = count()
     monkeypatch.setattr(time, "time", lambda: 1000.0 + next(looks) // 40)  # slower than one start
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     for step in range(12):
         log(tmp_path, step, [(step + 1, "loss")], total=20)
     assert points(tmp_path) == [(step, "loss") for step in range(1, 13)]

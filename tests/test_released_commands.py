@@ -17,6 +17,7 @@ import yaml
 from conftest import RunCli
 from PIL import Image
 from released_deeplab import random_deeplab
+from started import Started
 
 from aicsd.cli import find_command
 from aicsd.cli.parser import parse
@@ -234,12 +235,10 @@ def test_from_the_published_command_to_the_servers_archive(
         f"{AICSD} --data-root {voc} --teacher_path t.pth.tar --backbone-weights none --no-cuda "
         "--epochs 1 --batch-size 2 --crop-size 65 --base-size 65 --workers 0"
     )
-    result = subprocess.run(
-        [sys.executable, CHECKOUT / "train_kd.py", *flags.split()],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("aicsd distill --config ")
+    script = CHECKOUT / "train_kd.py"
+    with Started(flags.split(), tmp_path / "log", script=script, folder=tmp_path) as command:
+        assert command.wait(300) == 0, command.error
+        assert command.output.startswith("aicsd distill --config ")
     run = tmp_path / "run" / "pascal" / "deeplab-resnet18" / "experiment_0"
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert {name: term["numerics"] for name, term in config["terms"].items()} == {

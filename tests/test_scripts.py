@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from conftest import CLASS_NAMES, TINY_MODEL
 from PIL import Image
+from started import Started
 from torch import nn
 
 from aicsd.data.protocol import Classes
@@ -23,11 +23,12 @@ from aicsd.teacher import Teacher
 from aicsd.types import Batch
 
 REPOSITORY = Path(__file__).parents[1]
+SCRIPTS = REPOSITORY / "scripts"
 
 
 @pytest.fixture(autouse=True)
 def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    monkeypatch.syspath_prepend(str(SCRIPTS))
 
 
 def test_term_scale_covers_every_term() -> None:
@@ -132,25 +133,21 @@ def test_the_table_of_costs(
         assert f"| {row} |{'|'.join(figures)}|" in page
 
 
-def test_killed_trainings_leave_what_an_undisturbed_one_leaves() -> None:
+def test_killed_trainings_leave_what_an_undisturbed_one_leaves(tmp_path: Path) -> None:
     """The short form of the soak; the long one is in docs/reliability.md."""
-    command = [sys.executable, str(REPOSITORY / "scripts" / "soak.py"), "--kills", "3"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert int(done.stdout.partition(" kills of")[0].split()[-1]) >= 3
-    assert "; 0 differences" in done.stdout
+    with Started(["--kills", "3"], tmp_path / "log", script=SCRIPTS / "soak.py") as soak:
+        assert soak.wait(300) == 0, soak.output + soak.error[-2000:]
+        assert int(soak.output.partition(" kills of")[0].split()[-1]) >= 3
+        assert "; 0 differences" in soak.output
 
 
 def test_readers_refuse_damaged_files_in_one_line(tmp_path: Path) -> None:
     """The short form of the fuzzing; one input of a reader that fails is found and kept."""
     import fuzz
 
-    command = [sys.executable, str(REPOSITORY / "scripts" / "fuzz.py"), "--inputs", "1500"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert ", 0 findings (seed 0)" in done.stdout
+    with Started(["--inputs", "1500"], tmp_path / "log", script=SCRIPTS / "fuzz.py") as whole:
+        assert whole.wait(300) == 0, whole.output + whole.error[-2000:]
+        assert ", 0 findings (seed 0)" in whole.output
 
     def fail(path: Path) -> None:
         data = path.read_bytes()

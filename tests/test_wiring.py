@@ -57,6 +57,7 @@ def test_the_protocol_reaches_padding_and_evaluation(
     monkeypatch.setattr(record, "evaluate", evaluate)
     command = train_command(data, run, "--epochs", 1, "--protocol", protocol)
     command += ["--data.augment.blur", "0"]  # it mixes padding and image at the edge
+    command += ["--model.backbone", "mobilenetv2_035"]  # another mean for each colour
     command[command.index("--data.augment.crop") + 1] = "160"  # larger than any image
     assert run_cli(*command)[0] == 0
     black = protocol == "released"

@@ -41,6 +41,7 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
             kind = file.suffix[1:]
             metadata = {"Date": None} if kind == "svg" else None
             figure.savefig(temporary, dpi=DPI, format=kind, metadata=metadata)
+        figure.set_layout_engine(None)  # half of the time, and the other file has the same layout
     return files
 
 

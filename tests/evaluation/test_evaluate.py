@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 import torch.distributed as dist
 from conftest import CLASS_NAMES, TINY_MODEL
 from PIL import Image
+from started import SERVER
 from torch import Tensor, nn
 
 from aicsd.data import Sample, SegDataset, open_dataset
@@ -212,7 +212,7 @@ def test_two_processes_share_the_images_and_both_know_the_result(tmp_path: Path)
     alone = ImageCounts(Scenes().names, 3)
     wanted = evaluate(brightest(), Scenes(), boundary=True, per_image=alone).to_dict()
     store = f"file://{tmp_path}/store"
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(2, SERVER) as pool:
         for metrics, matrices in pool.map(share_of_rank, range(2), [store] * 2):
             assert metrics == wanted
             assert np.array_equal(matrices, alone.matrices())

@@ -31,7 +31,7 @@ SEGFORMER = json.dumps({"config": {
     "hidden_sizes": [8, 16, 16, 24], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2],
     "decoder_hidden_size": 16,
 }})  # fmt: skip
-UNET = json.dumps({"encoder": "tu-mobilenetv3_small_050", "decoder_channels": [16, 16, 8, 8, 8]})
+UNET = json.dumps({"encoder": "tu-test_resnet", "decoder_channels": [16, 16, 8, 8, 8]})
 TORCHVISION = "torchvision:deeplabv3_mobilenet_v3_large"
 LRASPP = "torchvision:lraspp_mobilenet_v3_large"
 STUDENTS = {

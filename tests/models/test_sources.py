@@ -40,7 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "smp:unet": {
         "family": "smp:unet",
-        "options": {"encoder": "tu-mobilenetv3_small_050", "decoder_channels": [16, 16, 8, 8, 8]},
+        "options": {"encoder": "tu-test_resnet", "decoder_channels": [16, 16, 8, 8, 8]},
     },
     "transformers:segformer": {
         "family": "transformers:segformer",
