@@ -133,7 +133,7 @@ def one_line(call: Callable[[], object]) -> str:
 
 
 TINY_MODEL: dict[str, Any] = {
-    "backbone": "mobilenetv2_035",
+    "backbone": "test_resnet",
     "aspp_channels": 8,
     "decoder_channels": 8,
     "low_level_channels": 4,
@@ -160,6 +160,31 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> CommandRuns:
     from command_runs import CommandRuns
 
     return CommandRuns(tmp_path_factory.mktemp("commands"))
+
+
+@pytest.fixture
+def root(made: CommandRuns) -> Path:
+    return made.root
+
+
+@pytest.fixture
+def teacher(made: CommandRuns) -> Path:
+    return made.teacher
+
+
+@pytest.fixture
+def student(made: CommandRuns) -> Path:
+    return made.student
+
+
+@pytest.fixture
+def baseline(made: CommandRuns) -> Path:
+    return made.baseline
+
+
+@pytest.fixture
+def distilled(made: CommandRuns) -> Path:
+    return made.distilled
 
 
 @pytest.fixture(scope="session")

@@ -138,8 +138,7 @@ def test_staged_files_and_the_campaign_that_they_are_for(
     torch.manual_seed(0)
     model = build_model(ModelConfig(**TINY_MODEL), CLASSES)
     save_model(model, tmp_path / "teacher.safetensors")
-    weights = create_model("mobilenetv2_035", num_classes=0).state_dict()
-    weights = {key: value for key, value in weights.items() if "conv_head" not in key}
+    weights = create_model("test_resnet", num_classes=0).state_dict()
     save_file(weights, tmp_path / "weights.safetensors")
     monkeypatch.setattr(stage_accelerator, "missing_packages", lambda there: [])
     stage = tmp_path / "stage"
@@ -168,7 +167,7 @@ def test_staged_files_and_the_campaign_that_they_are_for(
         tuple(build_model(config, CLASSES).net.get_submodule("backbone") for config in students),
     ):
         torch.testing.assert_close(half.state_dict(), one.state_dict(), rtol=1e-3, atol=1e-4)
-    assert load_file(whole / "student.safetensors")["conv_stem.weight"].dtype == torch.float16
+    assert load_file(whole / "student.safetensors")["conv1.0.weight"].dtype == torch.float16
 
     commands: list[list[str]] = []
 

@@ -30,7 +30,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     classes = Classes(CLASS_NAMES, ((0, 0, 0), (200, 0, 0), (0, 0, 200)))
     save_model(build_model(ModelConfig(**TINY_MODEL), classes), place / "teacher.safetensors")
     save_file({"a": torch.zeros(3)}, place / "other.safetensors")
-    save_file({"conv_stem.weight": torch.zeros(1)}, place / "shape.safetensors")
+    save_file({"conv1.0.weight": torch.zeros(1)}, place / "shape.safetensors")
     (place / "garbage").write_bytes(b"\xff\xfe\x00 neither YAML nor weights \x80")
     (place / "empty").mkdir()
     for name, text in CONFIGS.items():

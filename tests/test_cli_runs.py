@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from command_runs import MEASURES, METHOD_TERMS, CommandRuns, check, result_of
+from command_runs import MEASURES, METHOD_TERMS, check, result_of
 from conftest import CLASS_NAMES, TINY_MODEL, RunCli, write_folder
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,22 +22,6 @@ from aicsd.data import Classes, open_dataset
 from aicsd.evaluation import evaluate
 from aicsd.models import ModelConfig, build_model, load_model, save_model
 from aicsd.visualization import overlay
-
-
-@pytest.fixture
-def root(made: CommandRuns) -> Path:
-    return made.root
-
-
-@pytest.fixture
-def teacher(made: CommandRuns) -> Path:
-    return made.teacher
-
-
-@pytest.fixture
-def student(made: CommandRuns) -> Path:
-    return made.student
-
 
 # the run folder
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from command_runs import MEASURES, METHOD_TERMS, CommandRuns, check, checkpoint_of, result_of
+from command_runs import MEASURES, METHOD_TERMS, check, checkpoint_of, result_of
 from conftest import CLASS_NAMES, TINY_MODEL, RunCli
 from tiny_runs import (
     NO_REPORT,
@@ -27,22 +27,6 @@ from aicsd.data.loaders import train_loader
 from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.evaluation import evaluate
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, resize, save_model
-
-
-@pytest.fixture
-def root(made: CommandRuns) -> Path:
-    return made.root
-
-
-@pytest.fixture
-def teacher(made: CommandRuns) -> Path:
-    return made.teacher
-
-
-@pytest.fixture
-def baseline(made: CommandRuns) -> Path:
-    return made.baseline
-
 
 # methods and terms
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_runs import CommandRuns, result_of
+from command_runs import result_of
 from conftest import CLASS_NAMES, TINY_MODEL
 from PIL import Image
 from tiny_runs import same_weights, train_lines
@@ -15,31 +15,6 @@ from torch import Tensor, nn
 
 import aicsd as package
 from aicsd.models import Segmenter, load_model
-
-
-@pytest.fixture
-def root(made: CommandRuns) -> Path:
-    return made.root
-
-
-@pytest.fixture
-def teacher(made: CommandRuns) -> Path:
-    return made.teacher
-
-
-@pytest.fixture
-def student(made: CommandRuns) -> Path:
-    return made.student
-
-
-@pytest.fixture
-def baseline(made: CommandRuns) -> Path:
-    return made.baseline
-
-
-@pytest.fixture
-def distilled(made: CommandRuns) -> Path:
-    return made.distilled
 
 
 class _DictNet(nn.Module):

@@ -17,7 +17,6 @@ from aicsd.data.web_file import WebFile, find_web_file, shown
 from aicsd.errors import UserError
 from aicsd.files import write_text
 from aicsd.images import MAX_BYTES
-from aicsd.terminal import progress_bar
 
 INDEX = ".index"
 """Behind the name that the copy of a tar would have."""
@@ -69,6 +68,8 @@ def open_remote(tars: Mapping[Path, str]) -> dict[Path, RemoteTar]:
         UserError: a server that does not answer or serves no ranges, a tar that has changed, no
             uncompressed tar, a damaged one, or an index that cannot be written.
     """
+    from aicsd.terminal import progress_bar  # help pages load this module, and need no rich
+
     order = list(tars)
     random.Random().shuffle(order)  # processes that start together begin with different tars
     found: dict[Path, RemoteTar] = {}

@@ -18,7 +18,7 @@ from aicsd.models.segmenter import measure
 from aicsd.types import SegOutput
 
 SMALL: dict[str, Any] = {key: value for key, value in TINY_MODEL.items() if key != "backbone"}
-TINY_BACKBONE = str(TINY_MODEL["backbone"])
+TINY_BACKBONE = "mobilenetv2_035"
 
 
 def build(backbone: str = TINY_BACKBONE, num_classes: int = 5, **changes: Any) -> DeepLabV3Plus:

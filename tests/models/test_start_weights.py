@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from conftest import TINY_MODEL
 from safetensors.torch import load_file, save_file
-from tiny_segmenters import BACKBONE, CLASSES, OTHER_CLASSES, build, logits, timm_weights
+from tiny_segmenters import BACKBONE, CLASSES, MOBILENET, OTHER_CLASSES, build, logits, timm_weights
 
 from aicsd.errors import UserError
 from aicsd.models import Backbone, ModelConfig, build_model, load_model, save_model
@@ -50,7 +49,7 @@ def test_nothing_is_dropped_from_a_file_without_head(tmp_path: Path) -> None:
 
 def test_model_starts_from_the_backbone_file(tmp_path: Path) -> None:
     stored = timm_weights(tmp_path / "b.safetensors")
-    model = build_model(ModelConfig(**TINY_MODEL, weights=str(tmp_path / "b.safetensors")), CLASSES)
+    model = build_model(ModelConfig(**MOBILENET, weights=str(tmp_path / "b.safetensors")), CLASSES)
     name = "backbone.body.conv_stem.weight"
     weight = model.net.get_parameter(name)
     assert torch.equal(weight, stored["conv_stem.weight"])
@@ -97,7 +96,7 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path: Path, content: bytes
     with pytest.raises(UserError, match="not a readable safetensors file"):
         Backbone(BACKBONE, 16, str(path))
     with pytest.raises(UserError, match="not a readable safetensors file"):
-        build_model(ModelConfig(**TINY_MODEL, weights=str(path)), CLASSES)
+        build_model(ModelConfig(**MOBILENET, weights=str(path)), CLASSES)
     with pytest.raises(UserError, match="not a readable safetensors file"):
         load_model(path)
 
@@ -112,7 +111,7 @@ def test_start_from_a_trained_model(tmp_path: Path, as_folder: bool) -> None:
     trained = build(seed=1)
     save_model(trained, tmp_path / MODEL_FILE)
     weights = str(tmp_path if as_folder else tmp_path / MODEL_FILE)
-    model = build_model(ModelConfig(**TINY_MODEL, weights=weights), CLASSES)
+    model = build_model(ModelConfig(**MOBILENET, weights=weights), CLASSES)
     assert torch.equal(logits(model), logits(trained))
     assert model.origin is not None
     assert model.origin.options["weights"] == "none"
@@ -121,7 +120,7 @@ def test_start_from_a_trained_model(tmp_path: Path, as_folder: bool) -> None:
 def test_start_from_a_trained_model_with_other_classes(tmp_path: Path) -> None:
     trained = build(seed=1)
     save_model(trained, tmp_path / MODEL_FILE)
-    model = build_model(ModelConfig(**TINY_MODEL, weights=str(tmp_path)), OTHER_CLASSES)
+    model = build_model(ModelConfig(**MOBILENET, weights=str(tmp_path)), OTHER_CLASSES)
     assert logits(model).shape[1] == 2
     own, source = model.net.state_dict(), trained.net.state_dict()
     assert own.keys() == source.keys()
@@ -138,12 +137,12 @@ def test_start_from_a_trained_model_with_other_classes(tmp_path: Path) -> None:
 def test_start_from_another_architecture_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     save_model(build(), tmp_path / MODEL_FILE)
     with pytest.raises(UserError, match="another architecture"):
-        build_model(ModelConfig(**{**TINY_MODEL, **change, "weights": str(tmp_path)}), CLASSES)
+        build_model(ModelConfig(**{**MOBILENET, **change, "weights": str(tmp_path)}), CLASSES)
 
 
 def test_start_from_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not finished"):
-        build_model(ModelConfig(**TINY_MODEL, weights=str(tmp_path)), CLASSES)
+        build_model(ModelConfig(**MOBILENET, weights=str(tmp_path)), CLASSES)
 
 
 @pytest.mark.parametrize("name", ["aspp_channels", "decoder_channels", "low_level_channels"])

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import CLASS_NAMES, TINY_MODEL, RunCli
+from conftest import CLASS_NAMES, RunCli
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny_segmenters import CLASSES, build, header_of, logits, random_image, timm_weights
+from tiny_segmenters import CLASSES, MOBILENET, build, header_of, logits, random_image, timm_weights
 from torch import nn
 
 from aicsd import tensor_files
@@ -88,7 +88,7 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     assert (header["format"], header["family"]) == (2, "deeplabv3plus")
     assert header["classes"] == list(CLASS_NAMES)
     assert header["palette"] == [[1, 2, 3], [255, 0, 0], [0, 0, 255]]
-    assert header["architecture"] == asdict(deeplabv3plus.Options(**TINY_MODEL))
+    assert header["architecture"] == asdict(deeplabv3plus.Options(**MOBILENET))
     assert header["input"] == {
         "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "scale": 1 / 255,
         "bgr": False, "multiple": 1, "least": 1, "size": None, "window": 0, "bicubic": False,
@@ -161,7 +161,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=words):
             load_model(tmp_path / name)
         with pytest.raises(UserError):
-            build_model(ModelConfig(**TINY_MODEL, weights=str(tmp_path / name)), CLASSES)
+            build_model(ModelConfig(**MOBILENET, weights=str(tmp_path / name)), CLASSES)
     assert not trace.exists()
 
 
@@ -230,10 +230,10 @@ def test_a_header_cannot_take_memory_that_its_file_does_not_fill(tmp_path: Path)
         ({"input": {"mean": [0, 0, 0], "std": [1, 1, 1], "spam": 1}}, "does not hold the model"),
         ({"input": None}, "does not hold the model"),
         ({"palette": [[1, 2, 999]] * 3}, "does not hold the model"),
-        ({"architecture": {**TINY_MODEL, "backbone": None}}, "does not hold the model"),
+        ({"architecture": {**MOBILENET, "backbone": None}}, "does not hold the model"),
         ({"architecture": {"backbone": "resnet10t"}}, "does not hold the model"),
-        ({"architecture": {**TINY_MODEL, "spam": 1}}, "does not hold the model"),
-        ({"architecture": {**TINY_MODEL, "backbone": "no_such_net"}}, "no_such_net"),
+        ({"architecture": {**MOBILENET, "spam": 1}}, "does not hold the model"),
+        ({"architecture": {**MOBILENET, "backbone": "no_such_net"}}, "no_such_net"),
     ],
 )
 def test_a_header_that_lies_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:

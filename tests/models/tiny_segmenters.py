@@ -20,13 +20,14 @@ from aicsd.types import SegOutput
 
 CLASSES = Classes(CLASS_NAMES, ((1, 2, 3), (255, 0, 0), (0, 0, 255)))
 OTHER_CLASSES = Classes(("a", "b"), ((0, 0, 0), (9, 9, 9)))
-BACKBONE = str(TINY_MODEL["backbone"])
+BACKBONE = "mobilenetv2_035"
+MOBILENET = {**TINY_MODEL, "backbone": BACKBONE}
 
 
 def build(classes: Classes = CLASSES, seed: int = 0, **changes: Any) -> Segmenter:
     """With batch-norm statistics and classifier bias that are not their initial values."""
     torch.manual_seed(seed)
-    model = build_model(ModelConfig(**{**TINY_MODEL, **changes}), classes)
+    model = build_model(ModelConfig(**{**MOBILENET, **changes}), classes)
     randomise(model.net)
     return model
 
