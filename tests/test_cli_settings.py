@@ -253,7 +253,8 @@ def test_start_from_a_trained_run(
     teacher: Path, root: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
     run = tmp_path / "run"
-    flags = ["--model.weights", teacher, "--optimizer.lr", "1e-12", "--epochs", "1"]
+    flags = ["--model.weights", teacher, "--model.backbone", "mobilenetv2_035",
+             "--optimizer.lr", "1e-12", "--epochs", "1"]  # fmt: skip
     check(run_cli(*train_command(root, run, *flags), *NO_REPORT))
     before, after = weights(teacher), weights(run)
     for name, _ in load_model(run).net.named_parameters():
