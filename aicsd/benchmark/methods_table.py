@@ -76,10 +76,13 @@ class Statistics:
         ]
 
     def teachers(self, student: str) -> list[float]:
-        """mIoU of the teachers of a student's cells, each once."""
+        """mIoU of the teachers of a student's cells, each once, to a hundredth of a percent.
+
+        One teacher scores differently in the last digits: live, from a cache, in 16 bits.
+        """
         cells = [cell for key, cell in self.results.cells.items() if key.student == student]
         scores = (cell.figures["teacher_miou"] for cell in cells)
-        return sorted({score for score in scores if score is not None})
+        return sorted({round(score, 4) for score in scores if score is not None})
 
     def _cells(self, student: str, row: str) -> dict[int, CellResult]:
         cells = self.results.cells

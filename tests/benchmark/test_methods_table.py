@@ -64,6 +64,8 @@ def test_table_by_hand(tmp_path: Path, run_cli: RunCli, trainings: type[FakeTrai
     assert f"| {100 * differences.mean():+.2f} [" in shown
     assert "°" not in shown
     assert "the interval is over seeds and images" in text
+    # scores of one teacher that differ in the last digits are one
+    assert "small: the teacher has 60.00 %, a headroom of " in text
     tex = (tmp_path / "out" / "table.tex").read_text()
     assert tex.count(r"\\") == 3
     assert r"$\pm$" in tex
