@@ -13,7 +13,7 @@ from aicsd.models.maps import LOGITS
 from aicsd.models.model_file import is_model_file
 from aicsd.models.segmenter import Segmenter
 from aicsd.models.settings import OWN_MODULE, ModelConfig
-from aicsd.models.sources import SOURCES, find_source, smp, transformers
+from aicsd.models.sources import LIBRARIES, SOURCES, find_source
 from aicsd.models.sources.base import nameless_classes
 
 
@@ -21,9 +21,9 @@ def wrap_module(net: nn.Module, classes: Classes) -> Segmenter:
     """A network of one's own as a student of ``classes``.
 
     Args:
-        net: a segmenter of these classes, a network of segmentation_models_pytorch or
-            transformers, or a module that takes images normalised by the ImageNet mean and std and
-            returns logits (B, C, h, w), a dict with ``out`` or an object with ``logits``.
+        net: a segmenter of these classes, a network of one of ``LIBRARIES``, or a module that
+            takes images normalised by the ImageNet mean and std and returns logits (B, C, h, w), a
+            dict with ``out`` or an object with ``logits``.
         classes: classes of the data.
 
     Raises:
@@ -46,14 +46,15 @@ def wrap_module(net: nn.Module, classes: Classes) -> Segmenter:
 
 def _adopt(net: nn.Module, classes: Classes | None = None) -> Segmenter | None:
     """A module that a library has built, with all that is known of it."""
-    return smp.adopt(net, classes) or transformers.adopt(net, classes)
+    adopted = (library.adopt(net, classes) for library in LIBRARIES)
+    return next((model for model in adopted if model is not None), None)
 
 
 def without_names(net: nn.Module) -> Segmenter:
     """A network of one's own with as many classes as it gives logits, which have no names.
 
     Args:
-        net: as of :func:`wrap_module`; one of transformers names its classes.
+        net: as of :func:`wrap_module`; one of a library may name its classes.
     """
     adopted = _adopt(net)
     if adopted is not None:

@@ -22,8 +22,8 @@ from aicsd.models.model_file import (
     require_finite,
 )
 from aicsd.models.segmenter import Segmenter
-from aicsd.models.sources import SOURCES, Source, find_source, smp, transformers
-from aicsd.models.sources.folder import is_foreign, read_config
+from aicsd.models.sources import LIBRARIES, SOURCES, Source, find_source
+from aicsd.models.sources.folder import CONFIG, is_foreign, read_config
 from aicsd.runs import MODEL_FILE, RunFolder
 
 
@@ -66,8 +66,12 @@ def load_foreign(folder: Path) -> Segmenter:
     Raises:
         UserError: a library that no source knows, or a network that it cannot use.
     """
-    is_smp = "_model_class" in read_config(folder)
-    return smp.load_folder(folder) if is_smp else transformers.load_folder(folder)
+    config = read_config(folder)
+    library = next((library for library in LIBRARIES if library.wrote(config)), None)
+    if library is None:
+        known = " or ".join(library.PREFIX for library in LIBRARIES)
+        raise UserError(f"{folder / CONFIG} describes no network of {known}")
+    return library.load_folder(folder)
 
 
 def is_reference(reference: str | Path) -> bool:

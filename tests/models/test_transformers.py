@@ -261,6 +261,9 @@ def test_folders_that_cannot_be_used(folders: Path, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
     refused("the kind 'bert', which is none of segformer,", model_type="bert")
+    held = config.pop("model_type")
+    refused("config.json describes no network of smp or transformers")
+    config["model_type"] = held
     refused("holds a SegformerForImageClassification; only a SegformerForSemanticSegmentation",
             architectures=["SegformerForImageClassification"])  # fmt: skip
     refused("weights missing or of another shape, such as decode_head", decoder_hidden_size=20)

@@ -16,13 +16,15 @@ from aicsd.models.sources import (
     torchvision,
     transformers,
 )
-from aicsd.models.sources.base import Source
+from aicsd.models.sources.base import Library, Source
 
 SOURCES: tuple[Source, ...] = (
     deeplabv3plus, lraspp, torchvision, smp, transformers, released, exported, hub,
 )  # fmt: skip
 
-__all__ = ["SOURCES", "Source", "find_source", "without_other_family"]
+LIBRARIES = tuple(source for source in SOURCES if isinstance(source, Library))
+
+__all__ = ["LIBRARIES", "SOURCES", "Library", "Source", "find_source", "without_other_family"]
 
 
 def find_source(prefix: str) -> Source | None:

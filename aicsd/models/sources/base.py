@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any, Protocol, TypeVar, get_type_hints
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, get_type_hints, runtime_checkable
+
+from torch import nn
 
 from aicsd.data.classes_file import distinct_color
 from aicsd.data.open import DATASETS
@@ -42,6 +45,32 @@ class Source(Protocol):
 
         Raises:
             UserError: nothing there, or something else.
+        """
+
+
+@runtime_checkable
+class Library(Source, Protocol):
+    """A source whose library builds modules and writes folders, which are taken as they are."""
+
+    def adopt(self, module: nn.Module, classes: Classes | None = None) -> Segmenter | None:
+        """A network that was built with the library, or None if ``module`` is none.
+
+        Args:
+            module: is trained in place.
+            classes: that it predicts; without them those that it names.
+
+        Raises:
+            UserError: a network that cannot be used.
+        """
+
+    def wrote(self, config: Mapping[str, Any]) -> bool:
+        """Whether the ``config.json`` of a folder is one of the library."""
+
+    def load_folder(self, folder: Path) -> Segmenter:
+        """The network in a folder that ``save_pretrained`` of the library wrote.
+
+        Raises:
+            UserError: another network, or files that are missing or damaged.
         """
 
 

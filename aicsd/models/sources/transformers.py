@@ -99,6 +99,11 @@ def load(reference: str) -> Segmenter:
     return load_folder(find_folder(reference))
 
 
+def wrote(config: Mapping[str, Any]) -> bool:
+    """Whether the ``config.json`` of a folder is one of the library."""
+    return "model_type" in config
+
+
 def load_folder(folder: Path) -> Segmenter:
     """The network in a folder with ``config.json`` and safetensors weights.
 
