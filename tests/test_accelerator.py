@@ -42,6 +42,7 @@ def run(out: Path, *more: object) -> tuple[int, dict[str, dict[str, Any]]]:
     return code, {item["name"]: item for item in items}
 
 
+@pytest.mark.slow
 def test_values_of_every_loss_and_method(tmp_path: Path) -> None:
     code, items = run(tmp_path, "--minutes_speed", "0", "--minutes_campaign", "0")
     wrong = {name: item for name, item in items.items() if item["status"] != "ok"}
@@ -56,6 +57,7 @@ def test_values_of_every_loss_and_method(tmp_path: Path) -> None:
     assert items["deterministic mode"]["figures"]["difference_cut"] == 0
 
 
+@pytest.mark.slow
 def test_speed_of_everything(tmp_path: Path) -> None:
     code, items = run(tmp_path, "--minutes_values", "0", "--minutes_campaign", "0")
     assert code == 0

@@ -43,6 +43,7 @@ def flags_of(command: list[str]) -> list[str]:
     return [*TINY_FLAGS, "--student.weights", "none"] if has_family else QUICK_FLAGS["distill"]
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli
 ) -> None:

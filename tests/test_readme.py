@@ -79,6 +79,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_commands(workplace: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli) -> None:
     monkeypatch.chdir(workplace)
     shutil.rmtree("my_data")  # the first command makes it
@@ -97,6 +98,7 @@ def test_commands(workplace: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Run
     assert code == 0, error
 
 
+@pytest.mark.slow
 def test_the_guide_to_own_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli
 ) -> None:

@@ -126,6 +126,7 @@ def test_killed_in_mid_epoch(
     assert not [worker for worker in workers if is_running(worker)]
 
 
+@pytest.mark.slow
 def test_told_to_stop_in_mid_epoch(
     tmp_path: Path,
     command: Callable[[object], list[str]],

@@ -133,6 +133,7 @@ def test_the_table_of_costs(
         assert f"| {row} |{'|'.join(figures)}|" in page
 
 
+@pytest.mark.slow
 def test_killed_trainings_leave_what_an_undisturbed_one_leaves(tmp_path: Path) -> None:
     """The short form of the soak; the long one is in docs/reliability.md."""
     with Started(["--kills", "3"], tmp_path / "log", script=SCRIPTS / "soak.py") as soak:

@@ -77,6 +77,7 @@ socket.socket().connect_ex(("127.0.0.1", 9))
     log.unlink()
 
 
+@pytest.mark.slow
 def test_commands_report_nothing(
     network_log: tuple[dict[str, str], Path], runs: Path, tmp_path: Path
 ) -> None:

@@ -299,6 +299,7 @@ def test_a_training_ends_with_the_process_that_started_it() -> None:
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_stopped_in_the_middle_it_goes_on(runs: Path, tmp_path: Path) -> None:
     """A run that was made by hand is taken; one that is cut goes on from its checkpoint."""
     common = {

@@ -83,6 +83,7 @@ def test_python(place: Path) -> None:
     assert (shown == np.array(CLASSES.palette)[wanted(place)]).all(axis=-1).mean() >= 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [litert.FORMAT, executorch.FORMAT], ids=lambda known: known.name)
 def test_python_of_phones(known: Format, place: Path) -> None:
     bring(known, place)

@@ -73,6 +73,7 @@ def test_files_compute_what_pytorch_does(known: Format) -> None:
     assert (found - wanted).abs().max() <= 1e-3 * (wanted.max() - wanted.min())
 
 
+@pytest.mark.slow
 @every_int8
 def test_int8_labels(known: Format) -> None:
     """Fused arg max: (1, H, W) uint8 comes out of the file itself."""

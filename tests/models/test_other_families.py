@@ -116,6 +116,7 @@ def test_predict(name: str, place: Path, tmp_path: Path, run_cli: RunCli) -> Non
         assert np.array_equal(np.asarray(found), load_model(place / name).predict(image))
 
 
+@pytest.mark.slow
 def test_evaluate_export_and_load(place: Path, tmp_path: Path, run_cli: RunCli) -> None:
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     student, image = place / "from_torchvision", place / "data" / "images" / "val" / "000.png"

@@ -180,6 +180,7 @@ def two_steps(
 
 
 # export takes seconds; that of the others is in tests/export and test_other_families.py
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [case for case in CASES if not case.startswith(("deeplabv3plus", "torchvision"))]
 )

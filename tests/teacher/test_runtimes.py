@@ -146,6 +146,7 @@ signal.raise_signal(signal.SIGCHLD)
     assert (found.returncode, found.stdout) == (0, "received\n"), found.stderr
 
 
+@pytest.mark.slow
 def test_compiled_gives_the_logits() -> None:
     segmenter = model("test_resnet.r160_in1k")
     with torch.no_grad():
