@@ -12,11 +12,13 @@ import os
 import runpy
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from multiprocessing import get_context, set_start_method
+from multiprocessing import get_all_start_methods, get_context, set_start_method
 from pathlib import Path
 from typing import Any
+
+from torch.multiprocessing.spawn import start_processes
 
 TIMEOUT = 120
 SERVER = get_context("forkserver")
@@ -113,6 +115,17 @@ class Ranks(ExitStack):
     def error(self) -> str:
         """What they wrote to standard error, one after the other."""
         return "".join(process.error for process in self.processes)
+
+
+def start_ranks(work: Callable[[int, str], None], folder: Path) -> None:
+    """``work(rank, folder)`` in two processes, which have ended well when this returns.
+
+    They are not forked from the process of the tests: autograd's threads there, if another test
+    has started them, would refuse a backward pass here.
+    """
+    is_there = "forkserver" in get_all_start_methods()
+    start_processes(work, (str(folder),), nprocs=2,
+                    start_method="forkserver" if is_there else "spawn")  # fmt: skip
 
 
 def free_port() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -17,12 +16,12 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import RunCli, write_folder
-from started import TIMEOUT, Ranks, free_port
+from started import SERVER, TIMEOUT, Ranks, free_port, start_ranks
 from timm.layers.norm_act import BatchNormAct2d
 from tiny_runs import aicsd, step_difference, stopping_at, train_command, train_lines
 from torch import nn
-from torch.multiprocessing.spawn import start_processes
 
+from aicsd.engine import peers
 from aicsd.engine.finite import FiniteCheck, NonFiniteLossError
 from aicsd.engine.peers import EndedElsewhereError, any_process, ending_together
 from aicsd.engine.sync_bn import share_statistics, shares_statistics
@@ -77,8 +76,7 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_batch_norm_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    start_processes(work, (str(tmp_path),), nprocs=WORLD, start_method=method)
+    start_ranks(work, tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
     whole = train_on(network(), all_images())
     assert whole.keys() == ranks[0].keys()
@@ -139,8 +137,7 @@ def look(rank: int, folder: str) -> None:
 
 
 def test_all_processes_agree_about_a_loss_that_is_not_finite(tmp_path: Path) -> None:
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    start_processes(look, (str(tmp_path),), nprocs=WORLD, start_method=method)
+    start_ranks(look, tmp_path)
     wanted = [True, True, True, False, True, (1, 1), True, True, True, (1, 1)]
     for rank in range(WORLD):
         assert (tmp_path / f"{rank}.txt").read_text() == repr(wanted)
@@ -273,6 +270,8 @@ def test_one_process_becomes_two(root: Path, tmp_path: Path, run_cli: RunCli) ->
 def wait_in(rank: int, folder: str, what: str) -> None:
     """Two processes that wait for each other, or of which one is busy, or that go on."""
     sys.stderr = open(f"{folder}/{rank}.txt", "w")  # noqa: SIM115, it ends with the process
+    peers.BEAT = 0.1
+    os.environ["AICSD_PROCESS_TIMEOUT"] = "1"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
     fabric: Any = SimpleNamespace(world_size=WORLD, global_rank=rank, device=torch.device("cpu"))
@@ -302,13 +301,8 @@ def wait_in(rank: int, folder: str, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["each other", "backward", "busy", "steps"])
-def test_processes_that_wait_for_each_other_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
-) -> None:
-    monkeypatch.setattr("aicsd.engine.peers.BEAT", 0.1)
-    monkeypatch.setenv("AICSD_PROCESS_TIMEOUT", "1")
-    context = multiprocessing.get_context("fork")
-    pair = [context.Process(target=wait_in, args=(r, str(tmp_path), what)) for r in range(WORLD)]
+def test_processes_that_wait_for_each_other_end(tmp_path: Path, what: str) -> None:
+    pair = [SERVER.Process(target=wait_in, args=(r, str(tmp_path), what)) for r in range(WORLD)]
     for process in pair:
         process.start()
     for process in pair:

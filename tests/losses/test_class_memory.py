@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from draws import draw
+from started import start_ranks
 from torch import Tensor
-from torch.multiprocessing.spawn import start_processes
 
 from aicsd.losses._memory import ClassMemory
 from aicsd.losses.cross_image_memory import CrossImageMemoryLoss, cross_image_memory_loss
@@ -82,8 +81,7 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_all_processes_have_one_memory(tmp_path: Path) -> None:
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    start_processes(work, (str(tmp_path),), nprocs=2, start_method=method)
+    start_ranks(work, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert first["pixel_memory.written"].tolist() == [8, 8]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from contract_cases import Case, Inputs, cases, on_both
+from started import start_ranks
 from test_contract import ROWS
 from torch import Tensor
-from torch.multiprocessing.spawn import start_processes
 
 WORLD = 2
 BATCH = 4
@@ -57,9 +56,7 @@ def work(rank: int, folder: str) -> None:
 
 
 def test_two_processes_have_the_losses_and_gradients_of_one(tmp_path: Path) -> None:
-    # a forked process has everything imported; where there is no fork, each starts anew
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    start_processes(work, (str(tmp_path),), nprocs=WORLD, start_method=method)
+    start_ranks(work, tmp_path)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
     for number, case in enumerate(all_cases()):
         value, gradient = case.gradient(shared_inputs(case))
