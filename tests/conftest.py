@@ -36,7 +36,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_waiting_for_disks() -> Iterator[None]:
-    """Of the time of a tiny run a fifth is waiting until files are safe from a power cut."""
+    """Skip ``fsync``: waiting until files are safe from a power cut is a fifth of a tiny run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield

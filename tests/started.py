@@ -26,7 +26,7 @@ SERVER.set_forkserver_preload(
     ["aicsd.cli.fit", "aicsd.engine.run", "matplotlib.figure", "torch.utils.tensorboard"]
 )
 CLONE_NEWNET = 0x40000000
-"""Of sched.h."""
+"""Flag of ``sched.h`` for a network namespace."""
 
 
 class Started:

@@ -27,6 +27,25 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_it_is_safe_from_a_power_cut_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    last = folder.path / "checkpoints" / "last.pt"
+    synced = []
+
+    def record(handle: int) -> None:
+        status = os.fstat(handle)
+        synced.append((status.st_ino, status.st_size, last.exists()))
+
+    monkeypatch.setattr(os, "fsync", record)
+    save_checkpoint(folder, RunState(3, teacher={"miou": 0.5}), STATES)
+    file, place = last.stat(), last.parent.stat()
+    assert synced[0] == (file.st_ino, file.st_size, False)  # whole, under another name
+    assert [(number, there) for number, _, there in synced[1:]] == [(place.st_ino, True)]
+
+
 def test_a_checkpoint_comes_back(folder: RunFolder) -> None:
     found = load_checkpoint(folder)
     assert found is not None

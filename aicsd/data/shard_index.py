@@ -206,6 +206,7 @@ class _Headers:
         return data
 
     def write(self, data: bytes) -> int:
+        # the type of tarfile's files has it; a tar that is opened to be read is not written
         raise NotImplementedError
 
     def close(self) -> None: ...
