@@ -49,12 +49,16 @@ _WHOLE = (
     "teacher_cache out: without it, the teacher is given crops"
 )
 
+_LATER_DEFAULTS = (("least", 1), ("resizing", "stretch"))
+"""Fields that earlier versions did not have: at their defaults they leave the digest as it was, so
+that caches and runs of earlier versions are known."""
+
 
 def fingerprint(model: Segmenter) -> str:
     """Digest of all that decides about a network's logits: tensors, structure, input, classes."""
     structure = model.origin or repr(model.net)
-    # as it was before networks could have a least side, so that older caches and runs are known
-    spec = [value for name, value in model.input._asdict().items() if (name, value) != ("least", 1)]
+    fields = model.input._asdict().items()
+    spec = [value for name, value in fields if (name, value) not in _LATER_DEFAULTS]
     facts = (structure, model.classes.names, spec, model.align_corners)
     digest = sha256(json.dumps(facts).encode())
     for name, tensor in model.net.state_dict().items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -171,6 +171,17 @@ def test_every_difference_between_teachers_shows() -> None:
     orders = [classes(*names) for names in (CLASS_NAMES, CLASS_NAMES[::-1])]
     swapped = Segmenter(first.net, orders[1], first.input)
     assert len({fingerprint(Teacher(swapped, order).model) for order in orders}) == 2
+
+
+def test_caches_of_earlier_versions_are_of_the_same_teacher() -> None:
+    net = nn.Conv2d(3, 3, 1)
+    with torch.no_grad():
+        net.weight.copy_(torch.arange(9.0).reshape(3, 3, 1, 1))
+        nn.init.zeros_(cast(Tensor, net.bias))
+    origin = Origin("family", {"width": 3})
+    model = Segmenter(net, classes(*CLASS_NAMES), InputSpec(multiple=4), origin=origin)
+    # printed by a version whose InputSpec had no field `resizing`
+    assert fingerprint(model) == "9b4890ca3d88f1d7210129089e0ab2e813bff7f2ca36c4eb96877324987640ba"
 
 
 @pytest.fixture(scope="module")
