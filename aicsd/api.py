@@ -44,6 +44,7 @@ class DistillOptions(TrainOptions, total=False):
 
     teacher_classes: str | None
     force_teacher: bool
+    in_benchmark: bool
     teacher_runtime: Runtime
     teacher_cache: str | None
     teacher_cache_top_k: int

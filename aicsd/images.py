@@ -92,6 +92,18 @@ def decode_size(data: bytes, name: str) -> tuple[int, int]:
         return _size(picture)
 
 
+def image_orientation(path: Path) -> int:
+    """EXIF orientation of an image file, 1 (upright) to 8; 1 of a file that cannot be read."""
+    try:
+        with _opened(path) as picture:
+            if picture.format != "TIFF":
+                return _orientation(picture)
+            found = picture.getexif().get(ORIENTATION_TAG, 1)  # as stored: it is not decoded here
+            return found if isinstance(found, int) and 1 <= found <= 8 else 1
+    except UserError:
+        return 1
+
+
 def _size(picture: PILImage.Image) -> tuple[int, int]:
     width, height = picture.size
     return (width, height) if _orientation(picture) >= 5 else (height, width)

@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ HARMLESS_KEYS = frozenset(
     (
         "resume", "run", "save_every", "log_every", "logger", "report_images", "data.root",
         "data.workers", "data.cache_mb", "data.check", "terms_of", "force_teacher",
+        "in_benchmark",
     )
 )  # fmt: skip
 """Keys of a config that a resumed run may change, because they do not change its result."""
@@ -187,8 +188,9 @@ class RunFolder:
         if not self.result.is_file():
             raise UserError(f"{self.path} is not a finished run: no {self.result.name} in it")
         return FinishedRun(
-            self.path, self.read_config(), self.read_result(), read_json_lines(self.metrics)
-        )
+            self.path, self.read_config(), self.read_result(), read_json_lines(self.metrics),
+            self.resumed_from,
+        )  # fmt: skip
 
     def read_config(self) -> dict[str, Any]:
         """The settings of the run.
@@ -254,8 +256,7 @@ class RunFolder:
         if images_per_step(before) == images_per_step(now):
             harmless |= set(PROCESSES)
         if self.nonfinite.is_file():
-            harmless |= set(AGAINST_DIVERGENCE)
-            harmless |= {k for k in now if k.startswith("terms.") and k.endswith(".weight")}
+            harmless |= set(filter(against_divergence, now))
         changed = [
             f"{key} was {before.get(key)!r} and now is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
@@ -286,6 +287,15 @@ class RunFolder:
         """Whether ``settings`` make a finished run go on for more epochs."""
         return self.is_finished and self.read_config().get("epochs", 0) < settings["epochs"]
 
+    @property
+    def resumed_from(self) -> dict[str, str]:
+        """Values that settings had before the run went on with others: ``{"epochs": "10, 20"}``.
+
+        The result of such a run is not that of its config alone: its schedule was another.
+        """
+        found = read_json(self.inputs).get("resumed_from") if self.inputs.is_file() else None
+        return found if isinstance(found, dict) else {}
+
     def reopen(self) -> None:
         """Remove the result of a finished run that gets longer; its model is replaced later."""
         for path in (self.report, self.result, self.image_counts):
@@ -301,12 +311,19 @@ class FinishedRun:
         config: config of ``config.yaml``.
         result: content of ``metrics.json``.
         lines: lines of ``metrics.jsonl``, in the order of the steps.
+        resumed_from: as of :class:`RunFolder`.
     """
 
     path: Path
     config: dict[str, Any]
     result: dict[str, Any]
     lines: list[dict[str, Any]]
+    resumed_from: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The config, with ``resumed_from``."""
+        return {**self.config, "resumed_from": self.resumed_from}
 
     @property
     def command(self) -> str:
@@ -336,6 +353,11 @@ class FinishedRun:
         """Reference of its teacher, if it has one."""
         teacher = self.config.get("teacher")
         return str(teacher) if teacher else None
+
+
+def against_divergence(key: str) -> bool:
+    """Whether a (flat) key may change when a run goes on whose loss was not finite."""
+    return key in AGAINST_DIVERGENCE or (key.startswith("terms.") and key.endswith(".weight"))
 
 
 def learns_alone(method: str, result: Mapping[str, Any]) -> bool:

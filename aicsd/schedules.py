@@ -33,17 +33,14 @@ def cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def warm_up(progress: float, step: int, length: float) -> float:
+def warm_up(step: int, steps: float) -> float:
     """Factor of the learning rate: a straight line to 1, then 1 (Goyal et al., arXiv 1706.02677).
 
     Args:
-        progress: part of training that is done, in [0, 1].
         step: number of the step, from 0.
-        length: below 1, the part of training that it takes; from 1, the number of steps; 0: none.
+        steps: steps that it takes; 0: none.
     """
-    if length == 0:
-        return 1.0
-    return min(1.0, (step + 1) / length if length >= 1 else progress / length)
+    return min(1.0, (step + 1) / steps) if steps else 1.0
 
 
 SCHEDULES: dict[str, Schedule] = {"constant": constant, "rising": rising, "falling": falling}

@@ -29,6 +29,7 @@ import traceback
 import zipfile
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,9 @@ from aicsd.data import Classes
 from aicsd.data.archives import unpack
 from aicsd.data.classes_file import read_classes, read_color_table
 from aicsd.data.sbd_file import read_sbd_mask
+from aicsd.data.shard_index import kept_members
 from aicsd.data.shards import open_shards
+from aicsd.data.web_file import WebFile
 from aicsd.engine.checkpoint import RunState, load_checkpoint, save_checkpoint
 from aicsd.engine.config import DistillConfig
 from aicsd.engine.replay import replay
@@ -66,6 +69,7 @@ WORDS = (
     b"&a [*a]", b"!!python/object/apply:os.system ['true']", b"\x00", b"\xff\xfe", b"\n", b": ",
     b"9" * 5000, b"[" * 2000, b"{a: " * 500, b'"', b"\\u0000", b"\xed\xa0\x80", b"NaN", b"2" * 20,
 )  # fmt: skip
+TAR = WebFile("https://host/train.tar", 10240, "v")
 CLASSES = Classes(("a", "b", "c"), ((0, 0, 0), (200, 0, 0), (0, 0, 200)))
 TINY = {"backbone": "mobilenetv2_035", "aspp_channels": 8, "decoder_channels": 8}
 
@@ -150,6 +154,14 @@ def unpacked(path: Path) -> None:
     unpack(path, "a", place)
 
 
+def tar_index(path: Path) -> None:
+    """Read an index as it is, and once more with the checksum of what it holds."""
+    kept_members(path, TAR)
+    text = path.read_bytes().partition(b"\n")[2]
+    path.write_bytes(sha256(text).hexdigest().encode() + b"\n" + text)
+    kept_members(path, TAR)
+
+
 def readers(run: Path) -> dict[str, Reader]:
     """Every reader; ``run`` is a folder with a config, for those that need one."""
     images = pictures()
@@ -167,6 +179,9 @@ def readers(run: Path) -> dict[str, Reader]:
     )
     index_head = {"format": 1, "teacher": "x", "classes": ["a"], "top_k": 0, "names": ["n"],
                   "sizes": [[4, 4]]}  # fmt: skip
+    tar_head = {"format": 1, "url": TAR.url, "length": TAR.length, "version": TAR.version}
+    tar_members = [["a.jpg", 512, 900], ["a.mask.png", 2048, 80]]
+    tar_text = json.dumps(tar_head | {"members": tar_members}).encode()
     state = {"a": torch.arange(6.0)}
     matrices = np.arange(9.0).reshape(3, 3)
 
@@ -215,6 +230,7 @@ def readers(run: Path) -> dict[str, Reader]:
         "archive": Reader("x.zip", [bytes_of(zipped, "x.zip")], unpacked),
         "cache": Reader("cache/index.jsonl", [json.dumps(index_head).encode() + b"\n"],
                         lambda p: read_index(p.parent)),
+        "tar index": Reader("shards/train.tar.index", [b"-\n" + tar_text], tar_index),
         "history": Reader("h/ics.safetensors", [bytes_of(history, "ics.safetensors")],
                           lambda p: read_history(p.parent)),
         "checkpoint": Reader("c/checkpoints/last.pt",

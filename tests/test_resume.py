@@ -14,6 +14,8 @@ from conftest import RunCli
 from resumed import assert_like_reference, small_command, without
 from tiny_runs import files_below, same_weights, stopping_at, train_lines
 
+from aicsd.runs import RunFolder
+
 
 @pytest.fixture(scope="module")
 def root(small_reference: Path) -> Path:
@@ -153,6 +155,12 @@ def test_a_finished_run_goes_on_for_more_epochs(
     code, _, error = run_cli("train", "--run", cut, "--resume")
     assert code == 0, error
     assert_like_reference(cut, whole)
+    # it is not what four epochs from the start come to
+    for run in (whole, cut):
+        assert RunFolder(run).resumed_from == {"epochs": "2"}
+    assert RunFolder(small_reference).resumed_from == {}
+    code, _, error = run_cli("reproduce", whole)
+    assert (code, "went on with other settings than before (epochs 2)" in error) == (2, True)
     code, _, error = run_cli("train", "--run", cut, "--resume", "--epochs", "3")
     assert code == 2
     assert "epochs was 4 and now is 3" in error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from scipy.stats import norm
 from tiny_runs import distill_command
 
 from aicsd.data.protocol import Classes
-from aicsd.engine import sanity
+from aicsd.engine import sanity, watchers
 from aicsd.engine.sanity import (
     Headroom,
     check_classes,
@@ -119,6 +120,10 @@ def test_only_runs_of_the_same_student_alone_count(tmp_path: Path) -> None:
     assert found is not None
     assert found == pytest.approx((0.10, 0.51, 2, 0.02 / math.sqrt(2)))
     assert find_headroom(tmp_path / "new", {**config, "epochs": 7}, 0.61) is None
+    (tmp_path / "b" / "inputs.json").write_text('{"resumed_from": {"epochs": "1"}}')
+    alone = find_headroom(tmp_path / "new", config, 0.61)
+    assert alone is not None
+    assert (alone.alone, alone.runs) == (0.5, 1)
 
 
 def test_a_run_says_so(
@@ -141,6 +146,17 @@ def test_a_run_says_so(
     code, _, error = run_cli(*command)
     assert (code, "no better than guessing" in error) == (2, True), error
     assert not (runs / "kd" / "metrics.json").exists()
+    shutil.copytree(runs / "kd", runs / "compared")
+    in_benchmark = ("--resume", "--in_benchmark", "true")
+    code, _, error = run_cli("distill", "--run", runs / "kd", *in_benchmark)
+    assert (code, "no better than guessing" in error) == (2, True), error
+    with monkeypatch.context() as patch:
+        patch.setattr(watchers, "check_teacher", lambda *_: None)
+        patch.setattr(watchers, "find_headroom", lambda *_: Headroom(-0.1, 0.5, 1, 0.005))
+        code, _, error = run_cli("distill", "--run", runs / "compared", "--resume")
+        assert (code, "no headroom" in error) == (2, True), error
+        code, _, error = run_cli("distill", "--run", runs / "compared", *in_benchmark)
+        assert (code, "no headroom" in error) == (0, True), error
     code, _, error = run_cli("distill", "--run", runs / "kd", "--resume", "--force_teacher", "true")
     assert code == 0, error
     assert "kd: warning: the teacher's val mIoU" in error

@@ -53,21 +53,25 @@ def test_poly_has_the_published_power_and_only_falls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("progress", "step", "length", "expected"),
+    ("step", "length", "total", "expected"),
     [
-        (0.0, 0, 0, 1.0),
-        (0.0, 0, 0.1, 0.0),
-        (0.05, 50, 0.1, 0.5),
-        (0.1, 100, 0.1, 1.0),
-        (0.7, 700, 0.1, 1.0),
-        (0.0, 0, 1, 1.0),
-        (0.0, 0, 4, 0.25),
-        (0.3, 2, 4, 0.75),
-        (0.9, 9, 4, 1.0),
+        (0, 0, 10, 1.0),
+        (0, 0.1, 1000, 0.01),  # not 0: the first step would be lost
+        (49, 0.1, 1000, 0.5),
+        (99, 0.1, 1000, 1.0),
+        (700, 0.1, 1000, 1.0),
+        (0, 0.1, 4, 1.0),
+        (0, 1, 10, 1.0),
+        (0, 4, 10, 0.25),
+        (2, 4, 10, 0.75),
+        (9, 4, 10, 1.0),
     ],
 )
-def test_warm_up(progress: float, step: int, length: float, expected: float) -> None:
-    assert warm_up(progress, step, length) == pytest.approx(expected)
+def test_warm_up(step: int, length: float, total: int, expected: float) -> None:
+    from aicsd.engine.config import OptimizerConfig
+
+    steps = OptimizerConfig(warmup=length).in_steps(total).warmup
+    assert warm_up(step, steps) == pytest.approx(expected)
 
 
 def test_the_learning_rates_of_a_training_warm_up() -> None:

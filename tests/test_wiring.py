@@ -24,10 +24,12 @@ def test_the_schedule_sets_the_learning_rate(
     tmp_path: Path, run_cli: RunCli, schedule: str, factor: Callable[[float], float]
 ) -> None:
     data, run = write_folder(tmp_path / "data"), tmp_path / "run"
-    flags = ("--epochs", 2, "--optimizer.lr", 0.01, "--optimizer.schedule", schedule)
+    flags = ("--epochs", 2, "--optimizer.lr", 0.01, "--optimizer.schedule", schedule,
+             "--optimizer.warmup", 0.5)  # fmt: skip
     assert run_cli(*train_command(data, run, *flags))[0] == 0
     rates = [line["lr"] for line in train_lines(run)]
-    assert rates == pytest.approx([0.01 * factor(n / len(rates)) for n in range(len(rates))])
+    warm = [min(1.0, (n + 1) / (len(rates) / 2)) for n in range(len(rates))]
+    assert rates == pytest.approx([0.01 * w * factor(n / len(rates)) for n, w in enumerate(warm)])
     assert len(rates) > 2
 
 

@@ -82,7 +82,7 @@ def _notes(groups: Sequence[Group], settings: Sequence[Setting]) -> list[str]:
 def _measured(network: Network) -> MeasuredRun:
     run = network.run
     assert run is not None
-    settings, metrics = settings_of(run.config), network.metrics
+    settings, metrics = settings_of(run.settings), network.metrics
     return MeasuredRun(run.path, run.config["seed"], settings, metrics, run.is_alone)
 
 

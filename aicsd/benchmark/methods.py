@@ -36,7 +36,7 @@ from aicsd.engine.run_recipe import check_cache, recipe_of
 from aicsd.errors import UserError, suggest
 from aicsd.files import read_yaml
 from aicsd.methods import Recipe
-from aicsd.runs import UNIMPORTANT, RunFolder
+from aicsd.runs import UNIMPORTANT, RunFolder, flatten, renamed
 
 MATCHES = ("steps", "labelled_views")
 KEYS = ("common", "students", "seeds", "methods", "baseline", "main", "equal_time", "search")
@@ -207,6 +207,32 @@ def identity_of(config: Mapping[str, Any]) -> dict[str, Any]:
     kept["teacher_cache"] = kept.get("teacher_cache") is not None
     plain: dict[str, Any] = json.loads(json.dumps(kept))
     return plain
+
+
+def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity that an earlier version wrote, with the keys that it had not at their defaults.
+
+    Args:
+        identity: as of :func:`identity_of`.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in identity.items():
+        *sections, name = key.split(".")
+        inner = nested
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    is_cached = identity.get("teacher_cache") or None
+    found = identity_of({**renamed(nested), "teacher_cache": is_cached})
+    return found | {"method": identity["method"]}  # once without the suffix of a file
+
+
+def said(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What options of ``aicsd distill`` say about a result, whatever the defaults are."""
+    flat = {key: value for key, value in flatten(options).items() if key not in UNIMPORTANT}
+    files = ("teacher", "teacher_classes", "student.weights", "method")
+    contents = {key: _content(str(flat[key])) for key in files if flat.get(key) is not None}
+    return flat | contents | {"teacher_cache": flat.get("teacher_cache") is not None}
 
 
 def _content(reference: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
-from aicsd.benchmark.methods import Benchmark, Cell, Key, Match
+from aicsd.benchmark.methods import Benchmark, Cell, Key, Match, said
 from aicsd.benchmark.methods_measure import measure_weights, step_ratio
 from aicsd.benchmark.methods_results import Results, ratio_from_logs, step_time
 from aicsd.data.batches import epoch_indices, plan_batches
@@ -18,7 +21,8 @@ from aicsd.errors import UserError
 class Decider:
     """Turns a place of the table into trainings, as soon as it is known what they are.
 
-    What was decided is kept in the results, so that it stays when a benchmark goes on later.
+    What was decided is kept in the results, so that it stays when a benchmark goes on later; but
+    not what was decided for other options.
 
     Args:
         benchmark: from the file.
@@ -28,6 +32,29 @@ class Decider:
     def __init__(self, benchmark: Benchmark, results: Results) -> None:
         self.benchmark, self.results = benchmark, results
         self._final: dict[Key, Cell] = {}
+        self._unmeasured: set[str] = set()
+        for name, options in self._bases():
+            digest = sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
+            if results.decided_for.get(name, digest) != digest:
+                results.decided.pop(name, None)
+            results.decided_for[name] = digest
+
+    def _bases(self) -> Iterator[tuple[str, object]]:
+        """What each decision follows from."""
+        benchmark, seed = self.benchmark, self.benchmark.seeds[0]
+        for student in benchmark.students:
+            options = {row: said(benchmark.cell(Key(student, row, seed)).options)
+                       for row in benchmark.rows}  # fmt: skip
+            steps = {row: {k: v for k, v in own.items() if k != "epochs"}
+                     for row, own in options.items()}  # fmt: skip
+            for row in benchmark.rows.values():
+                key, own = Key(student, row.name, seed), steps[row.name]
+                yield step_time(key), (own, steps[benchmark.baseline])
+                yield self._matched(key), own
+                search = benchmark.search if row.search else None
+                yield self._weights(key), (options[row.name], search)
+                other = None if row.match is None else options[row.match.row]
+                yield self._epochs_of(key), (options[row.name], row.match, other)
 
     def cells(self, key: Key, measure: bool = True) -> list[Cell]:
         """The trainings to do next for a cell of the table.
@@ -66,6 +93,14 @@ class Decider:
     def _matched(key: Key) -> str:
         return f"{key.student} {key.row}: gradient-matched weights"
 
+    @staticmethod
+    def _weights(key: Key) -> str:
+        return f"{key.student} {key.row}: weights"
+
+    @staticmethod
+    def _epochs_of(key: Key) -> str:
+        return f"{key.student} {key.row}: epochs"
+
     def _trials(self, key: Key) -> list[Cell]:
         search, first = self.benchmark.search, key._replace(seed=self.benchmark.seeds[0])
         full = self.benchmark.cell(first)
@@ -87,11 +122,18 @@ class Decider:
         ]  # fmt: skip
 
     def _best(self, key: Key, trials: list[Cell]) -> dict[str, Any]:
-        name = f"{key.student} {key.row}: weights"
+        name = self._weights(key)
         if name not in self.results.decided:
             best = trials[0]
             if len(trials) > 1:
-                best = max(trials, key=lambda t: float(self.results.cells[t.key].figures["miou"]))
+                scores = [self.results.cells[trial.key].figures["miou"] for trial in trials]
+                if None in scores:
+                    raise UserError(
+                        f"methods.{key.row}: search compares short trainings by mIoU, and no pixel "
+                        "of the validation images has a label; give it a single factor, which "
+                        "needs no training: search: {factors: [1]}"
+                    )
+                best = trials[scores.index(max(scores))]
             matched = self.results.decided[self._matched(key)]
             weights = {term: best.config.terms[term]["weight"] for term in matched}
             self.results.decided[name] = weights
@@ -99,7 +141,7 @@ class Decider:
         return {"terms": {term: {"weight": weight} for term, weight in chosen.items()}}
 
     def _epochs(self, key: Key, match: Match, decided: list[dict[str, Any]]) -> int | None:
-        name = f"{key.student} {key.row}: epochs"
+        name = self._epochs_of(key)
         if name not in self.results.decided:
             first = self.benchmark.seeds[0]
             epochs = (
@@ -118,14 +160,19 @@ class Decider:
         if target not in self.results.cells:
             return None
         ratio = self.ratio(target)
+        if ratio is None and step_time(target) in self.results.decided:
+            raise UserError(
+                f"methods.{key.row}: neither a measurement nor the logs of the runs give the time "
+                f"of a step of {row!r}"
+            )
         epochs: int = self.results.cells[target].figures["epochs"]
         return None if ratio is None else max(1, round(epochs * round(ratio, 1)))
 
     def ratio(self, key: Key) -> float | None:
         """Time of a step over that of the baseline; measured once, and kept.
 
-        Where it cannot be measured it is taken from the logs of the runs, which other work on the
-        machine may have slowed down.
+        Where it cannot be measured, which is tried once, it is taken from the logs of the runs,
+        which other work on the machine may have slowed down.
         """
         name = step_time(key)
         if name not in self.results.decided:
@@ -135,11 +182,14 @@ class Decider:
             if any(len(each) != 1 for each in found):
                 return None
             (cell,), (alone,) = found
-            try:
-                self.results.decided[name] = {"ratio": step_ratio(cell, alone)}
-            except (UserError, RuntimeError, NonFiniteLossError) as error:
-                reason = " ".join(str(error).split())[:200]
-                print(f"{name} is taken from the logs: {reason}", file=sys.stderr)
+            if name not in self._unmeasured:
+                try:
+                    self.results.decided[name] = {"ratio": step_ratio(cell, alone)}
+                except (UserError, RuntimeError, NonFiniteLossError) as error:
+                    reason = " ".join(str(error).split())[:200]
+                    print(f"{name} is taken from the logs: {reason}", file=sys.stderr)
+                    self._unmeasured.add(name)
+            if name in self._unmeasured:
                 if own not in cells or other not in cells:
                     return None
                 self.results.decided[name] = {"ratio": ratio_from_logs(cells[own], cells[other])}

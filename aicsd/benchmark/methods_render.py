@@ -7,10 +7,12 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 
 from aicsd.benchmark.methods_results import Results, measured_on
-from aicsd.benchmark.methods_table import Line, Statistics, spread, to_json
+from aicsd.benchmark.methods_table import Line, Statistics, to_json
 from aicsd.benchmark.statistics import Gain
+from aicsd.benchmark.table import percent
 from aicsd.files import atomic_path, write_text
 
 NOISE = "°"
@@ -50,26 +52,39 @@ def markdown(statistics: Statistics, lines: Sequence[Line]) -> str:
         return "No training has finished.\n"
     rows = [HEADER, ("---",) * len(HEADER), *(_cells(line) for line in lines)]
     text = [_table(rows), _footer(statistics.results, lines)]
-    for student in statistics.results.shown["students"]:
-        teachers = statistics.teachers(student)
-        alone = [line for line in lines if line.student == student and line.gain is None]
-        if teachers and alone:
-            scores = " and ".join(f"{100 * score:.2f} %" for score in teachers)
-            headroom = 100 * (teachers[0] - sum(alone[0].miou) / len(alone[0].miou))
-            text.append(
-                f"{student}: the teacher has {scores}, a headroom of {headroom:.2f} points over "
-                f"{alone[0].row} ({spread(alone[0].miou)} %)."
-            )
+    baseline = statistics.results.shown["baseline"]
+    for line in lines:
+        teachers = statistics.teachers(line.student)
+        if line.row == baseline and line.miou and teachers:
+            text.append(f"{line.student}: {_headroom(teachers, line)}")
     tried = statistics.trials()
     if tried:
         trials: list[Sequence[str]] = [
             (student, row, ", ".join(f"{term} {weight:g}" for term, weight in weights.items()),
-             f"{100 * miou:.2f}")
+             percent([] if miou is None else [miou]))
             for student, row, weights, miou in tried
         ]  # fmt: skip
         head = ("student", "short training", "weights", "val mIoU %")
         text.append(_table([head, ("---",) * 4, *trials]))
     return "\n\n".join(part.strip() for part in text) + "\n"
+
+
+def _headroom(teachers: Sequence[float], alone: Line) -> str:
+    """What there is to gain from each teacher."""
+    level = sum(alone.miou) / len(alone.miou)
+    found = []
+    for score in teachers:
+        points, row = (
+            f"{100 * abs(score - level):.2f} points",
+            f"{alone.row} ({percent(alone.miou)} %)",
+        )
+        lead = f"a headroom of {points} over {row}"
+        if score <= level:
+            lead = f"no headroom, for it is {points} below {row}"
+        found.append(f"{100 * score:.2f} %, {lead}")
+    if len(found) == 1:
+        return f"the teacher has {found[0]}."
+    return f"the teachers have {'; '.join(found)}."
 
 
 def _cells(line: Line) -> tuple[str, ...]:
@@ -78,19 +93,21 @@ def _cells(line: Line) -> tuple[str, ...]:
         line.row,
         str(len(line.seeds)),
         str(line.epochs),
-        spread(line.miou),
-        _gain(line.gain),
+        percent(line.miou),
+        _gain(line.gain, line),
         "" if line.recovered is None else f"{100 * line.recovered:.0f} %",
-        _gain(line.at_equal_time),
+        _gain(line.at_equal_time, line),
         "" if line.cost is None else f"{line.cost:.2f}",
         f"{line.parameters / 1e6:.2f} M",
     )
 
 
-def _gain(gain: Gain | None) -> str:
+def _gain(gain: Gain | None, line: Line) -> str:
     if gain is None:
         return ""
     text = f"{100 * gain.mean:+.2f}"
+    if gain.interval is not None and len(gain.values) < len(line.seeds):
+        text += f" ({len(gain.values)} seeds)"
     if gain.interval is None:
         return f"{text} (one seed){NOISE}"
     low, high = (100 * bound for bound in gain.interval)
@@ -109,6 +126,10 @@ def _footer(results: Results, lines: Sequence[Line]) -> str:
         f"Measured on {measured['data.name']} {measured['data.val_split']}, {measured['images']} "
         "images; ± is the standard deviation over the seeds."
     )
+    if measured.get("labels"):
+        text += f" No image has labels: mIoU is the agreement with the {measured['labels']}."
+    if not any(line.miou for line in lines):
+        text += " No pixel of these images has a label, so there is no mIoU."
     if gains:
         compared = " or ".join(dict.fromkeys(line.gain.to for line in lines if line.gain))
         text += (
@@ -127,9 +148,9 @@ def as_csv(lines: Sequence[Line]) -> str:
         row: dict[str, object] = {
             "student": line.student, "method": line.row,
             "seeds": " ".join(map(str, line.seeds)), "epochs": line.epochs,
-            "miou": sum(line.miou) / len(line.miou),
+            "miou": mean(line.miou) if line.miou else None,
             "miou_of_each": " ".join(map(repr, line.miou)),
-            "class_accuracy": sum(line.class_accuracy) / len(line.class_accuracy),
+            "class_accuracy": mean(line.class_accuracy) if line.class_accuracy else None,
             "parameters": line.parameters, "step_time": line.cost,
             "recovered": line.recovered,
         }  # fmt: skip
@@ -179,14 +200,14 @@ def plot(lines: Sequence[Line], path: Path) -> None:
         if line.gain is None or line.cost is None:
             continue
         color = f"C{students.index(line.student)}"
-        mean = 100 * line.gain.mean
+        gain = 100 * line.gain.mean
         if line.gain.interval is not None:
             low, high = (100 * bound for bound in line.gain.interval)
             axes.plot([line.cost, line.cost], [low, high], color=color, linewidth=1.2)
         face = color if line.gain.is_clear else "white"
-        axes.plot(line.cost, mean, "o", color=color, markerfacecolor=face)
+        axes.plot(line.cost, gain, "o", color=color, markerfacecolor=face)
         name = line.row if len(students) == 1 else f"{line.student} {line.row}"
-        axes.annotate(name, (line.cost, mean), xytext=(6, 4), textcoords="offset points",
+        axes.annotate(name, (line.cost, gain), xytext=(6, 4), textcoords="offset points",
                       fontsize=8)  # fmt: skip
     axes.set_xlabel("time of a step, student alone = 1")
     axes.set_ylabel("gain, points of mIoU")

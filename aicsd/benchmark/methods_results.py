@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aicsd.benchmark.methods import Benchmark, Key, identity_of
+from aicsd.benchmark.methods import Benchmark, Key, completed, identity_of
 from aicsd.benchmark.statistics import Integers, parts_of
 from aicsd.benchmark.timing import machine
 from aicsd.errors import UserError
@@ -33,7 +33,8 @@ class CellResult:
         run: name of its folder.
         figures: miou, class_accuracy, pixel_accuracy, per_class_iou (fractions), parameters,
             epochs, images, weights (by term), seconds, step_seconds (None where no line of the log
-            tells), teacher_miou (None without a teacher).
+            tells), teacher_miou (None without a teacher), labels (where the validation images have
+            none: whose predictions took their place). Scores are None where no pixel has a label.
         parts: (N, 3, C) right, labelled and predicted pixels of every image of the validation
             split; None for a run of a version that did not count them.
     """
@@ -53,6 +54,7 @@ class Results:
         cells: by place in the table, short trainings included.
         unused: cells that the present benchmark file does not have; kept, to be used again.
         decided: epochs and weights that follow from other cells: options by what was decided.
+        decided_for: digest of the options for which it was decided, by the same names.
         shown: what a table needs of the benchmark: students, seeds, rows, baseline.
     """
 
@@ -60,6 +62,7 @@ class Results:
     cells: dict[Key, CellResult] = field(default_factory=dict)
     unused: list[CellResult] = field(default_factory=list)
     decided: dict[str, dict[str, Any]] = field(default_factory=dict)
+    decided_for: dict[str, str] = field(default_factory=dict)
     shown: dict[str, Any] = field(default_factory=dict)
 
     def find(self, identity: Mapping[str, Any]) -> CellResult | None:
@@ -126,6 +129,9 @@ class Results:
             "machine": machine(),
             **self.shown,
             "decided": self.decided,
+            "decided_for": {
+                name: self.decided_for[name] for name in self.decided if name in self.decided_for
+            },
             "settings": common,
             "labelled": None if labelled is None else labelled.ravel().tolist(),
             "cells": [plain(cell, key) for key, cell in sorted(self.cells.items())],
@@ -148,6 +154,7 @@ def read_results(path: Path) -> Results:
         raise UserError(f"{path} has format {content.get('format')}; this version reads {FORMAT}")
     try:
         results.decided = dict(content["decided"])
+        results.decided_for = dict(content.get("decided_for", {}))
         results.shown = {key: content[key] for key in ("students", "seeds", "rows", "baseline")}
         for held in content["cells"]:
             key = Key(held.pop("student"), held.pop("row"), held.pop("seed"))
@@ -160,7 +167,7 @@ def read_results(path: Path) -> Results:
 
 
 def _cell(held: dict[str, Any], content: Mapping[str, Any]) -> CellResult:
-    identity = {**content["settings"], **held.pop("settings")}
+    identity = completed({**content["settings"], **held.pop("settings")})
     labelled = held.pop("labelled", content["labelled"])
     columns = [held.pop("right", None), labelled, held.pop("predicted", None)]
     parts = None
@@ -173,6 +180,8 @@ def _cell(held: dict[str, Any], content: Mapping[str, Any]) -> CellResult:
 def measured_on(cell: CellResult) -> dict[str, Any]:
     """On what a cell was measured; figures compare if this is equal."""
     kept = {name: cell.identity[name] for name in MEASURED if name in cell.identity}
+    if cell.figures.get("labels"):
+        kept |= {"labels": cell.figures["labels"], "teacher": cell.identity["teacher"]}
     classes = ", ".join(cell.figures["per_class_iou"])
     return {**kept, "images": cell.figures["images"], "classes": classes}
 
@@ -196,8 +205,9 @@ def read_cell(folder: RunFolder) -> CellResult:
         "seconds": run.result.get("seconds"),
         "step_seconds": step_seconds(run),
         "teacher_miou": teacher.get("miou"),
+        "labels": run.result.get("labels"),
     }
-    return CellResult(identity_of(run.config), folder.path.name, figures, counts)
+    return CellResult(identity_of(run.settings), folder.path.name, figures, counts)
 
 
 def step_time(key: Key) -> str:

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from subprocess import PIPE, Popen, TimeoutExpired
@@ -19,6 +19,8 @@ import yaml
 from aicsd.benchmark.methods import Benchmark, Cell, Key, identity_of
 from aicsd.benchmark.methods_decide import Decider
 from aicsd.benchmark.methods_results import Results, read_cell, step_time
+from aicsd.engine.config import DistillConfig
+from aicsd.engine.finite import NonFiniteLossError
 from aicsd.engine.stop import stop_signal
 from aicsd.errors import UserError
 from aicsd.files import write_text
@@ -95,6 +97,7 @@ class Campaign:
         self._known = _read_folders(runs)
         self._running: list[Running] = []
         self._failed: dict[Key, str] = {}
+        self._undecided: dict[Key, str] = {}
 
     def run(self, jobs: int, seconds: float = float("inf")) -> Outcome:
         """Train until everything is done, the time is over, or SIGINT or SIGTERM arrives.
@@ -139,11 +142,15 @@ class Campaign:
         done = {key._replace(seed=self.benchmark.seeds[0]) for key in self.results.cells}
         waiting = [key for key in sorted(done) if key.row in rows
                    and step_time(key) not in self.results.decided]  # fmt: skip
-        known = len(self.results.decided)
-        for key in waiting[:most]:
+        found = 0
+        for key in waiting:
             self._decider.ratio(key)
-            self._note()
-        return len(self.results.decided) > known
+            if step_time(key) in self.results.decided:
+                found += 1
+                self._note()
+            if found == most:
+                break
+        return found > 0
 
     def _next(self, measure: bool = True) -> Cell | None:
         """The most valuable cell to train; all that have a result somewhere are taken over."""
@@ -153,7 +160,7 @@ class Campaign:
             taken, first = False, None
             busy = [running.cell.identity for running in self._running]
             for key in self._order:
-                for cell in self._decider.cells(key, measure=measure and first is None):
+                for cell in self._cells(key, measure=measure and first is None):
                     if cell.key in self.results.cells or cell.key in self._failed:
                         continue
                     if self._take(cell):
@@ -161,6 +168,18 @@ class Campaign:
                     elif first is None and cell.identity not in busy:
                         first = cell
         return first
+
+    def _cells(self, key: Key, measure: bool) -> list[Cell]:
+        """Trainings to do for a cell; none, and a failure, if they cannot be decided on."""
+        place = key._replace(seed=self.benchmark.seeds[0])
+        if place not in self._undecided:
+            try:
+                return self._decider.cells(key, measure=measure)
+            except (UserError, NonFiniteLossError) as error:
+                self._undecided[place] = " ".join(str(error).split())
+                self._say(f"{key.student} {key.row}: failed: {self._undecided[place]}")
+        self._failed[key] = self._undecided[place]
+        return []
 
     def _take(self, cell: Cell) -> bool:
         """Whether the cell has a result, which now is in its place."""
@@ -177,7 +196,8 @@ class Campaign:
     def _start(self, cell: Cell, jobs: int) -> None:
         folder = self._folder(cell)
         name = folder.path.name
-        plain = json.loads(json.dumps(cell.options))  # no object twice: YAML would name it
+        # no object twice: YAML would name it
+        plain = json.loads(json.dumps({**cell.options, "in_benchmark": True}))
         config, log = self.runs / f"{name}.yaml", self.runs / f"{name}.log"
         write_text(config, yaml.safe_dump(plain, sort_keys=False))
         command = [sys.executable, "-c", RUN_AICSD, "distill", "--config", str(config),
@@ -199,7 +219,7 @@ class Campaign:
         """Folder of the run that was cut, or a new one."""
         busy = [running.folder.path for running in self._running]
         for folder, identity in self._known:
-            if identity == cell.identity and folder.path not in busy:
+            if identity == cell.identity and folder.path not in busy and _goes_on(folder, cell):
                 return folder
         name = re.sub(r"[^\w.+]+", "-", f"{cell.key.student}-{cell.key.row}-{cell.key.seed}")
         names = (name if number == 1 else f"{name}-{number}" for number in count(1))
@@ -220,8 +240,9 @@ class Campaign:
                 result = read_cell(running.folder)
                 self.results.add(key, result)
                 minutes = (time.monotonic() - running.begin) / 60
-                self._say(f"{name}: val mIoU {100 * result.figures['miou']:.2f} %, "
-                          f"{minutes:.1f} min")  # fmt: skip
+                miou = result.figures["miou"]
+                score = "- (no pixel with a label)" if miou is None else f"{100 * miou:.2f} %"
+                self._say(f"{name}: val mIoU {score}, {minutes:.1f} min")
                 self._note()
             else:
                 self._failed[key] = _last_line(self.runs / f"{name}.log") or f"exit code {code}"
@@ -258,10 +279,24 @@ def _read_folders(runs: Path) -> list[tuple[RunFolder, dict[str, object]]]:
     for config in sorted(runs.glob("*/config.yaml")):
         folder = RunFolder(config.parent)
         try:
-            found.append((folder, identity_of(folder.read_config())))
+            settings = {**folder.read_config(), "resumed_from": folder.resumed_from}
+            found.append((folder, identity_of(settings)))
         except UserError as error:
             print(f"{error}; left out", file=sys.stderr)
     return found
+
+
+def _goes_on(folder: RunFolder, cell: Cell) -> bool:
+    """Whether a run that was cut can go on with the settings of a cell, unimportant ones too."""
+    config = replace(cell.config, terms=cell.recipe.to_dict(), data=cell.config.data.named())
+    try:
+        folder.check_settings(
+            asdict(config),
+            {**asdict(DistillConfig(run="")), "terms": cell.recipe.option_defaults},
+        )
+    except UserError:
+        return False
+    return True
 
 
 def _cores() -> int:

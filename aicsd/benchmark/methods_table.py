@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from aicsd.benchmark.methods import Key
@@ -20,8 +20,8 @@ class Line:
         student: name in the benchmark.
         row: name in the benchmark.
         seeds: that are finished.
-        miou: fraction, one a seed.
-        class_accuracy: fraction, one a seed.
+        miou: fraction, one a seed in which a pixel with a label was there to measure it.
+        class_accuracy: fraction, as miou.
         epochs: number of epochs of one training.
         parameters: number of parameters of the network.
         gain: over the row that it is compared to.
@@ -53,7 +53,7 @@ class Statistics:
 
     def __init__(self, results: Results) -> None:
         self.results = results
-        self._resampled: dict[int, Floats] = {}
+        self._resampled: dict[int, tuple[CellResult, Floats]] = {}
 
     def lines(self) -> list[Line]:
         """A line for each row that has a finished cell, student by student."""
@@ -66,7 +66,7 @@ class Statistics:
                 found += [line] if line is not None else []
         return found
 
-    def trials(self) -> list[tuple[str, str, dict[str, float], float]]:
+    def trials(self) -> list[tuple[str, str, dict[str, float], float | None]]:
         """Student, row, weights and mIoU of the short trainings by which weights were chosen."""
         rows = {row["name"] for row in self.results.shown["rows"]}
         return [
@@ -99,12 +99,10 @@ class Statistics:
         gain = None if compare_to is None else self._gain(cells, others, compare_to)
         headroom = None
         if gain is not None and len(self.teachers(student)) == 1:
-            paired = [others[seed].figures["miou"] for seed in cells if seed in others]
+            paired = [others[seed].figures["miou"] for seed in _pairs(cells, others)]
             headroom = self.teachers(student)[0] - mean(paired)
         return Line(
-            student, row, list(cells),
-            [cell.figures["miou"] for cell in cells.values()],
-            [cell.figures["class_accuracy"] for cell in cells.values()],
+            student, row, list(cells), _known(cells, "miou"), _known(cells, "class_accuracy"),
             first["epochs"], first["parameters"], gain,
             gain.mean / headroom if gain is not None and headroom and headroom > 0 else None,
             None if alone is None else self._gain(cells, self._cells(student, alone), alone),
@@ -114,7 +112,7 @@ class Statistics:
     def _gain(
         self, cells: dict[int, CellResult], others: dict[int, CellResult], to: str
     ) -> Gain | None:
-        pairs = [(cells[seed], others[seed]) for seed in cells if seed in others]
+        pairs = [(cells[seed], others[seed]) for seed in _pairs(cells, others)]
         if not pairs:
             return None
         values = [one.figures["miou"] - other.figures["miou"] for one, other in pairs]
@@ -126,15 +124,22 @@ class Statistics:
 
     def _over_images(self, cell: CellResult) -> Floats:
         assert cell.parts is not None
-        if id(cell) not in self._resampled:
-            self._resampled[id(cell)] = resampled(cell.parts)
-        return self._resampled[id(cell)]
+        if id(cell) not in self._resampled:  # the cell is kept too: its id stays its own
+            self._resampled[id(cell)] = cell, resampled(cell.parts)
+        return self._resampled[id(cell)][1]
 
 
-def spread(values: Sequence[float], sign: str = "") -> str:
-    """Mean ± sample standard deviation of fractions, in percent; of one value no deviation."""
-    text = f"{100 * mean(values):{sign}.2f}"
-    return text + (f" ± {100 * stdev(values):.2f}" if len(values) > 1 else "")
+def _known(cells: dict[int, CellResult], score: str) -> list[float]:
+    found = (cell.figures[score] for cell in cells.values())
+    return [value for value in found if value is not None]
+
+
+def _pairs(cells: dict[int, CellResult], others: dict[int, CellResult]) -> list[int]:
+    """Seeds of which both have a score."""
+    return [
+        seed for seed, cell in cells.items() if seed in others
+        and None not in (cell.figures["miou"], others[seed].figures["miou"])
+    ]  # fmt: skip
 
 
 def to_json(lines: Sequence[Line]) -> list[dict[str, Any]]:

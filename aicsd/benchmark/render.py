@@ -83,6 +83,8 @@ def _footer(groups: Sequence[Group]) -> str:
         f"images, protocol {measured['protocol']}. n: runs that differ in the seed alone; "
         "± is their sample standard deviation."
     )
+    if "labels" in measured:
+        text += f" No image has labels: mIoU is the agreement with the {measured['labels']}."
     if any(group.difference for group in groups):
         text += " Differences are taken seed by seed; n: seeds that both have."
     return text

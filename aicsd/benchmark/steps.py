@@ -43,7 +43,7 @@ class ClockedSteps:
         total: int,
         fabric: Fabric,
     ) -> None:
-        self._training = Training(config.optimizer, config.seed, distiller, fabric)
+        self._training = Training(config.optimizer.in_steps(total), config.seed, distiller, fabric)
         self._batches, self._total = batches, total
         self._networks = {"student": distiller.student, "teacher": distiller.teacher}
         self._done = 0

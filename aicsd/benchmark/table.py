@@ -54,6 +54,8 @@ class MeasuredRun:
             is_path = isinstance(value, str) and key.count(".") == OPTION_DOTS
             if key.startswith("data.options.") and not is_path:
                 kept[key] = value
+        if self.metrics.get("labels"):  # of the teacher, so that figures are agreement with it
+            kept |= {"labels": self.metrics["labels"], "teacher": self.settings["teacher"]}
         return {
             **kept,
             "images": self.metrics["images"],
@@ -147,7 +149,7 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[MeasuredRun], list[Path]]:
             unfinished.append(path)
             continue
         config, metrics = folder.read_config(), folder.read_result()
-        settings = settings_of(config)
+        settings = settings_of({**config, "resumed_from": folder.resumed_from})
         alone = learns_alone(settings["method"], metrics)
         finished.append(MeasuredRun(path, config["seed"], settings, metrics, alone))
     return finished, unfinished
@@ -254,6 +256,8 @@ def _name(run: MeasuredRun, name: str) -> str:
     if name == "student":
         return _student(run.settings)
     value = run.settings.get(key, "-")  # a term of one method need not exist in another
+    if key == "epochs" and (before := run.settings.get("resumed_from.epochs")):
+        return f"{value} (resumed from {before})"
     return "all" if key == "data.train_images" and not value else str(value)
 
 

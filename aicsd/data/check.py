@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from aicsd.data.file_dataset import FileDataset, MasksWithheldError
+from aicsd.data.file_dataset import FileDataset, MasksWithheldError, readable
 from aicsd.data.masks import IdMasks
 from aicsd.data.open import Options, image_paths, open_unchecked
 from aicsd.data.padding import padding_warning
@@ -103,6 +103,7 @@ def survey_dataset(dataset: SegDataset, decode_images: bool = False) -> Survey:
         tuple(pixels[:count].tolist()), int(pixels[IGNORE_INDEX]), tuple(present[:count].tolist()),
     )  # fmt: skip
     refused, notes = _meaning(result, dataset)
+    notes += _turned(dataset) if decode_images else []
     return result._replace(refusals=tuple(refused), notes=[*result.notes, *notes])
 
 
@@ -215,6 +216,22 @@ def _errors_of(check: Callable[[int], object]) -> Callable[[int], str | None]:
 def _in_threads(work: Callable[[int], T], count: int) -> Iterator[T]:
     with ThreadPoolExecutor() as pool:
         yield from pool.map(work, range(count))
+
+
+def _turned(dataset: SegDataset) -> list[str]:
+    """A line for images that EXIF turns or mirrors, and not their masks: sizes may agree."""
+    if not isinstance(dataset, FileDataset):
+        return []
+    turned = [i for i, found in enumerate(_in_threads(dataset.is_turned, len(dataset))) if found]
+    if not turned:
+        return []
+    first = dataset.pairs[turned[0]].image
+    count = "1 image is" if len(turned) == 1 else f"{len(turned)} images are"
+    return [
+        f"{count} turned or mirrored by EXIF and the mask{'s' * (len(turned) > 1)} not, such as "
+        f"{readable(str(first))}: do the masks fit the upright images? aicsd data check --sheet "
+        "shows them"
+    ]
 
 
 def _meaning(found: Survey, dataset: SegDataset) -> tuple[list[str], list[str]]:

@@ -12,7 +12,14 @@ import numpy as np
 from aicsd.data.masks import IdMasks, ReadMask
 from aicsd.data.protocol import Classes, Sample
 from aicsd.errors import UserError
-from aicsd.images import IMAGE_SUFFIXES, UInt8Array, image_size, list_images, read_image
+from aicsd.images import (
+    IMAGE_SUFFIXES,
+    UInt8Array,
+    image_orientation,
+    image_size,
+    list_images,
+    read_image,
+)
 from aicsd.types import IGNORE_INDEX
 
 
@@ -94,9 +101,11 @@ class FileDataset:
             return np.full(size, IGNORE_INDEX, np.uint8)
         mask = self.read_mask(pair.mask)
         if size != mask.shape:
+            turned = size == mask.shape[::-1] and image_orientation(pair.image) >= 5
             raise UserError(
                 f"{pair.image} is {size[1]}x{size[0]} but its mask {pair.mask} is "
                 f"{mask.shape[1]}x{mask.shape[0]}; they must have one size"
+                + (", and EXIF turns the image: turn the mask too" if turned else "")
             )
         return mask
 
@@ -108,6 +117,11 @@ class FileDataset:
                 f"no file {missing[0]}{and_more(len(missing) - 1, 'files')}, though the split "
                 "needs it (aicsd data check lists every such file)"
             )
+
+    def is_turned(self, index: int) -> bool:
+        """Whether EXIF turns or mirrors the image, and not its mask."""
+        image, mask = self.pairs[index]
+        return mask is not None and image_orientation(image) > 1 == image_orientation(mask)
 
     def size(self, index: int) -> tuple[int, int]:
         """(H, W) of an image, from the head of its file."""

@@ -92,7 +92,7 @@ def open_remote(tars: Mapping[Path, str]) -> dict[Path, RemoteTar]:
 def _open(path: Path, url: str, stop: threading.Event) -> RemoteTar:
     file = find_web_file(url)
     place = path.with_name(path.name + INDEX)
-    members = _kept(place, file)
+    members = kept_members(place, file)
     if members is None:
         headers = _Headers(file, stop)
         with _reading(str(file)), tarfile.open(fileobj=headers, mode="r:") as opened:
@@ -114,8 +114,12 @@ def _text(file: WebFile, members: list[Member]) -> str:
     return json.dumps(content, separators=(",", ":"))
 
 
-def _kept(place: Path, file: WebFile) -> list[Member] | None:
+def kept_members(place: Path, file: WebFile) -> list[Member] | None:
     """What an index tells of a tar; None if there is none, or a damaged one, or of another tar.
+
+    Args:
+        place: path of the index.
+        file: the tar.
 
     Raises:
         UserError: the tar has changed.

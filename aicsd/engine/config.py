@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from aicsd.data.settings import DataConfig
@@ -72,6 +72,12 @@ class OptimizerConfig:
             raise UserError("optimizer.nesterov needs an optimizer.momentum above 0")
         if not 0 <= self.ema < 1:
             raise UserError(f"optimizer.ema is {self.ema}; it is 0 or more and below 1")
+
+    def in_steps(self, total: int) -> OptimizerConfig:
+        """The settings of a training of ``total`` steps, with the warmup as a number of steps."""
+        if self.warmup >= 1:
+            return self
+        return replace(self, warmup=float(round(self.warmup * total)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +163,9 @@ class DistillConfig(FitConfig):
     """train even if the teacher's validation mIoU is no better than guessing, or than that of
     finished runs of the student alone beside the run; runs of fewer than 200 steps do so
     anyway."""
+    in_benchmark: bool = False
+    """train even if the teacher's validation mIoU is no better than that of the student alone,
+    for a benchmark compares them; set by aicsd benchmark methods."""
     teacher_runtime: Runtime = "eager"
     """eager, compiled (torch.compile: a slower start, faster steps), or openvino (on a CPU; for
     methods that compare logits)."""

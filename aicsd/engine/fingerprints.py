@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from aicsd.data.protocol import SegDataset, Splits
 from aicsd.data.wrappers import spread
 from aicsd.errors import UserError
 from aicsd.files import read_json, write_text
-from aicsd.runs import RunFolder
+from aicsd.runs import RunFolder, against_divergence, flatten
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import fingerprint
 
@@ -19,21 +20,27 @@ MASKS = 4
 """Masks of a split whose content is compared: reading all of them would take minutes."""
 
 
-def describe_inputs(splits: Splits, epoch_batches: int, teacher: Teacher | None) -> dict[str, Any]:
+def describe_inputs(
+    splits: Splits, epoch_batches: int, teacher: Teacher | None, begun: RunFolder | None = None
+) -> dict[str, Any]:
     """Classes, images, batches and teacher of a run, as ``inputs.json`` holds them.
 
     Args:
         splits: what the run reads.
         epoch_batches: batches of an epoch that one process trains on.
         teacher: as it was loaded, before it is changed into a faster form.
+        begun: folder of a run that goes on; a digest in it may be of an earlier version.
     """
+    known = None
+    if begun is not None and begun.inputs.is_file():
+        known = read_json(begun.inputs).get("teacher")
     return {
         "format": FORMAT,
         "classes": list(splits.train.classes.names),
         "epoch_batches": epoch_batches,
         "train": _describe_split(splits.train),
         "val": _describe_split(splits.val),
-        "teacher": None if teacher is None else fingerprint(teacher.model),
+        "teacher": None if teacher is None else fingerprint(teacher.model, known),
     }
 
 
@@ -71,6 +78,18 @@ def check_inputs(folder: RunFolder, inputs: dict[str, Any]) -> None:
             f"resume: {folder.path} was started with {changed}; give it what it was started with, "
             "or choose another run folder"
         )
+
+
+def changed_settings(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, str]:
+    """``resumed_from`` of a run that goes on with ``settings``, as ``inputs.json`` holds it."""
+    before, now = flatten(folder.read_config()), flatten(settings)
+    changed = dict(folder.resumed_from)
+    for key in sorted(before.keys() & now.keys()):
+        decides = key == "epochs" or against_divergence(key)
+        held = changed[key].split(", ") if key in changed else []
+        if decides and before[key] != now[key] and held[-1:] != [str(before[key])]:
+            changed[key] = ", ".join([*held, str(before[key])])
+    return changed
 
 
 def _describe_split(dataset: SegDataset) -> dict[str, Any]:

@@ -50,9 +50,10 @@ def fit(
         UserError: a broken file, a loss that is no longer finite.
         Interrupted: after SIGINT, SIGTERM or SIGHUP, with the checkpoint written.
     """
-    accumulate = config.optimizer.accumulate
-    run = RunRecord(config, Training(config.optimizer, config.seed, distiller, fabric), val_data)
-    state, total = run.state, plan.stop // accumulate
+    total = plan.stop // config.optimizer.accumulate
+    training = Training(config.optimizer.in_steps(total), config.seed, distiller, fabric)
+    run = RunRecord(config, training, val_data)
+    state = run.state
     finished = run.finished(total)
     if finished is not None:
         return finished, run.training.final

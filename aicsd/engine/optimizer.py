@@ -42,7 +42,7 @@ def set_learning_rate(
 ) -> float:
     """Rate of every group at ``progress`` in [0, 1] in step ``step``; returns that of the first."""
     factor = cosine(progress) if config.schedule == "cosine" else poly(progress, config.power)
-    factor *= warm_up(progress, step, config.warmup)
+    factor *= warm_up(step, config.warmup)
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
     return float(optimizer.param_groups[0]["lr"])

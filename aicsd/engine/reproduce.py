@@ -36,7 +36,12 @@ def repeat_run(run: str | Path, out: Path) -> list[str]:
         UserError: a run that has not finished, or that cannot be repeated from its config.
     """
     folder = RunFolder(run)
-    folder.read()
+    changed = ", ".join(f"{key} {before}" for key, before in folder.read().resumed_from.items())
+    if changed:
+        raise UserError(
+            f"{folder.path} went on with other settings than before ({changed}): no single "
+            "training repeats it"
+        )
     keys = folder.read_config()
     keys |= {"run": str(out), "resume": False, "logger": "none"}
     if keys["data"].get("name") == MEMORY:

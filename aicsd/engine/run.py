@@ -21,7 +21,7 @@ from aicsd.data.protocol import Classes, SegDataset
 from aicsd.distiller import Distiller
 from aicsd.engine.config import DistillConfig, FitConfig, TrainConfig
 from aicsd.engine.device import is_first_process, open_fabric
-from aicsd.engine.fingerprints import check_inputs, describe_inputs, save_inputs
+from aicsd.engine.fingerprints import changed_settings, check_inputs, describe_inputs, save_inputs
 from aicsd.engine.fit import fit
 from aicsd.engine.graphs import check_graphs
 from aicsd.engine.peers import ending_together, launch
@@ -257,7 +257,8 @@ def _train_together(
             _say(fabric, folder, note)
     distiller = Distiller(student, recipe, teacher, class_pixels(recipe, splits.train))
     longer = config.resume and folder.gets_longer(asdict(config))
-    inputs = describe_inputs(splits, plan.per_epoch, distiller.teacher)
+    begun_in = folder if config.resume else None
+    inputs = describe_inputs(splits, plan.per_epoch, distiller.teacher, begun_in)
     if config.resume:
         check_inputs(folder, inputs)
     if planned is not None and distiller.teacher is not None:
@@ -270,9 +271,10 @@ def _train_together(
         _say(fabric, folder, f"continues to {config.epochs} epochs: from here on the learning rate "
              "and the weights of the terms follow the schedule of that many")  # fmt: skip
     if fabric.is_global_zero:
+        changed = changed_settings(folder, asdict(config)) if config.resume else {}
         if longer:
             folder.reopen()
-        save_inputs(folder, inputs)
+        save_inputs(folder, inputs | ({"resumed_from": changed} if changed else {}))
         folder.save_config(asdict(config))
     metrics, trained = fit(config, distiller, splits.train, splits.val, plan, fabric)
     trained.eval()

@@ -30,7 +30,10 @@ def write_run_report(
         if teacher is not None:
             measured = run.result["teacher"]
             networks.insert(0, Network("teacher", teacher.model, measured, None, is_teacher=True))
-        remarks = []
+        remarks = [
+            f"{key} was {before} before the run was resumed: its schedule is not that of one run."
+            for key, before in run.resumed_from.items()
+        ]
         if teacher is not None and run.result["teacher"].get("miou") is not None:
             headroom = find_headroom(folder.path, run.config, run.result["teacher"]["miou"])
             if headroom is not None and not run.is_alone:

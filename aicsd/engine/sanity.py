@@ -171,10 +171,12 @@ def find_headroom(place: Path, config: Mapping[str, Any], teacher_miou: float) -
     Returns:
         None if there is no such run.
     """
-    mine = _comparable(config)
+    mine, resumed_from = _comparable(config), RunFolder(place).resumed_from
     scores: dict[int, float] = {}
     for run in _finished_beside(place):
         if not run.is_alone or _comparable(run.config) != mine:
+            continue
+        if run.resumed_from != resumed_from:  # its schedule was another
             continue
         miou = run.result.get("miou")
         if isinstance(miou, int | float) and math.isfinite(miou):

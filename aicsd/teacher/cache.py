@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
@@ -49,16 +50,34 @@ _WHOLE = (
     "teacher_cache out: without it, the teacher is given crops"
 )
 
-_LATER_DEFAULTS = (("least", 1), ("resizing", "stretch"))
-"""Fields that earlier versions did not have: at their defaults they leave the digest as it was, so
-that caches and runs of earlier versions are known."""
+_LATER_FIELDS = {"least": 1, "bicubic": False, "resizing": "stretch"}
+"""Fields of the input that the first version did not have, and their defaults."""
+_LEFT_OUT = (
+    ("least", "resizing"),  # of this version
+    ("least",), ("resizing",), ("bicubic", "resizing"), ("least", "bicubic", "resizing"),
+)  # fmt: skip
+"""Fields that a digest leaves out at their defaults, by version, so that older ones are known."""
 
 
-def fingerprint(model: Segmenter) -> str:
-    """Digest of all that decides about a network's logits: tensors, structure, input, classes."""
+def fingerprint(model: Segmenter, known: str | None = None) -> str:
+    """Digest of all that decides about a network's logits: tensors, structure, input, classes.
+
+    Args:
+        model: the network.
+        known: a digest that is given back if an earlier version gives it to this network.
+    """
+    own, *earlier = (partial(_fingerprint, model, left_out) for left_out in _LEFT_OUT)
+    found = own()
+    if known is None or known == found:
+        return found
+    return known if any(known == digest() for digest in earlier) else found
+
+
+def _fingerprint(model: Segmenter, left_out: tuple[str, ...]) -> str:
     structure = model.origin or repr(model.net)
     fields = model.input._asdict().items()
-    spec = [value for name, value in fields if (name, value) not in _LATER_DEFAULTS]
+    spec = [value for name, value in fields
+            if name not in left_out or value != _LATER_FIELDS[name]]  # fmt: skip
     facts = (structure, model.classes.names, spec, model.align_corners)
     digest = sha256(json.dumps(facts).encode())
     for name, tensor in model.net.state_dict().items():
@@ -92,7 +111,9 @@ class TeacherCache:
         Raises:
             UserError: a cache of another teacher or other data, a damaged one, a full disk.
         """
-        identity, classes = fingerprint(teacher.model), dataset.classes.names
+        held = read_index(self.folder)
+        identity = fingerprint(teacher.model, None if held is None else held.key.teacher)
+        classes = dataset.classes.names
         index = self._read(identity, classes)
         if index is None or not index.complete:
             sizes = tuple(dataset.size(number) for number in range(len(dataset)))

@@ -146,9 +146,9 @@ def _apart(network: Network, networks: Sequence[Network]) -> list[str]:
     runs = [net.run for net in networks if net.title == network.title and net.run is not None]
     if network.run is None or len(runs) < 2:
         return []
-    flat = [flatten(run.config) for run in runs]
+    flat = [flatten(run.settings) for run in runs]
     keys = dict.fromkeys(key for settings in flat for key in settings)
-    own = flatten(network.run.config)
+    own = flatten(network.run.settings)
     differing = [
         key
         for key in keys

@@ -61,6 +61,8 @@ class FakeTraining:
     started: list[Path]
     at_once: int
     broken: str
+    unlabelled: bool
+    teacher: float
 
     def __init__(self, command: list[str], stdout: Any, **_: Any) -> None:
         words = dict(zip(command[4::2], command[5::2], strict=False))
@@ -79,15 +81,20 @@ class FakeTraining:
         level = 0.5 + GAINS[config.method] + 0.004 * config.seed + 1e-4 * config.epochs
         level += 0.01 * (config.method == "kd" and recipe.terms["pixel_kd"].weight == 0.6)
         counts = ImageCounts([str(image) for image in range(6)], 3)
-        for image, matrix in enumerate(matrices(level)):
+        for image, matrix in enumerate(matrices(level) * (not self.unlabelled)):
             counts.add(image, torch.from_numpy(matrix))
         counts.save(self.folder.image_counts)
         score = float(miou(parts_of(matrices(level).sum(axis=0))))
         result = {
             "miou": score, "class_accuracy": level, "pixel_accuracy": level, "images": 6,
             "parameters": 1000, "per_class_iou": {"a": 0.1, "b": 0.2, "c": None}, "seconds": 9.0,
-            "teacher": {"miou": 0.6 + 1e-7 * config.seed} if recipe.needs_teacher else None,
+            "teacher": None,
         }  # fmt: skip
+        if recipe.needs_teacher:
+            result["teacher"] = {"miou": self.teacher + 1e-7 * config.seed}
+        if self.unlabelled:
+            result |= {"miou": None, "class_accuracy": None, "pixel_accuracy": None}
+            result["teacher"] = {"miou": None}
         self.folder.result.write_text(json.dumps(result))
         rates = [
             {"step": s, "loss": 1.0, "images_per_second": RATES[config.method]} for s in (1, 2)
@@ -102,6 +109,7 @@ class FakeTraining:
 
 def fake_trainings(monkeypatch: pytest.MonkeyPatch) -> type[FakeTraining]:
     FakeTraining.started, FakeTraining.broken = [], ""
+    FakeTraining.unlabelled, FakeTraining.teacher = False, 0.6
     monkeypatch.setattr(methods_run, "Popen", FakeTraining)
     monkeypatch.setattr(methods_run, "POLL_SECONDS", 0.001)
     return FakeTraining

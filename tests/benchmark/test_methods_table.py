@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from conftest import RunCli
 from fake_trainings import (
     DATA,
@@ -23,6 +24,7 @@ from fake_trainings import (
 )
 from scipy import stats
 
+from aicsd.benchmark import methods_decide
 from aicsd.benchmark.methods import Key, read_benchmark
 from aicsd.benchmark.methods_results import read_results
 from aicsd.benchmark.methods_table import Statistics
@@ -96,6 +98,41 @@ def test_noise_is_marked(tmp_path: Path, run_cli: RunCli, trainings: type[FakeTr
     assert "]° |" in shown
     tex = (tmp_path / "out" / "table.tex").read_text()
     assert r"\textcolor{gray}{" in tex
+
+
+def test_no_label_to_measure_by(
+    tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(methods_decide, "measure_weights", lambda _: {"pixel_kd": 2.0})
+    trainings.unlabelled = True
+    rows: dict[str, Any] = {"none": None, "kd": None, "searched": {"method": "kd", "search": True}}
+    path = write_file(tmp_path, seeds=[0, 1], methods=rows, equal_time=["kd"])
+    code, text, error = run(tmp_path, path, run_cli)
+    assert code == 2
+    assert "small searched, seed 1 failed: methods.searched: search compares short" in error
+    assert "small-none-0: val mIoU - (no pixel with a label)" in error
+    shown = next(line for line in text.splitlines() if "| kd |" in line)
+    assert "| kd | 2 | 10 | - |  |  |  | 1.25 |" in shown
+    assert "No pixel of these images has a label, so there is no mIoU." in text
+    assert row_of(tmp_path, "kd")["miou"] == ""
+    again = run_cli("benchmark", "methods", "--table", "--out", tmp_path / "out")
+    assert again[:2] == (0, text)
+
+
+def test_a_teacher_behind_the_student_alone(
+    tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining]
+) -> None:
+    trainings.teacher, trainings.broken = 0.2, "small-none"
+    path = write_file(tmp_path)
+    code, text, _ = run(tmp_path, path, run_cli)
+    assert (code, "headroom of" in text.partition("Measured")[2]) == (2, False)  # over what?
+    trainings.broken = ""
+    code, text, _ = run(tmp_path, path, run_cli)
+    assert code == 0
+    assert "small: the teacher has 20.00 %, no headroom, for it is " in text
+    assert row_of(tmp_path, "kd")["recovered"] == ""
+    config = yaml.safe_load((tmp_path / "runs" / "small-kd-0" / "config.yaml").read_text())
+    assert (config["in_benchmark"], config["force_teacher"]) == (True, False)
 
 
 def test_cells_of_other_images_do_not_compare(

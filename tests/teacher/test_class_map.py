@@ -181,7 +181,14 @@ def test_caches_of_earlier_versions_are_of_the_same_teacher() -> None:
     origin = Origin("family", {"width": 3})
     model = Segmenter(net, classes(*CLASS_NAMES), InputSpec(multiple=4), origin=origin)
     # printed by a version whose InputSpec had no field `resizing`
-    assert fingerprint(model) == "9b4890ca3d88f1d7210129089e0ab2e813bff7f2ca36c4eb96877324987640ba"
+    own = "9b4890ca3d88f1d7210129089e0ab2e813bff7f2ca36c4eb96877324987640ba"
+    assert fingerprint(model) == fingerprint(model, "0" * 64) == own
+    # without `least` and `bicubic`, without `bicubic`, and with `resizing`
+    for known in ("cb662783e02d74cd9e83d983fb701253875124557126b41536ef7403cb770d4f",
+                  "3681375cc63c851b9704c3da2ab9d6604283744c6525e958f91ffc0bf0b97045",
+                  "41314f85e9c3d31142faafc07309252a7431804788ee0053e2e9279600110e23"):  # fmt: skip
+        assert fingerprint(model, known) == known
+        assert fingerprint(model.with_input(InputSpec(multiple=8)), known) not in (known, own)
 
 
 @pytest.fixture(scope="module")
