@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import CLASS_NAMES, TINY_MODEL, RunCli
 from safetensors.torch import load_file
-from tiny_exports import SIZE, exported
+from tiny_exports import SIZE, require_libraries
 from tiny_network import tiny_model
 from torch import Tensor, nn
 
@@ -20,7 +20,8 @@ from aicsd.benchmark.latency import measure_latency
 from aicsd.data import Classes
 from aicsd.errors import UserError
 from aicsd.evaluation.cost import gmacs, measure_costs, take_turns
-from aicsd.formats import executorch, onnx
+from aicsd.exporting import export_model
+from aicsd.formats import onnx
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
 from aicsd.visualization.report import NO_VALUE, _table
 from aicsd.visualization.runs import Network
@@ -94,24 +95,30 @@ def test_the_command(tmp_path: Path, run_cli: RunCli) -> None:
     assert f"torch {torch.__version__}" in text
 
 
-def test_exported_models_beside_a_network(tmp_path: Path, run_cli: RunCli) -> None:
-    for library in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(library, reason="needs aicsd[export]")
-    path, _ = exported(onnx.FORMAT)
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of ``tiny_model()``, for one image of ``SIZE``."""
+    require_libraries(onnx.FORMAT)
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export_model(tiny_model(), path, size=SIZE)
+    return path
+
+
+def test_exported_models_beside_a_network(onnx_file: Path, tmp_path: Path, run_cli: RunCli) -> None:
     save_model(build_model(ModelConfig(**TINY_MODEL), CLASSES), tmp_path / "model.safetensors")
     file = tmp_path / "latency.json"
     code, text, error = run_cli(
-        "benchmark", "latency", path, tmp_path / "model.safetensors", "--size", "64x48",
+        "benchmark", "latency", onnx_file, tmp_path / "model.safetensors", "--size", "128x96",
         "--repeats", 1, "--device", "cpu", "--json", file, "--threads", 1,
     )  # fmt: skip
     assert code == 0, error
     found = json.loads(file.read_text())["models"]
-    mine, theirs = found[str(path)], found[str(tmp_path / "model.safetensors")]
+    mine, theirs = found[str(onnx_file)], found[str(tmp_path / "model.safetensors")]
     assert mine["gives"] == "logits"
     assert theirs["gives"] == "native"
     assert mine["gmacs"] is None
     assert mine["parameters"] == tiny_model().num_parameters() > 0
-    assert mine["megabytes"] == path.stat().st_size / 1e6
+    assert mine["megabytes"] == onnx_file.stat().st_size / 1e6
     weights = load_file(tmp_path / "model.safetensors").values()
     held = sum(tensor.numel() * tensor.element_size() for tensor in weights)
     assert theirs["megabytes"] == pytest.approx(held / 1e6)
@@ -119,9 +126,8 @@ def test_exported_models_beside_a_network(tmp_path: Path, run_cli: RunCli) -> No
     assert "1 interleaved repeats, 1 thread; MB" in text
 
 
-def test_a_file_of_one_size_is_timed_at_that_size() -> None:
-    path, _ = exported(executorch.FORMAT)
-    model = load_model(path)
+def test_a_file_of_one_size_is_timed_at_that_size(onnx_file: Path) -> None:
+    model = load_model(onnx_file)
     height, width = SIZE
     found = measure_latency({"file": model}, size=(width, height), repeats=1)["file"]
     assert found.minimum > 0
@@ -129,9 +135,8 @@ def test_a_file_of_one_size_is_timed_at_that_size() -> None:
         measure_latency({"file": model}, size=(64, 64))
 
 
-def test_an_exported_model_in_a_report_has_parameters() -> None:
-    path, _ = exported(onnx.FORMAT)
-    cost = measure_costs({"file": load_model(path)}, 48, 64)["file"]
+def test_an_exported_model_in_a_report_has_parameters(onnx_file: Path) -> None:
+    cost = measure_costs({"file": load_model(onnx_file)}, *SIZE)["file"]
     assert cost.parameters == tiny_model().num_parameters()
     assert cost.gmacs is None
     settings = each_alone([Network("file", None, {"miou": 0.5}, None)])

@@ -1,4 +1,7 @@
-"""The programs of docs/deploy.md run where aicsd is not, and give the labels of PyTorch."""
+"""The programs of docs/deploy.md run where aicsd is not, and give the labels of PyTorch.
+
+Those for phones are in test_formats.py.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import http.server
 import os
 import re
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,14 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from deploy_programs import REPOSITORY, bring, bring_photo, program, run, wanted
 from PIL import Image
-from tiny_exports import SIZE, exported
-from tiny_network import CLASSES, tiny_model
+from tiny_network import CLASSES
 
-from aicsd.formats import Format, executorch, litert, onnx, openvino
+from aicsd.formats import onnx, openvino
 
-REPOSITORY = Path(__file__).parents[2]
-PAGE = REPOSITORY / "docs" / "deploy.md"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 WEB_RUNTIME = Path(
@@ -36,41 +36,10 @@ HEADERS = [
 ]  # fmt: skip
 
 
-def program(name: str) -> str:
-    text = PAGE.read_text(encoding="utf-8")
-    pattern = rf"<!-- program: {re.escape(name)} -->\n```\w+\n(.*?)```\n"
-    (found,) = re.findall(pattern, text, re.DOTALL)
-    return str(found)
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with a real photo, in colours and sizes that no test made up."""
-    datasets = pytest.importorskip("sklearn.datasets", reason="needs scikit-learn for its photos")
-    photo = Image.fromarray(datasets.load_sample_image("china.jpg")).crop((200, 100, 361, 213))
-    photo.save(tmp_path / "photo.png")
-    photo.save(tmp_path / "photo.ppm")
+    bring_photo(tmp_path)
     return tmp_path
-
-
-def bring(known: Format, place: Path) -> None:
-    """Put the file with the arg max inside where the program looks for it."""
-    path, _ = exported(known, "labels", known.one_size)
-    for file in known.files(path):
-        shutil.copy(file, place / f"labels{file.suffix}")
-
-
-def wanted(place: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    photo = Image.open(place / "photo.png")
-    return tiny_model().predict(np.asarray(photo if size is None else photo.resize(size[::-1])))
-
-
-def run(command: list[str | Path], place: Path, **more: str) -> None:
-    found = subprocess.run(
-        command, cwd=place, capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, **more},
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr
 
 
 def test_python(place: Path) -> None:
@@ -81,16 +50,6 @@ def test_python(place: Path) -> None:
     run([sys.executable, "-I", "-c", missing + program("python")], place)
     shown = np.asarray(Image.open(place / "classes.png"))
     assert (shown == np.array(CLASSES.palette)[wanted(place)]).all(axis=-1).mean() >= 0.999
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("known", [litert.FORMAT, executorch.FORMAT], ids=lambda known: known.name)
-def test_python_of_phones(known: Format, place: Path) -> None:
-    bring(known, place)
-    run([sys.executable, "-I", "-c", program(known.name)], place)
-    labels = np.asarray(Image.open(place / "classes.png"))
-    assert labels.shape == SIZE
-    assert (labels == wanted(place, SIZE)).mean() > 0.95  # INT8
 
 
 def mask_of(place: Path) -> np.ndarray:

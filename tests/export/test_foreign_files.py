@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLASS_NAMES, RunCli, write_folder
-from tiny_exports import exported
 from tiny_network import CLASSES
 
 from aicsd.errors import UserError
-from aicsd.formats import openvino
 from aicsd.models import load_model
 from aicsd.models.exported import load_exported
 from aicsd.models.segmenter import InputSpec
@@ -249,13 +247,3 @@ def test_networks_that_do_not_segment(
     nodes = [node(kind, "x", **attributes)]
     path = write(tmp_path / "a.onnx", nodes, ("FLOAT", shape), ("FLOAT", result))
     refused(path, words, foreign=True)
-
-
-def test_openvino_text_that_is_not_utf8(tmp_path: Path) -> None:
-    pytest.importorskip("openvino", reason="needs aicsd[export]")
-    source, _ = exported(openvino.FORMAT)
-    content, path = source.read_bytes(), tmp_path / "a.xml"
-    path.with_suffix(".bin").write_bytes(source.with_suffix(".bin").read_bytes())
-    for word, other in ((b"ground", b"groun\xff"), (b'"images"', b'"image\xff"')):
-        path.write_bytes(content.replace(word, other))
-        refused(path, "is not a readable exported model|has a broken description")

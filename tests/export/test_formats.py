@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from deploy_programs import bring, bring_photo, program, run, wanted
+from PIL import Image
 from tiny_exports import SIZE, Photos, exported, require_libraries
 from tiny_network import CLASSES, TinyNetwork, tiny_model
 from torch import Tensor, nn
@@ -17,10 +20,20 @@ from torch import Tensor, nn
 from aicsd.cli.export import run as run_export
 from aicsd.commands import Exported
 from aicsd.errors import UserError
-from aicsd.exporting import Parity, check_target, export_model
-from aicsd.exporting.check import compare_int8
+from aicsd.exporting import Parity, check, check_target, export_model
+from aicsd.exporting.graph import ExportGraph
 from aicsd.exporting.pooling import bin_pool
-from aicsd.formats import FORMATS, Format, coreml, find_format, litert, onnx, torch_export
+from aicsd.formats import (
+    FORMATS,
+    Format,
+    coreml,
+    executorch,
+    find_format,
+    litert,
+    onnx,
+    openvino,
+    torch_export,
+)
 from aicsd.models import load_model
 from aicsd.models.segmenter import InputSpec, Segmenter
 
@@ -73,6 +86,24 @@ def test_files_compute_what_pytorch_does(known: Format) -> None:
     assert (found - wanted).abs().max() <= 1e-3 * (wanted.max() - wanted.min())
 
 
+def test_torch_files_for_any_size() -> None:
+    path, _ = exported(torch_export.FORMAT)
+    extra = {"aicsd.json": ""}
+    module = torch.export.load(path, extra_files=extra).module()
+    for count, height, width in ((1, 33, 95), (3, 71, 54), (1, 128, 128)):
+        images = np.stack([photo(height, width, seed) for seed in range(count)])
+        found = module(torch.from_numpy(images))
+        wanted = torch.stack([by_hand(tiny_model(), image) for image in images])
+        assert found.shape == wanted.shape
+        assert (found.argmax(1) == wanted.argmax(1)).float().mean() >= 0.999
+        assert (found - wanted).abs().max() <= 1e-3 * (wanted.max() - wanted.min())
+    about = json.loads(extra["aicsd.json"])
+    assert (about["classes"], about["output"]) == (list(CLASSES.names), "logits")
+    assert {"input", "preprocessing", "result", "mean", "std", "int8", "palette"} <= about.keys()
+    with pytest.raises(UserError, match="can execute code"):
+        load_model(path)
+
+
 @pytest.mark.slow
 @every_int8
 def test_int8_labels(known: Format) -> None:
@@ -87,17 +118,45 @@ def test_int8_labels(known: Format) -> None:
     assert known.bytes(path) < 4 * 40_000
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("known", [litert.FORMAT, executorch.FORMAT], ids=lambda known: known.name)
+def test_the_program_for_phones(known: Format, tmp_path: Path) -> None:
+    """Of docs/deploy.md, as those in test_deploy.py; here, where its file is written already."""
+    bring_photo(tmp_path)
+    bring(known, tmp_path)
+    run([sys.executable, "-I", "-c", program(known.name)], tmp_path)
+    labels = np.asarray(Image.open(tmp_path / "classes.png"))
+    assert labels.shape == SIZE
+    assert (labels == wanted(tmp_path, SIZE)).mean() > 0.95  # INT8
+
+
+def test_a_file_of_other_weights_is_refused() -> None:
+    path, _ = exported(onnx.FORMAT)
+    other = tiny_model(seed=3)
+    with pytest.raises(UserError, match="differs from PyTorch"):
+        check.compare(ExportGraph(other).eval(), path, onnx.FORMAT, other)
+
+
+def test_nothing_is_written_when_the_check_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "LARGEST_ERROR", -1.0)
+    with pytest.raises(UserError, match="nothing was written"):
+        export_model(tiny_model(), tmp_path / "model.pt2", size=SIZE)
+    assert not list(tmp_path.iterdir())
+
+
 def test_int8_that_has_gone_wrong_is_refused(tmp_path: Path) -> None:
     float_file, _ = exported(onnx.FORMAT)
     other = tiny_model()
     with torch.no_grad():
         for parameter in other.net.get_submodule("classifier").parameters():
             parameter.neg_()  # the least likely class becomes the most likely one
-    export_model(other, tmp_path / "other.onnx")
+    export_model(other, tmp_path / "other.onnx", size=SIZE)
     images = [photo()[None]]
     with pytest.raises(UserError, match="of the labels of the float file"):
-        compare_int8(float_file, tmp_path / "other.onnx", onnx.FORMAT, iter(images))
-    assert compare_int8(float_file, float_file, onnx.FORMAT, iter(images)) == 1
+        check.compare_int8(float_file, tmp_path / "other.onnx", onnx.FORMAT, iter(images))
+    assert check.compare_int8(float_file, float_file, onnx.FORMAT, iter(images)) == 1
 
 
 def test_litert_int8_of_weights_that_are_not_few(tmp_path: Path) -> None:
@@ -143,6 +202,19 @@ def test_broken_files_are_one_line(known: Format, content: bytes, tmp_path: Path
     with pytest.raises(UserError, match="is not a readable exported model") as error:
         load_model(path)
     assert "\n" not in str(error.value)
+
+
+def test_openvino_text_that_is_not_utf8(tmp_path: Path) -> None:
+    source, _ = exported(openvino.FORMAT)
+    content, path = source.read_bytes(), tmp_path / "a.xml"
+    path.with_suffix(".bin").write_bytes(source.with_suffix(".bin").read_bytes())
+    for word, other in ((b"ground", b"groun\xff"), (b'"images"', b'"image\xff"')):
+        path.write_bytes(content.replace(word, other))
+        with pytest.raises(
+            UserError, match=r"is not a readable exported model|has a broken description"
+        ) as error:
+            load_model(path)
+        assert "\n" not in str(error.value)
 
 
 @every_format
