@@ -91,11 +91,14 @@ def test_report(runs: Path, tmp_path: Path) -> None:
 
 def test_export(runs: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
-    done = aicsd.export(load_model(runs / "alone"), out=tmp_path / "model.onnx", output="labels")
-    assert (done.format.name, done.parity.agreement) == ("onnx", 1.0)
+    model = load_model(runs / "alone")
+    done = aicsd.export(model, out=tmp_path / "model.pt2", output="labels", size="64x48")
+    assert (done.format.name, done.size, done.parity.agreement) == ("torch", (48, 64), 1.0)
     assert done.path.is_file()
+    file = tmp_path / "m.safetensors"
+    file.write_bytes((runs / "alone" / "best.safetensors").read_bytes())
     with pytest.raises(aicsd.UserError, match="no images to calibrate INT8 on"):
-        aicsd.export(tmp_path / "model.onnx", out=tmp_path / "int8.onnx", int8=True)
+        aicsd.export(file, out=tmp_path / "int8.onnx", int8=True)
 
 
 def test_names() -> None:

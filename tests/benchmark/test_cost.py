@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 import torch
 from conftest import CLASS_NAMES, TINY_MODEL, RunCli, write_folder
-from tiny_runs import FIT_FLAGS, aicsd, data_flags, distill_command, model_flags, train_lines
+from tiny_runs import (
+    FIT_FLAGS,
+    NO_REPORT,
+    aicsd,
+    data_flags,
+    distill_command,
+    model_flags,
+    train_lines,
+)
 from torch import Tensor, nn
 
 from aicsd.benchmark.inputs import read_network
@@ -127,7 +135,7 @@ def test_every_part_gets_its_own_time() -> None:
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_steps_are_those_of_a_training(place: Path, tmp_path: Path, accumulate: int) -> None:
     common = ("--epochs", 4, "--student.dropout", 0, "--optimizer.accumulate", accumulate,
-              "--optimizer.clip", 1)  # fmt: skip
+              "--optimizer.clip", 1, "--val_every", 0, *NO_REPORT)  # fmt: skip
     teacher = place / "teacher.safetensors"
     aicsd(*distill_command(place / "data", teacher, tmp_path / "run", *common))
     trained = [line["loss"] for line in train_lines(tmp_path / "run")]
@@ -240,7 +248,7 @@ def test_a_folder_that_is_not_there(run_cli: RunCli, place: Path) -> None:
     assert "folder train, 5 classes (RANDOM IMAGES)" in text
     assert "GMACs, image 70x40" in text
     assert "whole run: unknown without the number of images; give --images N" in text
-    teacher = ("--teacher", place / "teacher.safetensors")
+    teacher = ("--method", "sp", "--teacher", place / "teacher.safetensors")
     code, text, error = run_cli(*command, *teacher, "--images", 40, "--epochs", 2)
     assert code == 0, error
     assert "folder train, 40 images, 3 classes (RANDOM IMAGES)" in text
@@ -253,7 +261,7 @@ def test_a_teacher_that_is_not_there(place: Path, tmp_path: Path, run_cli: RunCl
     assert_one_line(run_cli(*cost_command(place / "data")), "no teacher is given")
     config = tmp_path / "teacher.yaml"
     config.write_text("model: {backbone: test_resnet, aspp_channels: 8, decoder_channels: 8}\n")
-    code, text, error = run_cli(*command, "--teacher_config", config)
+    code, text, error = run_cli(*command, "--method", "sp", "--teacher_config", config)
     assert code == 0, error
     assert f"teacher: UNTRAINED, the network of {config}" in text
     assert "teacher  test_resnet" in text

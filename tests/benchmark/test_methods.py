@@ -304,7 +304,7 @@ def test_stopped_in_the_middle_it_goes_on(runs: Path, tmp_path: Path) -> None:
     """A run that was made by hand is taken; one that is cut goes on from its checkpoint."""
     common = {
         "teacher": str(runs / "teacher"), "epochs": 2, "save_every": 1, "log_every": 1,
-        "accelerator": "cpu", "logger": "none", "val_every": 0,
+        "accelerator": "cpu", "logger": "none", "val_every": 0, "report_images": 0,
         "data": {**DATA, "root": str(runs / "data")},
     }  # fmt: skip
     methods = {"none": None, "kd": {"epochs": 30}}

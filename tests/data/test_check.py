@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import RunCli, write_folder
 from PIL import Image
-from tiny_runs import train_command
+from tiny_runs import NO_REPORT, train_command
 
 from aicsd.data import Classes, Sample, SegDataset, Splits, check_splits, survey, survey_dataset
 from aicsd.data.overview import COLUMNS, label_sheet, label_table
@@ -150,7 +150,8 @@ def test_a_training_says_what_is_odd(tiny_folder: Path, tmp_path: Path, run_cli:
         file.write("post\n")
     spare = tiny_folder / "masks" / "val" / "spare.png"
     spare.write_bytes((spare.parent / "000.png").read_bytes())
-    code, _, error = run_cli(*train_command(tiny_folder, tmp_path / "run", "--epochs", 1))
+    command = train_command(tiny_folder, tmp_path / "run", "--epochs", 1, *NO_REPORT)
+    code, _, error = run_cli(*command)
     assert code == 0
     assert "run: train: no pixel of class 'post'\n" in error
     assert f"run: val: 1 mask has no image and is left out: {spare}\n" in error

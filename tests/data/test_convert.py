@@ -11,6 +11,7 @@ import pytest
 from conftest import TINY_MODEL, RunCli, one_line
 from convert_sources import HEIGHT, WIDTH, box_points, coco_source, inside, names_in, read_ids
 from PIL import Image
+from tiny_runs import NO_REPORT
 
 from aicsd.data.convert import FORMATS, convert
 from aicsd.data.convert.tree import Tree
@@ -163,7 +164,7 @@ def test_the_command_ends_with_a_table_and_the_next_commands(
     data = ["--data.name", "folder", "--data.root", "my_data", "--data.batch_size", 2,
             "--data.workers", 0, "--data.augment.crop", 32]  # fmt: skip
     code, _, error = run_cli("train", *data, *small, "--model.weights", "none", "--epochs", 2,
-                             "--accelerator", "cpu", "--run", "run")  # fmt: skip
+                             "--accelerator", "cpu", "--run", "run", *NO_REPORT)  # fmt: skip
     assert code == 0, error
     code, _, error = run_cli("data", "convert", "export", "--out", "my_data")
     assert (code, error.count("\n")) == (2, 1)

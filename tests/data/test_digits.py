@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -11,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from started import SERVER
 
 pytest.importorskip("sklearn")
 
@@ -80,10 +80,10 @@ def test_read_leaves_the_global_random_state_alone() -> None:
     assert np.random.random() == expected
 
 
-def test_pickles_small_and_reads_the_same_in_a_spawned_process() -> None:
+def test_pickles_small_and_reads_the_same_in_another_process() -> None:
     data = Digits("val", size=64)
     assert len(pickle.dumps(data)) < 5000
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, SERVER) as pool:
         assert same(pool.submit(data.read, 5).result(), data.read(5))
 
 

@@ -151,7 +151,7 @@ def test_names_that_are_no_utf8_can_be_printed_and_saved(root: Path) -> None:
 
 
 def test_options_reach_a_training(root: Path, tmp_path: Path, run_cli: RunCli) -> None:
-    from tiny_runs import FIT_FLAGS, model_flags
+    from tiny_runs import FIT_FLAGS, NO_REPORT, model_flags
 
     for split, count in (("train", 4), ("val", 1)):
         for number in range(count):
@@ -166,6 +166,7 @@ def test_options_reach_a_training(root: Path, tmp_path: Path, run_cli: RunCli) -
     code, output, error = run_cli(
         "train", "--data.root", root, "--data.options", options, "--data.batch_size", 2,
         "--epochs", 1, *FIT_FLAGS, *model_flags("model"), "--run", tmp_path / "run",
+        *NO_REPORT,
     )  # fmt: skip
     assert code == 0, error
     code, output, error = run_cli("data", "check", "--data.root", root, "--data.options", options)

@@ -343,7 +343,10 @@ class Deadly(Numbers):
         return super().read(index)
 
 
-def test_a_killed_worker_is_one_line() -> None:
+def test_a_killed_worker_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    # PyTorch looks after its workers every 5 seconds
+    wait = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(wait, "__defaults__", (0.2,))
     handler = signal.getsignal(signal.SIGCHLD)
     with pytest.raises(UserError, match="was ended from outside, most likely because memory ran"):
         for _ in sample_loader(Deadly(), workers=2):

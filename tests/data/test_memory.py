@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 import torch
 from conftest import TINY_MODEL, RunCli
 from safetensors.torch import load_file
+from started import SERVER
+from tiny_runs import NO_REPORT
 
 from aicsd.data import Classes, Sample, SegDataset, memory, open_dataset
 from aicsd.data.batches import plan_batches
@@ -128,11 +131,11 @@ def _sum_in_worker(index: int) -> int:
     return int(_shared.read(index).image.sum())
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_processes_share_what_one_of_them_decoded(tiny_folder: Path, start: str) -> None:
+@pytest.mark.parametrize("context", [multiprocessing.get_context("fork"), SERVER])
+def test_processes_share_what_one_of_them_decoded(tiny_folder: Path, context: BaseContext) -> None:
+    """Forked with the dataset, or sent a pickle of it."""
     dataset = open_dataset("folder", str(tiny_folder), "train")
     cached = CachedDataset(dataset, 1, shared=True)
-    context = multiprocessing.get_context(start)
     with ProcessPoolExecutor(2, context, _receive, (cached,)) as pool:
         sums = list(pool.map(_sum_in_worker, range(8)))
     for path in tiny_folder.rglob("train/*.png"):
@@ -162,6 +165,7 @@ def test_a_run_with_a_cache_is_the_same_run(
             "train", "--data.name", "folder", "--data.root", tiny_folder, "--run", run, *model,
             "--data.batch_size", 4, "--data.workers", 0, "--data.augment.crop", 32,
             "--data.cache_mb", megabytes, "--epochs", 2, "--accelerator", "cpu",
+            *NO_REPORT,
         )  # fmt: skip
         assert code == 0
         assert ("8 of 8 images" in err) == (megabytes > 0)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import TINY_MODEL, RunCli, write_folder
 from dataset_trees import cityscapes, voc
-from tiny_runs import FIT_FLAGS, model_flags
+from tiny_runs import FIT_FLAGS, NO_REPORT, model_flags
 
 import aicsd
 from aicsd.data import Splits, data_settings, open_dataset
@@ -26,7 +26,7 @@ def test_a_root_is_never_left_aside(tmp_path: Path, run_cli: RunCli) -> None:
     assert code == 0, error
     assert "train: 4 images" in output
     assert "disc" in output
-    flags = ("--data.batch_size", 2, "--epochs", 1, *FIT_FLAGS, *model_flags("model"))
+    flags = ("--data.batch_size", 2, "--epochs", 1, *FIT_FLAGS, *NO_REPORT, *model_flags("model"))
     run = tmp_path / "run"
     code, _, error = run_cli("train", "--data.root", root, *flags, "--run", run)
     assert code == 0, error

@@ -16,7 +16,7 @@ import yaml
 from conftest import CLASS_NAMES, RunCli, write_folder
 from PIL import Image
 from tiny_models import noise, save_tiny_model
-from tiny_runs import FIT_FLAGS, distill_command, model_flags, same_weights
+from tiny_runs import FIT_FLAGS, NO_REPORT, distill_command, model_flags, same_weights
 
 from aicsd.data import open_dataset
 from aicsd.data.batches import batch_names, epoch_indices, plan_batches
@@ -111,7 +111,7 @@ def test_photos_beside_a_dataset(tmp_path: Path, run_cli: RunCli) -> None:
     mixed(tmp_path)
     teacher = save_tiny_model(tmp_path / "teacher.safetensors")
     flags = ("--data.unlabelled", tmp_path / "photos", "--data.unlabelled_ratio", "2",
-             "--method", "kd", "--epochs", "2", "--report_images", "0")  # fmt: skip
+             "--method", "kd", "--epochs", "2", *NO_REPORT)  # fmt: skip
     runs = [tmp_path / name for name in ("live", "cached")]
     for run, more in zip(runs, ((), ("--teacher_cache", tmp_path / "cache")), strict=True):
         code, _, error = run_cli(*distill_command(tmp_path / "data", teacher, run, *flags, *more))
@@ -141,7 +141,7 @@ def test_photos_alone(tmp_path: Path, run_cli: RunCli) -> None:
     assert config["options"] == {"classes": str(names)}
     assert "no report" not in error
     # repeated from its config alone
-    code, _, error = run_cli("distill", "--config", run / "config.yaml", "--run", again)
+    code, _, error = run_cli("distill", "--config", run / "config.yaml", "--run", again, *NO_REPORT)
     assert code == 0, error
     assert same_weights(run, again)
 

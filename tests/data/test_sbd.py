@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import RunCli, one_line
 from scipy.io import savemat
-from tiny_runs import FIT_FLAGS, model_flags
+from tiny_runs import FIT_FLAGS, NO_REPORT, model_flags
 from voc_trees import (
     SBD_MASK,
     TRAIN,
@@ -99,7 +99,7 @@ def test_training_on_trainaug(
         "train", "--data.name", "voc", "--data.root", root_of(devkit),
         "--data.train_split", "trainaug", "--data.options.sbd", sbd, "--data.batch_size", "4",
         "--epochs", "1", *FIT_FLAGS, *model_flags("model"), "--run", tmp_path / "run",
-        "--data.workers", workers,
+        "--data.workers", workers, *NO_REPORT,
     )  # fmt: skip
     assert code == 0, error
     assert "val mIoU" in output

@@ -15,6 +15,7 @@ from conftest import RunCli
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tiny_runs import NO_REPORT
 from torch import Tensor, nn
 
 from aicsd.data import Sample, SegDataset
@@ -245,7 +246,7 @@ def test_options_of_the_command_line(tiny_folder: Path, tmp_path: Path, run_cli:
     on_data = ("--data.name", "folder", "--data.root", tiny_folder)
     code, _, error = run_cli(
         "train", *model, *on_data, "--run", run, "--epochs", 1, "--data.batch_size", 4,
-        "--data.augment.crop", 48, "--data.workers", 0,
+        "--data.augment.crop", 48, "--data.workers", 0, *NO_REPORT,
     )  # fmt: skip
     assert code == 0, error
     results: list[dict[str, Any]] = []

@@ -48,7 +48,8 @@ def run(place: Path, root: Path) -> Path:
     """A trained student: for INT8, weights of a real range."""
     flags = [part for key, value in NETWORK.items() for part in (f"--model.{key}", str(value))]
     aicsd("train", *data_flags(root), "--data.batch_size", "4", *FIT_FLAGS, *flags,
-          "--run", place / "run", "--epochs", "20", *LEARN, *NO_REPORT)  # fmt: skip
+          "--run", place / "run", "--epochs", "20", "--val_every", "0", *LEARN,
+          *NO_REPORT)  # fmt: skip
     return place / "run"
 
 

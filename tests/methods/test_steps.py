@@ -38,7 +38,7 @@ WITH_FEATURES: dict[str, dict[str, dict[str, Any]]] = {
 def networks() -> tuple[Segmenter, Segmenter]:
     """Student and teacher, of different widths in every stage."""
     torch.manual_seed(0)
-    wide = {**TINY_MODEL, "backbone": "mobilenetv2_050", "aspp_channels": 12}
+    wide = {**TINY_MODEL, "backbone": "test_efficientnet", "aspp_channels": 12}
     student, teacher = (build_model(ModelConfig(**keys), CLASSES) for keys in (TINY_MODEL, wide))
     return student, teacher
 

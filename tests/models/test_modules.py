@@ -60,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def settings(data: dict[str, Any], run: Path, terms: bool) -> dict[str, Any]:
     found = {"data": data, "run": run, "method": "kd", "epochs": 2, "logger": "none",
-             "accelerator": "cpu", "log_every": 1}  # fmt: skip
+             "accelerator": "cpu", "log_every": 1, "report_images": 0}  # fmt: skip
     return {**found, "terms": TERMS} if terms else found
 
 

@@ -14,7 +14,7 @@ from conftest import TINY_MODEL, RunCli, write_folder
 from released_deeplab import DeepLab, random_deeplab
 from released_files import checkpoint, hollow
 from safetensors import safe_open
-from tiny_runs import aicsd, distill_command
+from tiny_runs import NO_REPORT, aicsd, distill_command
 
 from aicsd.data import cityscapes, voc
 from aicsd.errors import UserError
@@ -263,7 +263,7 @@ def test_a_checkpoint_is_a_teacher_and_a_model(tmp_path: Path) -> None:
     aicsd("evaluate", tmp_path / "t.safetensors", *flags, "--json", tmp_path / "imported.json")
     direct = json.loads((tmp_path / "direct.json").read_text())
     assert direct == json.loads((tmp_path / "imported.json").read_text())
-    aicsd(*distill_command(root, source, tmp_path / "run", "--epochs", "1"))
+    aicsd(*distill_command(root, source, tmp_path / "run", "--epochs", "1", *NO_REPORT))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["teacher"]["miou"] == pytest.approx(direct["miou"])
     assert str(TINY_MODEL["backbone"]) in (tmp_path / "run" / "config.yaml").read_text()

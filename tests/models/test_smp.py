@@ -23,20 +23,28 @@ smp = pytest.importorskip(
     "segmentation_models_pytorch", reason="segmentation_models_pytorch is not installed"
 )
 CLASSES = Classes(("a", "b", "c"), ((0, 0, 0),) * 3)
-MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
-STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+NARROW: dict[str, dict[str, Any]] = {
+    **{key: {"decoder_channels": [16, 16, 8, 8, 8]} for key in ("unet", "unetplusplus", "manet")},
+    **{key: {"decoder_channels": 16} for key in ("deeplabv3", "deeplabv3plus", "upernet")},
+    "dpt": {"decoder_intermediate_channels": [8, 8, 16, 16], "decoder_fusion_channels": 16},
+    "fpn": {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32},
+    "pspnet": {"psp_out_channels": 16},
+    "segformer": {"decoder_segmentation_channels": 16},
+}
+"""Architecture -> options of a quick decoder."""
 
 
-def own_network(name: str, classes: int = 3, **options: Any) -> Any:
+def own_network(name: str, classes: int = 3) -> Any:
     """A network of the library that sees every class on noise."""
     torch.manual_seed(0)
-    encoder = "tu-vit_tiny_patch16_224" if name == "dpt" else "resnet18"
+    options = dict(NARROW.get(name, {}))
+    encoder = "tu-vit_tiny_patch16_224" if name == "dpt" else "tu-test_resnet"
     if name == "dpt":
         options["dynamic_img_size"] = True
     kind = smp.MODEL_ARCHITECTURES_MAPPING[name]
     net: nn.Module = kind(encoder, encoder_weights=None, classes=classes, **options)
     if classes > 1:
-        settle(net, prepare(noise(128, 160), name))
+        settle(net, prepare(noise(128, 160)))
     return net.eval()
 
 
@@ -47,10 +55,9 @@ def noise(height: int, width: int) -> np.ndarray:
     return large.clip(0, 255).astype(np.uint8)
 
 
-def prepare(image: np.ndarray, name: str = "") -> Tensor:
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
-    # what timm says of its vision transformers
-    return (pixels - 0.5) / 0.5 if name == "dpt" else (pixels - MEAN) / STD
+def prepare(image: np.ndarray) -> Tensor:
+    """With the mean and deviation that timm says of both encoders."""
+    return (torch.from_numpy(image).permute(2, 0, 1)[None] / 255 - 0.5) / 0.5
 
 
 def test_every_architecture_of_the_library_is_there() -> None:
@@ -66,7 +73,7 @@ def test_labels_are_those_of_the_library(name: str, tmp_path: Path) -> None:
     # the smallest map of PAN is that of 1/128 of the image
     for height, width in ((128, 160), (114, 150)) if name == "pan" else ((64, 96), (50, 70)):
         image = noise(height, width)
-        pixels = prepare(image, name)
+        pixels = prepare(image)
         if own.requires_divisible_input_shape:
             # the library asks for 16 of DPT, whose decoder then fails
             stride = 32 if name == "dpt" else own.encoder.output_stride
@@ -86,7 +93,8 @@ def test_labels_are_those_of_the_library(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", source.ARCHITECTURES)
 def test_what_an_architecture_declares(name: str, tmp_path: Path) -> None:
     encoder = "tu-vit_tiny_patch16_224" if name == "dpt" else "resnet18"
-    model = build_model(ModelConfig(family=f"smp:{name}", options={"encoder": encoder}), CLASSES)
+    options = {"encoder": encoder, **NARROW.get(name, {})}
+    model = build_model(ModelConfig(family=f"smp:{name}", options=options), CLASSES)
     strides = [model.maps[stage].stride for stage in ("stage1", "stage2")]
     assert strides == ([16, 16] if name == "dpt" else [4, 8])
     assert {"logits", "decoder"} <= model.maps.keys()
@@ -105,7 +113,7 @@ def test_what_an_architecture_declares(name: str, tmp_path: Path) -> None:
 
 
 def test_one_logit_of_two_classes(tmp_path: Path) -> None:
-    own = own_network("unet", classes=1, decoder_channels=[16, 16, 8, 8, 8])
+    own = own_network("unet", classes=1)
     own.save_pretrained(str(tmp_path))
     (tmp_path / "classes.txt").write_text("sky\nbird\n")
     image = noise(64, 64)
@@ -163,7 +171,7 @@ def test_what_cannot_be_built(options: dict[str, Any], words: str) -> None:
 
 
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
-    own_network("unet", decoder_channels=[16, 16, 8, 8, 8]).save_pretrained(str(tmp_path))
+    own_network("unet").save_pretrained(str(tmp_path))
     config = json.loads((tmp_path / "config.json").read_text())
 
     def refused(words: str, **changes: Any) -> None:

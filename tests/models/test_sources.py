@@ -55,9 +55,9 @@ STAGES = {"stage1": 4, "stage2": 8}
 """Strides that every family has; deeper stages may be dilated."""
 
 
-def build(case: str, seed: int = 0, classes: Classes = CLASSES) -> Segmenter:
+def build(keys: dict[str, Any], seed: int = 0, classes: Classes = CLASSES) -> Segmenter:
     torch.manual_seed(seed)
-    model = build_model(ModelConfig(**CASES[case]), classes)
+    model = build_model(ModelConfig(**keys), classes)
     settle(model.net, model.normalize(batch_of(noise(64, 64))))
     return model
 
@@ -93,7 +93,7 @@ def batch_of(array: np.ndarray) -> Tensor:
 
 @pytest.mark.parametrize("case", CASES)
 def test_maps_are_as_declared_at_any_size(case: str) -> None:
-    model = build(case).eval()
+    model = build(CASES[case]).eval()
     declared = model.maps
     assert declared["logits"].channels == 3
     assert {name: declared[name].stride for name in STAGES} == STAGES
@@ -115,7 +115,7 @@ def test_maps_are_as_declared_at_any_size(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_saved_network_is_the_same(case: str, tmp_path: Path) -> None:
-    model, path = build(case), tmp_path / "m.safetensors"
+    model, path = build(CASES[case]), tmp_path / "m.safetensors"
     save_model(model, path)
     loaded = load_model(path)
     assert not loaded.training
@@ -130,7 +130,7 @@ def test_a_saved_network_is_the_same(case: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_network_starts_from_a_trained_one_with_other_classes(case: str, tmp_path: Path) -> None:
-    trained, path = build(case, seed=1, classes=OTHER), tmp_path / "m.safetensors"
+    trained, path = build(CASES[case], seed=1, classes=OTHER), tmp_path / "m.safetensors"
     save_model(trained, path)
     config = ModelConfig(**{**CASES[case], "weights": str(path)})
     started = build_model(config, CLASSES)
@@ -148,8 +148,8 @@ def test_two_steps_of_distillation(case: str) -> None:
         "at": {"loss": "attention", "at": "stage2", "weight": 1},
     }
     for student, teacher in (
-        (build(case), build("lraspp", seed=2)),
-        (build("lraspp", seed=2), build(case, seed=3)),
+        (build(CASES[case]), build(CASES["lraspp"], seed=2)),
+        (build(CASES["lraspp"], seed=2), build(CASES[case], seed=3)),
     ):
         assert {"loss", "kd", "at"} <= two_steps(student, teacher, terms, 64).keys()
 
@@ -179,14 +179,31 @@ def two_steps(
     return values[-1]
 
 
-# export takes seconds; that of the others is in tests/export and test_other_families.py
+# seconds each, by the number of layers; other families are in tests/export, test_other_families.py
+SHALLOW: dict[str, dict[str, Any]] = {
+    "lraspp": CASES["lraspp"],
+    "smp:unet": {
+        "family": "smp:unet",
+        "options": {
+            "encoder": "tu-test_resnet", "encoder_depth": 3, "decoder_channels": [16, 8, 8],
+        },
+    },
+    "transformers:segformer": {
+        "family": "transformers:segformer",
+        "options": {"config": {
+            "num_encoder_blocks": 2, "hidden_sizes": [8, 16], "depths": [1, 1],
+            "num_attention_heads": [1, 2], "sr_ratios": [2, 1], "patch_sizes": [7, 3],
+            "strides": [4, 2], "mlp_ratios": [2, 2], "decoder_hidden_size": 16,
+        }},
+    },
+}  # fmt: skip
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if not case.startswith(("deeplabv3plus", "torchvision"))]
-)
+@pytest.mark.parametrize("case", SHALLOW)
 def test_an_exported_network_gives_the_same_labels(case: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
-    model = build(case).eval()
+    model = build(SHALLOW[case]).eval()
     parity = export_model(model, tmp_path / "m.onnx")
     assert parity.agreement is not None
     assert parity.agreement >= 0.999

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
+import gc
+import signal
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from started import SERVER, TIMEOUT
+from tiny_network import tiny_model
 from torch import Tensor, nn
 
 from aicsd.data.protocol import Classes
@@ -111,7 +113,7 @@ def test_what_cannot_be_folded_stays_as_it_is(kind: type[nn.Module]) -> None:
 def test_openvino_gives_the_logits_for_any_shape() -> None:
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     torch.set_num_threads(torch.get_num_threads())
-    segmenter = model("mobilenetv2_050")
+    segmenter = model("test_resnet.r160_in1k")
     look = start_runtime(segmenter, "openvino")
     results: list[SegOutput] = []
     with torch.no_grad():
@@ -126,38 +128,51 @@ def test_openvino_gives_the_logits_for_any_shape() -> None:
 def test_a_signal_after_two_openvino_models_have_gone() -> None:
     """In a process of its own, which a signal on a stack that is not there would end."""
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    code = """
-import gc, signal, sys
-sys.path.insert(0, sys.argv[1])
-from test_runtimes import images, model, start_runtime
-looks = [start_runtime(model("mobilenetv2_050"), "openvino") for _ in range(2)]
-for look in looks:
-    look(images(1, 32, 32))
-while looks:
-    del look, looks[0]
-    gc.collect()
-    look = None
-signal.signal(signal.SIGCHLD, lambda *_: print("received"))
-signal.raise_signal(signal.SIGCHLD)
-"""
-    found = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent)], capture_output=True, text=True
-    )
-    assert (found.returncode, found.stdout) == (0, "received\n"), found.stderr
+    process = SERVER.Process(target=receive_a_signal)
+    process.start()
+    process.join(TIMEOUT)
+    assert process.exitcode == 0
 
 
-@pytest.mark.slow
-def test_compiled_gives_the_logits() -> None:
-    segmenter = model("test_resnet.r160_in1k")
+def receive_a_signal() -> None:
+    looks = [start_runtime(tiny_model(), "openvino") for _ in range(2)]
+    for number in range(2):
+        looks[number](images(1, 32, 32))
+    while looks:
+        del looks[0]
+        gc.collect()
+    received: list[int] = []
+    signal.signal(signal.SIGCHLD, lambda number, _: received.append(number))
+    signal.raise_signal(signal.SIGCHLD)
+    assert received == [signal.SIGCHLD]
+
+
+class _TwoMaps(nn.Module):
+    """Few operations: each is a part of the program that is compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8)
+        self.classifier = nn.Conv2d(8, 3, 1)
+
+    def forward(self, image: Tensor) -> SegOutput:
+        maps = F.relu(self.norm(self.first(image)))
+        return SegOutput(self.classifier(maps), {"stage1": maps})
+
+
+def test_compiled_gives_the_logits_and_the_features() -> None:
+    torch.manual_seed(0)
+    segmenter = Segmenter(with_statistics(_TwoMaps()), CLASSES).eval()
     with torch.no_grad():
         x = images(2, 64, 64)
-        found = start_runtime(segmenter, "compiled")(x)
-        assert differ(found.logits, segmenter(x).logits) < 1e-3
-        assert set(found.features) == set(segmenter.maps) - {"logits"}
+        found, wanted = start_runtime(segmenter, "compiled")(x), segmenter(x)
+    assert set(found.features) == {"stage1"} == set(segmenter.maps) - {"logits"}
+    assert differ(found.logits, wanted.logits) < 1e-3
+    assert differ(found.features["stage1"], wanted.features["stage1"]) < 1e-3
 
 
 def test_openvino_missing_or_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter = model("mobilenetv2_050")
+    segmenter = tiny_model()
     runtime: Runtime = "openvino"
     with pytest.raises(UserError, match=r"use eager or compiled"):
         start_runtime(segmenter.to("meta"), runtime)

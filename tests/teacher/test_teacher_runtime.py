@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pytest
 from conftest import RunCli, write_folder
-from tiny_runs import aicsd, distill_command, train_command, train_lines
+from tiny_runs import NO_REPORT, aicsd, distill_command, train_command, train_lines
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runtime")
     write_folder(root / "data")
-    aicsd(*train_command(root / "data", root / "teacher", "--epochs", 1))
+    aicsd(*train_command(root / "data", root / "teacher", "--epochs", 1, *NO_REPORT))
     return root
 
 
 def distil(place: Path, run_cli: RunCli, runtime: str, *more: object) -> tuple[int, str]:
     command = distill_command(place / "data", place / "teacher", place / runtime, "--epochs", 1)
-    code, _, error = run_cli(*command, "--teacher_runtime", runtime, *more)
+    code, _, error = run_cli(*command, *NO_REPORT, "--teacher_runtime", runtime, *more)
     return code, error
 
 
@@ -54,7 +54,8 @@ def test_bfloat16_without_instructions_is_told_of(
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has_instructions)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     data = write_folder(tmp_path / "data")
-    command = train_command(data, tmp_path / "run", "--epochs", 1, "--precision", "bf16-mixed")
+    command = train_command(data, tmp_path / "run", "--epochs", 1, "--precision", "bf16-mixed",
+                            *NO_REPORT)  # fmt: skip
     code, _, error = run_cli(*command)
     assert code == 0, error
     assert ("bf16-mixed will be many times slower" in error) != has_instructions
@@ -62,7 +63,7 @@ def test_bfloat16_without_instructions_is_told_of(
 
 def test_a_run_of_a_version_without_the_key_resumes(place: Path, run_cli: RunCli) -> None:
     run = place / "older"
-    command = distill_command(place / "data", place / "teacher", run, "--epochs", 1)
+    command = distill_command(place / "data", place / "teacher", run, "--epochs", 1, *NO_REPORT)
     assert run_cli(*command)[0] == 0
     config = run / "config.yaml"
     lines = config.read_text().splitlines(keepends=True)

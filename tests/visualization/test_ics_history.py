@@ -126,7 +126,8 @@ def test_a_sheet_has_its_darkest_colour_at_zero() -> None:
 
 def test_the_report_has_the_chart(runs: Path, tmp_path: Path, run_cli: RunCli) -> None:
     out = tmp_path / "report.html"
-    code, _, error = run_cli("report", runs / "alone", runs / "distilled", "-o", out)
+    folders = (runs / "alone", runs / "distilled")
+    code, _, error = run_cli("report", *folders, "-o", out, "--images", 1)
     assert code == 0, error
     assert "L_ICS to the teacher" in out.read_text(encoding="utf-8")
     assert json.dumps("val/ics_distance") in (runs / "distilled" / "metrics.jsonl").read_text()
