@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # one thread: tests run side by side, and two processes of two threads each on two cores crawl
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+gc.disable()  # a third of the collection; pytest_collection_finish enables it again
 pytest.register_assert_rewrite("contract_suite", "converted", "resumed", "user_errors")
 
 
@@ -30,6 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Leave what is imported, a million objects, out of every later garbage collection."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 
