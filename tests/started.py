@@ -18,6 +18,7 @@ from multiprocessing import get_all_start_methods, get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
+import torch.distributed.run
 from torch.multiprocessing.spawn import start_processes
 
 TIMEOUT = 120
@@ -25,6 +26,7 @@ SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(
     ["aicsd.cli.fit", "aicsd.engine.run", "matplotlib.figure", "torch.utils.tensorboard"]
 )
+TORCHRUN = Path(torch.distributed.run.__file__)
 CLONE_NEWNET = 0x40000000
 """Flag of ``sched.h`` for a network namespace."""
 
@@ -97,14 +99,10 @@ class Ranks(ExitStack):
         **environment: str,
     ) -> None:
         super().__init__()
-        address = "127.0.0.1" if hosts[0] is None else "10.213.0.1"
-        shared = {"MASTER_ADDR": address, "MASTER_PORT": str(free_port()),
-                  "WORLD_SIZE": str(len(hosts)), "TORCHELASTIC_RUN_ID": "none"}  # fmt: skip
         self.processes = []
+        port = free_port()
         for rank, host in enumerate(hosts):
-            node = rank if host is not None else 0
-            own = {"RANK": rank, "LOCAL_RANK": rank - node, "GROUP_RANK": node}
-            variables = {**shared, **environment, **{k: str(v) for k, v in own.items()}}
+            variables = {**environment, **rank_variables(rank, hosts, port)}
             process = Started(arguments, place / str(rank), variables, host=host)
             self.processes.append(self.enter_context(process))
 
@@ -115,6 +113,16 @@ class Ranks(ExitStack):
     def error(self) -> str:
         """What they wrote to standard error, one after the other."""
         return "".join(process.error for process in self.processes)
+
+
+def rank_variables(rank: int, hosts: Sequence[str | None], port: int) -> dict[str, str]:
+    """What torchrun gives a process; tests/test_two_hosts.py compares."""
+    node = rank if hosts[0] is not None else 0
+    address = "127.0.0.1" if hosts[0] is None else "10.213.0.1"
+    found = {"RANK": rank, "LOCAL_RANK": rank - node, "GROUP_RANK": node,
+             "WORLD_SIZE": len(hosts), "MASTER_ADDR": address, "MASTER_PORT": port,
+             "TORCHELASTIC_RUN_ID": "none"}  # fmt: skip
+    return {name: str(value) for name, value in found.items()}
 
 
 def start_ranks(work: Callable[[int, str], None], folder: Path) -> None:
@@ -152,6 +160,7 @@ def _call(
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(folder)
+    os.fsync = _no_waiting
     for number, path in enumerate(streams, start=1):
         os.dup2(_pipe_without_reader() if path is None else _file(path), number)
     sys.argv = [str(script or "aicsd"), *arguments]
@@ -162,6 +171,10 @@ def _call(
     else:
         sys.path.insert(0, str(script.parent))
         runpy.run_path(str(script), run_name="__main__")
+
+
+def _no_waiting(fd: object) -> None:
+    """In place of fsync, which only a power cut makes use of."""
 
 
 def _file(path: Path) -> int:

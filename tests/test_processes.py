@@ -16,12 +16,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import RunCli, write_folder
-from started import SERVER, TIMEOUT, Ranks, free_port, start_ranks
+from started import SERVER, TIMEOUT, TORCHRUN, Ranks, Started, free_port, start_ranks
 from timm.layers.norm_act import BatchNormAct2d
 from tiny_runs import aicsd, step_difference, stopping_at, train_command, train_lines
 from torch import nn
 
-from aicsd.engine import peers
 from aicsd.engine.finite import FiniteCheck, NonFiniteLossError
 from aicsd.engine.peers import EndedElsewhereError, any_process, ending_together
 from aicsd.engine.sync_bn import share_statistics, shares_statistics
@@ -151,13 +150,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("processes") / "data")
 
 
-def start(command: list[str], **more: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
-    return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
 def wait_for(run: Path, steps: int) -> None:
     end = time.monotonic() + TIMEOUT
     while time.monotonic() < end:
@@ -178,23 +170,23 @@ def own_lines(error: str) -> list[str]:
     return [line for line in error.splitlines() if line.startswith("aicsd:")]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("what", ["second told", "first told", "second killed"])
+@pytest.mark.parametrize("what", ["told", "killed"])
 def test_all_processes_end_together(root: Path, tmp_path: Path, run_cli: RunCli, what: str) -> None:
+    """The second is told to stop or is killed, which the first has to notice."""
     run = tmp_path / "run"
-    with Ranks(train_command(root, run, *TWO, *LONG), tmp_path / "log") as ranks:
+    command = train_command(root, run, *TWO, *LONG)
+    with Ranks(command, tmp_path / "log", AICSD_PROCESS_TIMEOUT="12") as ranks:
         wait_for(run, 8)
-        told, number, codes, words = {
-            "second told": (1, signal.SIGTERM, [130, 130], "stopped at step"),
-            "first told": (0, signal.SIGTERM, [130, 130], "stopped at step"),
-            "second killed": (1, signal.SIGKILL, [2, -signal.SIGKILL],
-                              "another of the 2 processes has ended; continue with"),
+        number, codes, words = {
+            "told": (signal.SIGTERM, [130, 130], "stopped at step"),
+            "killed": (signal.SIGKILL, [2, -signal.SIGKILL],
+                       "another of the 2 processes has ended; continue with"),
         }[what]  # fmt: skip
-        os.kill(ranks.processes[told].pid, number)
+        os.kill(ranks.processes[1].pid, number)
         assert ranks.wait() == codes
         (found,) = own_lines(ranks.error)
     assert words in found
-    if what != "second told":
+    if what == "killed":
         return
     # and on with one process, which gets the images of both
     done = len(train_lines(run))
@@ -210,19 +202,19 @@ def test_all_processes_end_together(root: Path, tmp_path: Path, run_cli: RunCli,
     assert [line["step"] for line in train_lines(run)] == list(range(1, done + 6))
 
 
-@pytest.mark.slow
 def test_a_process_that_hangs_ends_with_the_one_that_started_it(root: Path, tmp_path: Path) -> None:
-    """Started as a user does."""
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "aicsd", *train_command(root, run, *TWO, *LONG)]
-    with start(command, AICSD_PROCESS_TIMEOUT="6") as process:
+    """The second is started by Fabric, as it is when a user types the command."""
+    run, script = tmp_path / "run", tmp_path / "aicsd"
+    script.write_text("from aicsd.cli import main\n\nmain()\n")  # as pip writes it
+    limit = {"AICSD_PROCESS_TIMEOUT": "4", "OMP_NUM_THREADS": "1"}
+    command = train_command(root, run, *TWO, *LONG)
+    with Started(command, tmp_path / "log", limit, script=script) as process:
         wait_for(run, 8)
         (child,) = children(process.pid)
         os.kill(child, signal.SIGSTOP)
-        _, error = process.communicate(timeout=TIMEOUT)
-    (found,) = own_lines(error)
-    assert process.returncode == 2
-    assert "process 1 of 2 (from 0) has not answered for 6 s; continue with" in found
+        assert process.wait() == 2
+        (found,) = own_lines(process.error)
+    assert "process 1 of 2 (from 0) has not answered for 4 s; continue with" in found
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
 
@@ -242,6 +234,7 @@ def test_one_image_a_process(tmp_path: Path) -> None:
     assert step_difference(tmp_path / "one", tmp_path / "two") < 0.01
 
 
+@pytest.mark.slow
 def test_one_process_becomes_two(root: Path, tmp_path: Path, run_cli: RunCli) -> None:
     """Under torchrun, which is told to stop; the weights are those of a run that was not cut."""
     run = tmp_path / "run"
@@ -249,14 +242,16 @@ def test_one_process_becomes_two(root: Path, tmp_path: Path, run_cli: RunCli) ->
         code, _, error = run_cli(*train_command(root, run, *LONG, "--val_every", "0"))
     assert code == 130, error
     done = len(train_lines(run))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-               "--master-addr", "127.0.0.1", "--master-port", str(free_port()), "-m", "--", "aicsd",
+    command = ["--nproc-per-node", "2", "--master-addr", "127.0.0.1",
+               "--master-port", str(free_port()), "-m", "--", "aicsd",
                "train", "--run", str(run), "--resume", "--devices", "2",
                "--data.batch_size", "2"]  # fmt: skip
-    with start(command) as process:
+    threads = {"OMP_NUM_THREADS": "1"}
+    with Started(command, tmp_path / "log", threads, script=TORCHRUN) as process:
         wait_for(run, done + 3)
-        process.send_signal(signal.SIGTERM)
-        _, error = process.communicate(timeout=TIMEOUT)
+        os.kill(process.pid, signal.SIGTERM)
+        process.wait()
+        error = process.error
     stopped = [line for line in error.splitlines() if line.startswith("aicsd:")]
     assert len(stopped) == 1, error
     assert "stopped at step" in stopped[0]
@@ -267,10 +262,12 @@ def test_one_process_becomes_two(root: Path, tmp_path: Path, run_cli: RunCli) ->
     assert json.loads((run / "inputs.json").read_text())["epoch_batches"] == 2
 
 
+WAITING = {"each other": 2, "backward": 2, "busy": 0, "steps": 0}
+"""Exit codes of two processes that wait for each other, or of which one is busy, or that go on."""
+
+
 def wait_in(rank: int, folder: str, what: str) -> None:
-    """Two processes that wait for each other, or of which one is busy, or that go on."""
     sys.stderr = open(f"{folder}/{rank}.txt", "w")  # noqa: SIM115, it ends with the process
-    peers.BEAT = 0.1
     os.environ["AICSD_PROCESS_TIMEOUT"] = "1"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
@@ -292,7 +289,7 @@ def wait_in(rank: int, folder: str, what: str) -> None:
                 product.sum().backward()  # takes twice as long
                 dist.barrier()
             else:
-                end = time.monotonic() + 2.5
+                end = time.monotonic() + 1.5
                 while not any_process(time.monotonic() > end, fabric):
                     dist.barrier()
     except EndedElsewhereError:  # of the first to end, the connection is closed
@@ -300,24 +297,27 @@ def wait_in(rank: int, folder: str, what: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("what", ["each other", "backward", "busy", "steps"])
-def test_processes_that_wait_for_each_other_end(tmp_path: Path, what: str) -> None:
-    pair = [SERVER.Process(target=wait_in, args=(r, str(tmp_path), what)) for r in range(WORLD)]
-    for process in pair:
-        process.start()
-    for process in pair:
-        process.join(60)
-    stuck = what in ("each other", "backward")
-    assert [process.exitcode for process in pair] == [2 if stuck else 0] * WORLD
-    said = [
-        line
-        for rank in range(WORLD)
-        for line in (tmp_path / f"{rank}.txt").read_text().splitlines()
-        if "aicsd" in line
-    ]
-    words = "aicsd: error: all 2 processes have waited for each other for 1 s: perhaps the network"
-    assert len(said) == stuck
-    assert all(line.startswith(words) for line in said)
+def test_processes_that_wait_for_each_other_end(tmp_path: Path) -> None:
+    pairs = {}
+    for what in WAITING:  # side by side
+        (tmp_path / what).mkdir()
+        each = [(rank, str(tmp_path / what), what) for rank in range(WORLD)]
+        pairs[what] = [SERVER.Process(target=wait_in, args=words) for words in each]
+        for process in pairs[what]:
+            process.start()
+    for what, code in WAITING.items():
+        for process in pairs[what]:
+            process.join(60)
+        assert [process.exitcode for process in pairs[what]] == [code] * WORLD, what
+        said = [
+            line
+            for rank in range(WORLD)
+            for line in (tmp_path / what / f"{rank}.txt").read_text().splitlines()
+            if "aicsd" in line
+        ]
+        waited = "all 2 processes have waited for each other for 1 s: perhaps the network"
+        assert len(said) == (code == 2), what
+        assert all(line.startswith(f"aicsd: error: {waited}") for line in said)
 
 
 def test_another_number_of_images_is_refused(tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from conftest import write_folder
-from started import Ranks
+from started import TORCHRUN, Ranks, Started, rank_variables
 from tiny_runs import aicsd, step_difference, train_command, train_lines
 
 TIMEOUT = 240
@@ -82,27 +82,33 @@ def own_lines(error: str) -> list[str]:
     return [line for line in error.splitlines() if line.startswith("aicsd:")]
 
 
-@pytest.mark.slow
 def test_a_step_of_two_hosts_is_that_of_one_process(hosts: tuple[str, str], tmp_path: Path) -> None:
-    """By the commands of docs/distributed.md."""
     root = write_folder(tmp_path / "pair", {"train": 2, "val": 1})
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **CABLE}
-    pair = [
-        subprocess.Popen(
-            ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run",
-             "--nnodes", "2", "--node-rank", str(rank), "--master-addr", "10.213.0.1",
-             "--master-port", "29513", "--nproc-per-node", "1", "-m", "--", "aicsd",
-             *command_of(root, tmp_path / "two", "--epochs", "1")],
-            env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for rank, host in enumerate(hosts)
-    ]  # fmt: skip
-    for process in pair:
-        _, error = process.communicate(timeout=TIMEOUT)
-        assert process.returncode == 0, error
+    command = command_of(root, tmp_path / "two", "--epochs", "1")
+    with Ranks(command, tmp_path / "log", hosts, **CABLE) as ranks:
+        assert ranks.wait() == [0, 0], ranks.error
     one = train_command(root, tmp_path / "one", *FLAGS, "--data.batch_size", "2", "--epochs", "1")
     aicsd(*one)
     assert step_difference(tmp_path / "one", tmp_path / "two") < 0.01
+
+
+def test_torchrun_sets_the_variables_of_these_processes(
+    hosts: tuple[str, str], tmp_path: Path
+) -> None:
+    """By the command of docs/distributed.md, with a program that prints its variables."""
+    words = ["--nnodes", "2", "--master-addr", "10.213.0.1", "--master-port", "29513",
+             "--nproc-per-node", "1", "--no-python", "env"]  # fmt: skip
+    with ExitStack() as stack:
+        pair = []
+        for rank, host in enumerate(hosts):
+            command = ["--node-rank", str(rank), *words]
+            process = Started(command, tmp_path / host, CABLE, TORCHRUN, host=host)
+            pair.append(stack.enter_context(process))
+        for rank, process in enumerate(pair):
+            assert process.wait() == 0, process.error
+            found = dict(line.split("=", 1) for line in process.output.splitlines())
+            wanted = rank_variables(rank, hosts, port=29513)
+            assert {name: found.get(name) for name in wanted} == wanted
 
 
 @pytest.mark.slow
@@ -112,7 +118,7 @@ def test_a_network_that_is_down_and_a_host_that_is_gone(
     """Each ends the run with one line; a resume in between repeats the lost steps exactly."""
     run = tmp_path / "run"
     command = command_of(root, run, "--epochs", "400", "--save_every", "2")
-    limit = {"AICSD_PROCESS_TIMEOUT": "10"}
+    limit = {"AICSD_PROCESS_TIMEOUT": "4"}
     with Ranks(command, tmp_path / "cut", hosts, **CABLE, **limit) as ranks:
         wait_for(run, 4)
         try:
@@ -124,7 +130,7 @@ def test_a_network_that_is_down_and_a_host_that_is_gone(
             ip("-n", hosts[1], "link", "set", "cable", "up")
         # though both went on counting on the disk that they share
         (line,) = own_lines(ranks.error)
-    assert "all 2 processes have waited for each other for 10 s: perhaps the network" in line
+    assert "all 2 processes have waited for each other for 4 s: perhaps the network" in line
     losses = [line["loss"] for line in train_lines(run)]
     (run / "checkpoints" / "last.pt").unlink()  # the one before is 2 steps or more behind
 

@@ -27,13 +27,12 @@ from aicsd.engine.stop import Interrupted
 from aicsd.errors import UserError
 from aicsd.runs import RunFolder
 
-BEAT = 2.0
-"""Seconds between two counts."""
 LIMIT = "AICSD_PROCESS_TIMEOUT"
 """Variable of the environment: seconds without a new count after which a process is taken for lost;
 60 without it."""
-GRACE = 5.0
-"""Seconds that a process which ends has to tell why, before the others say what they see."""
+BEAT, GRACE = 2.0, 5.0
+"""Seconds between two counts, and seconds that a process which ends has to tell why, before the
+others say what they see; a tenth of the limit where that is less."""
 COLLECTIVE = ("torch.distributed", "torch.nn.parallel.distributed")
 BACKWARD = "torch.autograd.graph"
 """Modules of PyTorch in which a process waits for others; in the last one it may compute, too."""
@@ -110,7 +109,8 @@ class _Watch:
 
     def __init__(self, folder: RunFolder, rank: int, world: int) -> None:
         self._run, self._place, self._rank, self._world = folder, folder.processes, rank, world
-        self._limit = float(os.environ.get(LIMIT, "60"))
+        self._limit = _limit()
+        self._beat = min(BEAT, self._limit / 10)
         self._main = threading.get_ident()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="aicsd-peers", daemon=True)
@@ -126,7 +126,7 @@ class _Watch:
     def explain(self, error: BaseException) -> BaseException:
         """The error that this process ends with."""
         lost = _is_of_connection(error)
-        if (lost or isinstance(error, EndedElsewhereError)) and self._is_told(GRACE):
+        if (lost or isinstance(error, EndedElsewhereError)) and self._is_told(_grace()):
             return EndedElsewhereError("another process has ended the run")
         if not self._tell():
             if isinstance(error, Interrupted):
@@ -169,9 +169,9 @@ class _Watch:
         silent = dict.fromkeys(counts, 0)
         number = waited = 0
         before: tuple[float, int] = (time.process_time(), _asked)
-        while not self._ended.wait(BEAT):
+        while not self._ended.wait(self._beat):
             now = time.process_time(), _asked
-            is_idle = now[0] - before[0] < IDLE * BEAT
+            is_idle = now[0] - before[0] < IDLE * self._beat
             waited = waited + 1 if now[1] == before[1] and self._waits(is_idle) else 0
             number, before = number + 1, now
             self._write(f"{number} {waited}")
@@ -179,12 +179,12 @@ class _Watch:
                 seen = _read(self._place / str(rank))
                 silent[rank] = silent[rank] + 1 if seen == counts[rank] != DONE else 0
                 counts[rank] = seen
-                if silent[rank] * BEAT >= self._limit:
+                if silent[rank] * self._beat >= self._limit:
                     self._end(
                         f"process {rank} of {self._world} (from 0) has not answered for "
                         f"{self._limit:.0f} s"
                     )
-            if min(waited, *map(_waited, counts.values())) * BEAT >= self._limit:
+            if min(waited, *map(_waited, counts.values())) * self._beat >= self._limit:
                 self._end(
                     f"all {self._world} processes have waited for each other for "
                     f"{self._limit:.0f} s: perhaps the network between them is down"
@@ -225,10 +225,18 @@ def _is_of_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
-def _end_children(seconds: float = GRACE) -> None:
+def _limit() -> float:
+    return float(os.environ.get(LIMIT, "60"))
+
+
+def _grace() -> float:
+    return min(GRACE, _limit() / 10)
+
+
+def _end_children(seconds: float | None = None) -> None:
     """Wait for the processes that this one has started; end those that do not."""
     children: Sequence[subprocess.Popen[bytes]] = tuple(_children)
-    end = time.monotonic() + seconds
+    end = time.monotonic() + (_grace() if seconds is None else seconds)
     for child in children:
         try:
             child.wait(max(0.0, end - time.monotonic()))
