@@ -10,15 +10,16 @@ from torch import nn
 
 from aicsd.config import build_config
 from aicsd.data.splits import Data, data_settings
-from aicsd.engine.config import DistillConfig, OptimizerConfig, Precision, TrainConfig
 from aicsd.engine.run import Run, run_distillation, run_training
 from aicsd.models import Segmenter
-from aicsd.models.settings import OWN_MODULE, ModelConfig
+from aicsd.models.settings import ModelConfig
+from aicsd.run_config import DistillConfig, OptimizerConfig, Precision, TrainConfig
+from aicsd.runs import OWN_MODULE
 from aicsd.types import Protocol, Runtime
 
 
 class TrainOptions(TypedDict, total=False):
-    """Keys of :class:`aicsd.engine.config.TrainConfig`, where they are explained."""
+    """Keys of :class:`aicsd.run_config.TrainConfig`, where they are explained."""
 
     optimizer: OptimizerConfig | Mapping[str, Any]
     epochs: int
@@ -40,7 +41,7 @@ class TrainOptions(TypedDict, total=False):
 
 
 class DistillOptions(TrainOptions, total=False):
-    """Keys of :class:`aicsd.engine.config.DistillConfig`, where they are explained."""
+    """Keys of :class:`aicsd.run_config.DistillConfig`, where they are explained."""
 
     teacher_classes: str | None
     force_teacher: bool

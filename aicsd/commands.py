@@ -309,12 +309,12 @@ def visualize(
         UserError: a run that has not finished, or a folder that cannot be written to.
     """
     from aicsd.visualization.gallery import save_gallery
-    from aicsd.visualization.views import spread
+    from aicsd.visualization.views import shown_indices
 
     networks, dataset, notes = _open_compared(runs, teacher, images, data, device)
     for note in notes:
         print(f"aicsd: {note}", file=sys.stderr)
-    return list(save_gallery(networks, dataset, spread(dataset, images), Path(at_home(out))))
+    return list(save_gallery(networks, dataset, shown_indices(dataset, images), Path(at_home(out))))
 
 
 def _open_compared(

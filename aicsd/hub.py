@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from aicsd.errors import UserError
-from aicsd.runs import MODEL_FILE, FinishedRun, RunFolder
+from aicsd.runs import MODEL_FILE, FinishedRun, RunFolder, has_own_name
 
 PREFIX = "hf:"
 CARD = "README.md"
@@ -25,8 +26,8 @@ FOLDER_FILES = (
     "tokenizer.json", "tokenizer_config.json",
 )  # fmt: skip
 """What is read of a model of another library, beside its weights; it must have the first."""
-PUBLIC_PREFIXES = (PREFIX, "hf-hub:", "hf_hub:", "smp:", "torchvision:", "transformers:")
-"""Prefixes of values with a slash that are no local path."""
+PUBLIC_NAME = re.compile(r"[A-Za-z][\w-]+:(?![/\\~.])")
+"""Beginning of a value that is no local path, though it may hold a slash: ``PREFIX:user/name``."""
 
 
 class NetworkFacts(NamedTuple):
@@ -242,7 +243,7 @@ def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
             return {key: clean(item) for key, item in value.items()}
         if isinstance(value, list):
             return [clean(item) for item in value]
-        if isinstance(value, str) and not value.startswith(PUBLIC_PREFIXES):
+        if isinstance(value, str) and not PUBLIC_NAME.match(value):
             return value.replace("\\", "/").rstrip("/").rpartition("/")[2]
         return value
 
@@ -371,7 +372,7 @@ machine.
 def _network(keys: Mapping[str, Any]) -> str:
     """Family and backbone in the config of a run, as the subject of a sentence."""
     family, backbone = keys.get("family"), keys.get("backbone")
-    if family is not None and (":" in family or family == "module" or backbone is None):
+    if family is not None and (has_own_name(family) or backbone is None):
         return f"The network `{family}`"
     return (
         f"A network of the family `{family}` on {backbone}"

@@ -111,14 +111,14 @@ def write_config(root: str, out: str | None = None, machine: Machine | None = No
     if path.exists():
         raise UserError(f"{path} exists: remove it, or give another file with --out")
     name = find_name(AUTO, root)
-    facts = look_at(name, root)
+    facts = read_facts(name, root)
     machine = machine or this_machine()
     choices = choose(facts, machine, name, root)
     write_text(path, render(choices, facts, machine))
     return Start(path, choices, next_commands(choices, facts, root, path))
 
 
-def look_at(name: str, root: str) -> Facts:
+def read_facts(name: str, root: str) -> Facts:
     """What the training images of a dataset are like.
 
     Raises:

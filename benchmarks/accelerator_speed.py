@@ -26,11 +26,11 @@ from aicsd.data.memory import CachedDataset
 from aicsd.data.protocol import Classes, SegDataset
 from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.distiller import Distiller
-from aicsd.engine.config import OptimizerConfig, Precision
 from aicsd.evaluation.cost import synchronize
 from aicsd.losses import cross_entropy_loss, icsd_loss, pixel_kd_loss
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model
+from aicsd.run_config import OptimizerConfig, Precision
 from aicsd.teacher import Teacher
 from aicsd.types import Batch
 from benchmarks.accelerator_values import Check, Figures, require

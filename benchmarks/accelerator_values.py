@@ -21,11 +21,11 @@ from aicsd.data.classes_file import distinct_color
 from aicsd.data.protocol import Classes
 from aicsd.distiller import Distiller
 from aicsd.engine.checkpoint import RunState, load_checkpoint, save_checkpoint
-from aicsd.engine.config import DistillConfig, OptimizerConfig, Precision
 from aicsd.engine.device import open_fabric
 from aicsd.engine.step import Training, train_step
 from aicsd.methods import list_methods, load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model
+from aicsd.run_config import DistillConfig, OptimizerConfig, Precision
 from aicsd.runs import RunFolder
 from aicsd.teacher import Teacher
 from aicsd.types import Batch

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from aicsd.benchmark.timing import machine
 from aicsd.distiller import Distiller
-from aicsd.engine.config import DistillConfig, OptimizerConfig, Precision
 from aicsd.engine.device import open_fabric
 from aicsd.engine.step import Training, train_step
 from aicsd.evaluation.cost import take_turns
 from aicsd.files import write_text
+from aicsd.run_config import DistillConfig, OptimizerConfig, Precision
 from aicsd.types import Batch
 
 REPOSITORY = Path(__file__).parents[1]

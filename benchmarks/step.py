@@ -19,9 +19,9 @@ import torch
 from aicsd.data.classes_file import distinct_color
 from aicsd.data.protocol import Classes
 from aicsd.distiller import Distiller
-from aicsd.engine.config import OptimizerConfig
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model
+from aicsd.run_config import OptimizerConfig
 from aicsd.teacher import Teacher
 from aicsd.types import Batch, Runtime
 from benchmarks.baselines import released_step

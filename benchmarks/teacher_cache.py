@@ -30,9 +30,9 @@ from aicsd.data.loaders import train_loader
 from aicsd.data.protocol import SegDataset
 from aicsd.data.settings import DataConfig
 from aicsd.distiller import Distiller
-from aicsd.engine.config import DistillConfig
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, build_model
+from aicsd.run_config import DistillConfig
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import TeacherCache
 from aicsd.types import Batch

@@ -29,8 +29,8 @@ import torch  # noqa: E402
 
 from aicsd.benchmark.timing import machine, machine_line  # noqa: E402
 from aicsd.config import find_config  # noqa: E402
-from aicsd.engine.config import Precision  # noqa: E402
 from aicsd.files import write_text  # noqa: E402
+from aicsd.run_config import Precision  # noqa: E402
 from benchmarks import accelerator_campaign as campaign  # noqa: E402
 from benchmarks import accelerator_speed as speed  # noqa: E402
 from benchmarks import accelerator_values as values  # noqa: E402

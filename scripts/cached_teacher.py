@@ -24,8 +24,8 @@ from aicsd.data import open_dataset
 from aicsd.data.batches import TrainBatches
 from aicsd.data.loaders import train_loader
 from aicsd.data.wrappers import Subset
-from aicsd.engine.config import DistillConfig
 from aicsd.models import load_model, resize
+from aicsd.run_config import DistillConfig
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import TeacherCache
 from aicsd.types import IGNORE_INDEX, Batch

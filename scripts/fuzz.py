@@ -47,7 +47,6 @@ from aicsd.data.shard_index import kept_members
 from aicsd.data.shards import open_shards
 from aicsd.data.web_file import WebFile
 from aicsd.engine.checkpoint import RunState, load_checkpoint, save_checkpoint
-from aicsd.engine.config import DistillConfig
 from aicsd.engine.replay import replay
 from aicsd.errors import UserError
 from aicsd.files import read_json, read_json_lines, read_yaml
@@ -56,6 +55,7 @@ from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, build_model, load_model, save_model
 from aicsd.models.beside import read_beside
 from aicsd.prediction.stream import read_stream
+from aicsd.run_config import DistillConfig
 from aicsd.runs import RunFolder
 from aicsd.teacher.cache_file import read_index
 from aicsd.visualization.ics_history import ICSHistory, read_history, write_history

@@ -22,9 +22,9 @@ from aicsd.config import build_config
 from aicsd.data import open_dataset
 from aicsd.data.batches import TrainBatches
 from aicsd.data.loaders import train_loader
-from aicsd.engine.config import DistillConfig
 from aicsd.methods import TermRecipe, list_methods, load_recipe
 from aicsd.models import build_model, load_model
+from aicsd.run_config import DistillConfig
 from aicsd.teacher import Teacher
 
 

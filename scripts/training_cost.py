@@ -18,7 +18,7 @@ import yaml
 from aicsd.benchmark.counts import kept_bytes_and_flops
 from aicsd.config import build_config
 from aicsd.data import cityscapes, voc
-from aicsd.engine.config import DistillConfig
+from aicsd.run_config import DistillConfig
 
 GIB = 2**30
 

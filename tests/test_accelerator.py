@@ -207,7 +207,7 @@ def test_staged_files_and_the_campaign_that_they_are_for(
 
 def train_keys() -> set[str]:
     """Flags that ``aicsd train`` knows, with those of its sections."""
-    from aicsd.engine.config import TrainConfig
+    from aicsd.run_config import TrainConfig
     from aicsd.settings import leaves
 
     return {"config", *(name for name, _ in leaves(TrainConfig))}

@@ -14,9 +14,9 @@ from PIL import Image
 import aicsd
 from aicsd import api
 from aicsd.data import open_dataset
-from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.inputs import DataSplit, open_split
 from aicsd.models import load_model
+from aicsd.run_config import DistillConfig, TrainConfig
 
 
 def measured(run: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def test_demo_makes_a_table_and_a_picture(tmp_path: Path) -> None:
 
 
 def test_the_camvid_page_shows_the_kept_metrics() -> None:
-    from aicsd.benchmark.table import percent
+    from aicsd.benchmark.statistics import percent
 
     folder = SCRIPTS.parent / "docs" / "results"
     page = (folder / "camvid-short.md").read_text(encoding="utf-8")

@@ -27,8 +27,8 @@ from aicsd.prediction.page import (
     disagreeing_pairs,
     disagreement,
     legend,
-    look,
     matrix_picture,
+    predict_all,
     read_upload,
     refusing,
     translate,
@@ -51,7 +51,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_look_is_the_prediction(run_folder: Path) -> None:
     model = load_model(run_folder)
     image = noise(64, 48, 3)
-    views = look({"one": model, "other": model}, image)
+    views = predict_all({"one": model, "other": model}, image)
     assert np.array_equal(views["one"].ids, model.predict(image))
     assert np.array_equal(views["one"].matrix, views["other"].matrix)
     assert views["one"].seconds > 0

@@ -192,6 +192,8 @@ def test_a_config_loses_its_paths_and_nothing_else() -> None:
     public = {"teacher": "hf:ada/teacher", "student": {"backbone": "resnet18"}, "epochs": 3,
               "scales": [0.5, "a"], "flag": None}  # fmt: skip
     assert without_paths(public) == public
+    assert without_paths({"teacher": "toy:ada/net"}) == {"teacher": "toy:ada/net"}
+    assert without_paths({"teacher": "smp:/home/ada/net"}) == {"teacher": "net"}
     assert without_paths(CONFIG) == {
         **CONFIG,
         "run": "mine",

@@ -13,11 +13,11 @@ from aicsd.cli.fit import DISTILL, TRAIN
 from aicsd.cli.parser import parse
 from aicsd.config import build_config
 from aicsd.data.protocol import Classes
-from aicsd.engine.config import DistillConfig
 from aicsd.models import ModelConfig, build_model
 from aicsd.models.presets import PRESETS
 from aicsd.models.settings import DeepLabV3PlusOptions
 from aicsd.models.sources import lraspp
+from aicsd.run_config import DistillConfig
 
 CLASSES = Classes(("a", "b"), ((0, 0, 0), (255, 255, 255)))
 

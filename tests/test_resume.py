@@ -188,8 +188,8 @@ def test_harmless_settings_may_change(
 def test_resume_in_python(root: Path, small_reference: Path, tmp_path: Path) -> None:
     import aicsd as package
     from aicsd.config import build_config
-    from aicsd.engine.config import TrainConfig
     from aicsd.engine.stop import Interrupted
+    from aicsd.run_config import TrainConfig
 
     settings = yaml.safe_load((small_reference / "config.yaml").read_text())
     settings |= {"run": str(tmp_path / "run")}

@@ -17,9 +17,9 @@ import yaml
 from conftest import RunCli
 from tiny_runs import train_command
 
-from aicsd.engine.config import DistillConfig
 from aicsd.errors import UserError
 from aicsd.files import read_json_lines, read_yaml
+from aicsd.run_config import DistillConfig
 from aicsd.runs import RunFolder
 
 RESULT = {"miou": 0.5, "class_accuracy": 0.6, "images": 4, "parameters": 10,

@@ -77,8 +77,8 @@ def test_warm_up(step: int, length: float, total: int, expected: float) -> None:
 def test_the_learning_rates_of_a_training_warm_up() -> None:
     import torch
 
-    from aicsd.engine.config import OptimizerConfig
     from aicsd.engine.optimizer import set_learning_rate
+    from aicsd.run_config import OptimizerConfig
 
     slow, fast = torch.zeros(1), torch.zeros(1)
     groups = [{"params": [slow], "base_lr": 0.1}, {"params": [fast], "base_lr": 1.0}]
@@ -93,8 +93,8 @@ def test_the_learning_rates_of_a_training_warm_up() -> None:
 
 @pytest.mark.parametrize("warmup", [-0.1, 1.5, float("nan"), float("inf")])
 def test_a_bad_warm_up_is_refused(warmup: float) -> None:
-    from aicsd.engine.config import OptimizerConfig
     from aicsd.errors import UserError
+    from aicsd.run_config import OptimizerConfig
 
     with pytest.raises(UserError, match=r"optimizer\.warmup is"):
         OptimizerConfig(warmup=warmup)

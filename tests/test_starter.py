@@ -19,9 +19,9 @@ from aicsd.config import build_config
 from aicsd.data.augment import draw_view
 from aicsd.data.padding import padding_share, padding_warning
 from aicsd.data.settings import AugmentConfig
-from aicsd.engine.config import DistillConfig
 from aicsd.errors import UserError
-from aicsd.starter import Facts, Machine, choose, look_at, next_commands, render, write_config
+from aicsd.run_config import DistillConfig
+from aicsd.starter import Facts, Machine, choose, next_commands, read_facts, render, write_config
 
 LAPTOP = Machine(cores=4, memory_gb=16.0)
 SERVER = Machine(cores=16, memory_gb=128.0, gpu="Card", gpu_memory_gb=80.0, bfloat16=True)
@@ -184,7 +184,7 @@ def test_the_command(
 
 
 def test_the_facts_of_a_folder(tmp_path: Path) -> None:
-    found = look_at("folder", str(write_folder(tmp_path / "data")))
+    found = read_facts("folder", str(write_folder(tmp_path / "data")))
     assert (found.images, found.short_side, found.unlabelled) == (8, 48, 0)
     masks = [np.asarray(Image.open(path)) for path in (tmp_path / "data/masks/train").iterdir()]
     assert found.pixels == tuple(int(sum((m == c).sum() for m in masks)) for c in range(3))

@@ -68,11 +68,22 @@ def test_every_command_has_a_module() -> None:
         assert entry.load(), name
 
 
-def test_evaluate_imports_no_training(runs: Path) -> None:
-    """Nor do the other commands that read a run; it is the one that needs most."""
-    words = ["evaluate", str(runs / "alone")]
-    modules, _ = imported_by(f"from aicsd.cli import main; main({words})")
-    assert "aicsd.evaluation.evaluate" in modules
+def test_reading_a_run_imports_no_training(runs: Path, tmp_path: Path) -> None:
+    run = str(runs / "alone")
+    read = [
+        ["evaluate", run],
+        ["benchmark", "table", run],
+        ["report", run, "--out", str(tmp_path / "page.html"), "--images", "1"],
+    ]
+    modules, _ = imported_by(f"""
+from contextlib import suppress
+from aicsd.cli import main
+for words in {read}:
+    with suppress(SystemExit):
+        main(words)
+""")
+    assert (tmp_path / "page.html").is_file()
+    assert {"aicsd.evaluation.evaluate", "aicsd.benchmark.table"} <= modules
     assert not {"lightning_fabric", "aicsd.engine", "aicsd.distiller"} & modules
 
 

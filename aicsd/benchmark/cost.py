@@ -17,11 +17,11 @@ from aicsd.benchmark.settings import CostConfig
 from aicsd.benchmark.steps import PARTS, ClockedSteps, peak_memory, repeated
 from aicsd.benchmark.switches import RunTime, Switch, estimated_switches, of_step, step_variants
 from aicsd.benchmark.timing import machine, machine_line
-from aicsd.data.batches import TrainBatches, epoch_indices, plan_batches
 from aicsd.data.loaders import timed, train_loader
 from aicsd.data.wrappers import Subset
 from aicsd.distiller import Distiller
 from aicsd.engine.device import open_fabric
+from aicsd.engine.run_batches import plan_run
 from aicsd.errors import UserError
 from aicsd.evaluation import evaluate
 from aicsd.evaluation.cost import gmacs, synchronize, take_turns
@@ -182,12 +182,8 @@ class _Bench:
         self.world = config.devices * config.num_nodes
         self.accumulate = config.optimizer.accumulate
         self.images_per_step = config.data.batch_size * self.accumulate * self.world
-        plan = plan_batches(
-            len(epoch_indices(data.train, config.data)), config.data, config.seed, config.epochs,
-            self.accumulate, world=self.world,
-        )  # fmt: skip
-        self.plan: TrainBatches = plan
-        self.total = plan.stop // self.accumulate
+        self.plan = plan_run(config, data.train, world=self.world)
+        self.total = self.plan.stop // self.accumulate
 
     def describe(self) -> str:
         data = self.config.data

@@ -13,9 +13,9 @@ from aicsd.benchmark.settings import CostConfig
 from aicsd.config import build_config, find_config
 from aicsd.data import DATASETS, Classes, Sample, SegDataset, open_dataset
 from aicsd.data.batches import training_images
-from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.errors import UserError
 from aicsd.models import ModelConfig, Segmenter, build_model, is_there, load_model
+from aicsd.run_config import DistillConfig, TrainConfig
 from aicsd.runs import RunFolder, renamed
 from aicsd.yaml_file import read_yaml
 

@@ -31,11 +31,11 @@ from typing import Any, NamedTuple
 from aicsd.benchmark.table import settings_of
 from aicsd.config import build_config
 from aicsd.data.open import differs_by_root
-from aicsd.engine.config import DistillConfig
 from aicsd.engine.run_recipe import check_cache, recipe_of
 from aicsd.errors import UserError, suggest
 from aicsd.files import read_yaml
 from aicsd.methods import Recipe
+from aicsd.run_config import DistillConfig
 from aicsd.runs import UNIMPORTANT, RunFolder, flatten, renamed
 
 MATCHES = ("steps", "labelled_views")

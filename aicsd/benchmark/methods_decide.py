@@ -12,9 +12,10 @@ from typing import Any
 from aicsd.benchmark.methods import Benchmark, Cell, Key, Match, said
 from aicsd.benchmark.methods_measure import measure_weights, step_ratio
 from aicsd.benchmark.methods_results import Results, ratio_from_logs, step_time
-from aicsd.data.batches import epoch_indices, plan_batches
+from aicsd.data.batches import epoch_indices
 from aicsd.data.splits import open_splits
 from aicsd.engine.finite import NonFiniteLossError
+from aicsd.engine.run_batches import plan_run
 from aicsd.errors import UserError
 
 
@@ -217,7 +218,7 @@ def views(cell: Cell) -> tuple[int, int]:
     data = config.data
     train = open_splits(data, check=False)[0].train
     shown = epoch_indices(train, data)
-    steps = plan_batches(len(shown), data, config.seed, config.epochs, config.optimizer.accumulate)
+    plan = plan_run(config, train)
     labelled = frozenset(train.labelled)
     share = sum(index in labelled for index in shown) / len(shown)
-    return steps.stop // config.optimizer.accumulate, round(share * steps.stop * data.batch_size)
+    return plan.stop // config.optimizer.accumulate, round(share * plan.stop * data.batch_size)

@@ -14,13 +14,13 @@ from lightning_fabric import Fabric
 from aicsd.benchmark.methods import Cell
 from aicsd.benchmark.steps import repeated
 from aicsd.benchmark.weights import matched_weights
-from aicsd.data.batches import epoch_indices, plan_batches
 from aicsd.data.loaders import train_loader
 from aicsd.data.protocol import SegDataset
 from aicsd.data.splits import open_splits
 from aicsd.distiller import Distiller
 from aicsd.engine.device import open_fabric
 from aicsd.engine.run import connect_teacher
+from aicsd.engine.run_batches import plan_run
 from aicsd.engine.run_recipe import class_pixels
 from aicsd.engine.step import Training, train_step
 from aicsd.evaluation.cost import synchronize, take_turns
@@ -68,11 +68,9 @@ def prepare(cell: Cell) -> Prepared:
             train = cache.attach(train, teacher, workers=0)
         else:
             teacher.speed_up(config.teacher_runtime, config.data.augment.crop)
-    plan = plan_batches(
-        len(epoch_indices(train, config.data)), config.data, config.seed, LOADED_BATCHES
-    )
     loader = train_loader(
-        train, replace(config.data, workers=0), replace(plan, stop=LOADED_BATCHES),
+        train, replace(config.data, workers=0),
+        replace(plan_run(config, train), stop=LOADED_BATCHES),
         protocol=config.protocol, color=student.input.color,
     )  # fmt: skip
     batches = [batch.to(fabric.device) for batch in loader]

@@ -11,8 +11,7 @@ from statistics import mean
 
 from aicsd.benchmark.methods_results import Results, measured_on
 from aicsd.benchmark.methods_table import Line, Statistics, to_json
-from aicsd.benchmark.statistics import Gain
-from aicsd.benchmark.table import percent
+from aicsd.benchmark.statistics import Gain, percent
 from aicsd.files import atomic_path, write_text
 
 NOISE = "°"

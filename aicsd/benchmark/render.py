@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any, Literal
 
-from aicsd.benchmark.table import Group, percent
+from aicsd.benchmark.statistics import percent
+from aicsd.benchmark.table import Group
 
 Format = Literal["markdown", "csv", "json"]
 

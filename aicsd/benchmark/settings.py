@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aicsd.engine.config import DistillConfig
 from aicsd.errors import UserError
 from aicsd.models.settings import ModelConfig
+from aicsd.run_config import DistillConfig
 
 if TYPE_CHECKING:
     from aicsd.methods import Recipe

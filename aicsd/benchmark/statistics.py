@@ -157,3 +157,11 @@ def gain_over(to: str, values: Sequence[float], over_images: Sequence[Floats]) -
         low, high = np.nanquantile(np.mean(over_images, axis=0), [outside, 1 - outside])
         alone = Interval(float(low), float(high))
     return Gain(to, list(values), interval, bool(over_images), alone)
+
+
+def percent(values: Sequence[float], sign: str = "", digits: int = 2) -> str:
+    """Mean ± sample standard deviation of fractions, in percent; of one value no deviation."""
+    if not values:
+        return "-"
+    text = f"{100 * mean(values):{sign}.{digits}f}"
+    return text + (f" ± {100 * stdev(values):.{digits}f}" if len(values) > 1 else "")

@@ -14,9 +14,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from aicsd.distiller import Distiller
-from aicsd.engine.config import FitConfig
 from aicsd.engine.step import Training, train_step
 from aicsd.evaluation.cost import synchronize
+from aicsd.run_config import FitConfig
 from aicsd.types import Batch
 
 PARTS = ("data", "teacher", "student", "losses", "backward", "optimizer")

@@ -6,15 +6,21 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from aicsd.data.open import differs_by_root
-from aicsd.engine.config import DistillConfig
 from aicsd.errors import UserError, suggest
 from aicsd.methods import Recipe, load_recipe
-from aicsd.models.settings import DEFAULT_FAMILY, OWN_MODULE
-from aicsd.runs import LABELS_ALONE, UNIMPORTANT, RunFolder, flatten, learns_alone
+from aicsd.models.settings import DEFAULT_FAMILY
+from aicsd.run_config import DistillConfig
+from aicsd.runs import (
+    LABELS_ALONE,
+    UNIMPORTANT,
+    RunFolder,
+    flatten,
+    has_own_name,
+    learns_alone,
+)
 
 NAMES = {
     "method": "method",
@@ -125,14 +131,6 @@ class Group:
         """IoU of a class in every run in which it occurs."""
         found = (run.metrics["per_class_iou"][name] for run in self.runs)
         return [value for value in found if value is not None]
-
-
-def percent(values: Sequence[float], sign: str = "") -> str:
-    """Mean ± sample standard deviation of fractions, in percent; of one value no deviation."""
-    if not values:
-        return "-"
-    text = f"{100 * mean(values):{sign}.2f}"
-    return text + (f" ± {100 * stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def read_runs(paths: Iterable[Path]) -> tuple[list[MeasuredRun], list[Path]]:
@@ -266,8 +264,7 @@ def _student(settings: dict[str, Any]) -> str:
     family, backbone = settings.get("student.family", DEFAULT_FAMILY), settings[NAMES["student"]]
     if family == DEFAULT_FAMILY:
         return str(backbone)
-    # a network of a library, or a module, is not built on the backbone of the config
-    return family if ":" in family or family == OWN_MODULE else f"{family} {backbone}"
+    return family if has_own_name(family) else f"{family} {backbone}"
 
 
 def _tell_apart(groups: Sequence[Group]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from aicsd.cli.parser import Command
 from aicsd.config import parse_text
-from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.methods.shipped import list_methods
+from aicsd.run_config import DistillConfig, TrainConfig
 from aicsd.runs import RunFolder
 
 COMMON = (

@@ -10,8 +10,8 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from aicsd.engine.config import FitConfig
 from aicsd.errors import UserError
+from aicsd.run_config import FitConfig
 
 
 def open_fabric(config: FitConfig) -> Fabric:

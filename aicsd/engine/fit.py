@@ -12,7 +12,6 @@ from aicsd.data.batches import TrainBatches
 from aicsd.data.loaders import Waiting
 from aicsd.data.protocol import SegDataset
 from aicsd.distiller import Distiller
-from aicsd.engine.config import FitConfig
 from aicsd.engine.kept_step import kept
 from aicsd.engine.peers import any_process
 from aicsd.engine.record import RunRecord
@@ -22,6 +21,7 @@ from aicsd.engine.step import Training, train_step
 from aicsd.engine.stop import Interrupted, stop_signal
 from aicsd.engine.watchers import Watched, watchers_of
 from aicsd.models import Segmenter
+from aicsd.run_config import FitConfig
 
 
 def fit(

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aicsd.engine.config import FitConfig
 from aicsd.errors import UserError
 from aicsd.models import Segmenter
+from aicsd.run_config import FitConfig
 from aicsd.teacher.runtime import WARM_UP
 from aicsd.types import SegOutput
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from aicsd.distiller import Distiller
-from aicsd.engine.config import OptimizerConfig
+from aicsd.run_config import OptimizerConfig
 from aicsd.schedules import cosine, poly, warm_up
 
 

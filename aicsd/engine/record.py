@@ -12,15 +12,15 @@ from torch import distributed
 
 from aicsd.data.protocol import SegDataset
 from aicsd.engine.checkpoint import RunState, load_checkpoint, save_checkpoint
-from aicsd.engine.config import FitConfig
 from aicsd.engine.reporting import RunLogger, score_text
 from aicsd.engine.step import Training
-from aicsd.engine.trackers import check_loggers, open_trackers
+from aicsd.engine.trackers import open_trackers
 from aicsd.errors import UserError
 from aicsd.evaluation import ImageCounts, Metrics, evaluate, to_json
 from aicsd.files import write_text
 from aicsd.models import Segmenter, save_model
 from aicsd.models.model_file import read_model_file
+from aicsd.run_config import FitConfig, check_loggers
 from aicsd.runs import RunFolder
 
 

@@ -12,13 +12,13 @@ from torch import nn
 from aicsd.config import build_config
 from aicsd.data.protocol import Classes
 from aicsd.distiller import Distiller
-from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.engine.kept_step import FORMAT, Part, examine
 from aicsd.engine.run import StudentPlan, connect_teacher
 from aicsd.engine.run_recipe import recipe_of, recipe_of_labels
 from aicsd.errors import UserError
 from aicsd.files import at_home
 from aicsd.models import ModelConfig, load_model
+from aicsd.run_config import DistillConfig, TrainConfig
 from aicsd.runs import RunFolder
 from aicsd.types import Batch
 

@@ -11,11 +11,11 @@ import torch
 
 from aicsd.config import build_config
 from aicsd.data.open import MEMORY
-from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.engine.run import run_distillation, run_training
 from aicsd.errors import UserError
 from aicsd.files import read_json, read_json_lines
 from aicsd.models.model_file import read_model_file
+from aicsd.run_config import DistillConfig, TrainConfig
 from aicsd.runs import RunFolder
 
 OF_THE_CLOCK = {"images_per_second", "data_wait", "seconds"}

@@ -14,17 +14,16 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from aicsd.data import Splits, check_splits, open_splits
-from aicsd.data.batches import TrainBatches, epoch_indices, plan_batches
 from aicsd.data.memory import CachedDataset
 from aicsd.data.open import MEMORY
-from aicsd.data.protocol import Classes, SegDataset
+from aicsd.data.protocol import Classes
 from aicsd.distiller import Distiller
-from aicsd.engine.config import DistillConfig, FitConfig, TrainConfig
 from aicsd.engine.device import is_first_process, open_fabric
 from aicsd.engine.fingerprints import changed_settings, check_inputs, describe_inputs, save_inputs
 from aicsd.engine.fit import fit
 from aicsd.engine.graphs import check_graphs
 from aicsd.engine.peers import ending_together, launch
+from aicsd.engine.run_batches import plan_run
 from aicsd.engine.run_recipe import check_cache, class_pixels, recipe_of, recipe_of_labels
 from aicsd.engine.run_report import write_run_report
 from aicsd.engine.stop import interruptible
@@ -40,6 +39,7 @@ from aicsd.models import (
     without_names,
     wrap_module,
 )
+from aicsd.run_config import DistillConfig, FitConfig, TrainConfig
 from aicsd.runs import RunFolder
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import TeacherCache
@@ -237,7 +237,7 @@ def _train_together(
     fabric: Fabric,
 ) -> Run:
     """What every process does once all have met."""
-    plan = plan_run(config, splits.train, fabric)
+    plan = plan_run(config, splits.train, fabric.global_rank, fabric.world_size)
     if config.data.cache_mb:
         shared = config.data.workers > 0
         splits = splits._replace(train=CachedDataset(splits.train, config.data.cache_mb, shared))
@@ -302,14 +302,6 @@ def with_teacher(
     return labelled, [
         f"no image has labels: mIoU is the agreement with the teacher on {len(splits.val)} images"
     ]
-
-
-def plan_run(config: FitConfig, train: SegDataset, fabric: Fabric) -> TrainBatches:
-    """The batches of the whole run, for this process."""
-    return plan_batches(
-        len(epoch_indices(train, config.data)), config.data, config.seed, config.epochs,
-        config.optimizer.accumulate, fabric.global_rank, fabric.world_size,
-    )  # fmt: skip
 
 
 def connect_teacher(network: nn.Module, classes: Classes, class_map: str | None = None) -> Teacher:

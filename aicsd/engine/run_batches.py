@@ -1,4 +1,4 @@
-"""The batches of a run, of any of its steps."""
+"""The batches of a run: their plan, and those of any of its steps."""
 
 from __future__ import annotations
 
@@ -8,11 +8,23 @@ from typing import NamedTuple
 
 from lightning_fabric import Fabric
 
-from aicsd.data.batches import TrainBatches, batch_names
+from aicsd.data.batches import TrainBatches, batch_names, epoch_indices, plan_batches
 from aicsd.data.loaders import train_loader
 from aicsd.data.protocol import SegDataset
-from aicsd.engine.config import FitConfig
+from aicsd.run_config import FitConfig
 from aicsd.types import Batch
+
+
+def plan_run(config: FitConfig, train: SegDataset, rank: int = 0, world: int = 1) -> TrainBatches:
+    """The batches of the whole run, for one of ``world`` processes.
+
+    Raises:
+        UserError: too few images for a batch of each process, or for a step.
+    """
+    return plan_batches(
+        len(epoch_indices(train, config.data)), config.data, config.seed, config.epochs,
+        config.optimizer.accumulate, rank, world,
+    )  # fmt: skip
 
 
 class RunBatches(NamedTuple):

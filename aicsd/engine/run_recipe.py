@@ -9,10 +9,10 @@ from typing import Any
 
 from aicsd.data import survey_dataset
 from aicsd.data.protocol import SegDataset
-from aicsd.engine.config import DistillConfig, FitConfig
 from aicsd.errors import UserError
 from aicsd.methods import Recipe, load_recipe, make_recipe
 from aicsd.methods.contract import Losses
+from aicsd.run_config import DistillConfig, FitConfig
 from aicsd.runs import LABELS_ALONE
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aicsd.distiller import Distiller
-from aicsd.engine.config import OptimizerConfig
 from aicsd.engine.finite import FiniteCheck
 from aicsd.engine.graphs import StudentGraph
 from aicsd.engine.optimizer import build_optimizer, set_learning_rate
 from aicsd.models import Segmenter
+from aicsd.run_config import OptimizerConfig
 from aicsd.types import Batch
 
 

@@ -7,17 +7,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from aicsd.errors import UserError, suggest
 from aicsd.files import write_text
 from aicsd.images import UInt8Array
 from aicsd.runs import RunFolder
 
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-"""Logger -> the package that it needs."""
 PROJECT = __name__.partition(".")[0]
 """The package: what the runs are kept together under."""
 
@@ -33,32 +29,13 @@ class Tracker(Protocol):
     def close(self, *, finished: bool) -> None: ...
 
 
-def check_loggers(text: str) -> list[str]:
-    """``wandb,tensorboard`` -> the names; ``none`` -> nothing.
-
-    Raises:
-        UserError: an unknown logger, or one whose package is not installed.
-    """
-    names = [name.strip() for name in text.split(",")]
-    if names == ["none"]:
-        return []
-    for name in names:
-        if name not in PACKAGES:
-            raise UserError(f"logger: unknown {name!r}{suggest(name, [*PACKAGES, 'none'])}")
-        if find_spec(PACKAGES[name]) is None:
-            raise UserError(
-                f"logger: {name} is not installed; pip install {PACKAGES[name]}, or choose another"
-            )
-    return names
-
-
 def open_trackers(
     names: list[str], run: Path, settings: Mapping[str, Any], first: int
 ) -> list[Tracker]:
     """The places to log to.
 
     Args:
-        names: result of :func:`check_loggers`.
+        names: result of :func:`aicsd.run_config.check_loggers`.
         run: the run folder.
         settings: settings of the run, for those that show them beside the curves.
         first: first step that is logged anew; what stands from there on is of a run that was cut.

@@ -26,7 +26,7 @@ from aicsd.runs import RunFolder
 from aicsd.visualization.ics_history import HISTORY_IMAGES, ICSHistory, read_history, write_history
 from aicsd.visualization.matrices import matrix_sheet
 from aicsd.visualization.panels import contact_sheet
-from aicsd.visualization.views import ics_distance, look, spread
+from aicsd.visualization.views import ics_distance, predict_views, shown_indices
 
 PICTURE_IMAGES = 3
 ALIGNMENT_IMAGES = 8
@@ -134,7 +134,9 @@ class Pictures:
 
     @staticmethod
     def _draw(run: Watched) -> UInt8Array:
-        samples = [run.val_data.read(index) for index in spread(run.val_data, PICTURE_IMAGES)]
+        samples = [
+            run.val_data.read(index) for index in shown_indices(run.val_data, PICTURE_IMAGES)
+        ]
         return contact_sheet(run.training.final, samples, run.val_data.classes)
 
 
@@ -148,16 +150,16 @@ class ICSMatrices:
     def on_validation(self, run: Watched) -> None:
         if not (run.is_first_process and len(run.val_data)):
             return
-        indices = spread(run.val_data, HISTORY_IMAGES)
+        indices = shown_indices(run.val_data, HISTORY_IMAGES)
         samples = [run.val_data.read(index) for index in indices]
         step, teacher = run.state.step, run.training.distiller.teacher
         path = run.folder.path
         history = read_history(path) or ICSHistory([run.val_data.names[i] for i in indices])
         # those of later steps are left by a cut run
         history.steps = {at: matrix for at, matrix in history.steps.items() if at < step}
-        history.steps[step] = look(run.training.final, samples).ics
+        history.steps[step] = predict_views(run.training.final, samples).ics
         if teacher is not None and history.teacher is None:
-            history.teacher = look(teacher.model, samples).ics
+            history.teacher = predict_views(teacher.model, samples).ics
         write_history(path, history)
         shown = [history.steps[step]]
         if history.teacher is not None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from aicsd.errors import UserError
 from aicsd.models.maps import MapInfo
+from aicsd.models.state_keys import state_differences
 
 OUTPUT_STRIDES = (8, 16, 32)
 MULTI_GRID = (1, 2, 4)
@@ -251,21 +252,9 @@ def _load_weights(body: nn.Module, path: Path, name: str) -> list[str]:
     # timm flattens the first level of some families: stages.0.x of the network is stages_0.x here
     flat = {key: key.replace(".", "_", 1) for key in stored if key not in expected}
     stored = {flat[k] if flat.get(k) in expected else k: value for k, value in stored.items()}
-    missing = sorted(k for k in expected if k not in stored and "num_batches" not in k)
-    wrong = [
-        f"{key} is {tuple(stored[key].shape)}, needs {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in stored and stored[key].shape != value.shape
-    ]
-    if missing or wrong:
-        problems = [f"{len(missing)} keys missing: {shorten(missing)}"] if missing else []
-        problems += [f"{len(wrong)} of another shape: {shorten(wrong)}"] if wrong else []
-        raise UserError(f"{path} does not fit backbone {name!r}: {'; '.join(problems)}")
-    body.load_state_dict({k: v for k, v in stored.items() if k in expected}, strict=False)
+    known = {key: value for key, value in stored.items() if key in expected}
+    different = state_differences(expected, known, listed=5)
+    if different:
+        raise UserError(f"{path} does not fit backbone {name!r}: {different}")
+    body.load_state_dict(known, strict=False)
     return sorted(set(stored) - set(expected))
-
-
-def shorten(keys: list[str], count: int = 5) -> str:
-    """The first of ``keys``, and how many more there are."""
-    more = f", and {len(keys) - count} more" if len(keys) > count else ""
-    return ", ".join(keys[:count]) + more

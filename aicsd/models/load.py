@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError, suggest
 from aicsd.files import at_home
-from aicsd.models.backbone import shorten
 from aicsd.models.model_file import (
     DECLARED,
     classes_of,
@@ -24,6 +23,7 @@ from aicsd.models.model_file import (
 from aicsd.models.segmenter import Segmenter
 from aicsd.models.sources import LIBRARIES, SOURCES, Source, find_source
 from aicsd.models.sources.folder import CONFIG, is_foreign, read_config
+from aicsd.models.state_keys import state_differences
 from aicsd.runs import MODEL_FILE, RunFolder
 
 
@@ -179,19 +179,6 @@ def _compare(
     """
     with torch.device("meta"):
         expected = source.build(options, classes).net.state_dict()
-    missing = [key for key in expected if key not in state]
-    unknown = [key for key in state if key not in expected]
-    wrong = [
-        f"{key} is {tuple(state[key].shape)}, needs {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    problems = [
-        f"{len(keys)} {what}: {shorten(keys, 3)}"
-        for keys, what in (
-            (missing, "keys missing"), (unknown, "keys unknown"), (wrong, "of another shape"),
-        )
-        if keys
-    ]  # fmt: skip
-    if problems:
-        raise ValueError("; ".join(problems))
+    different = state_differences(expected, state, counters=True)
+    if different:
+        raise ValueError(different)

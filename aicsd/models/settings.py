@@ -9,8 +9,6 @@ from aicsd.errors import UserError
 from aicsd.models.presets import PRESETS
 
 DEFAULT_FAMILY = "deeplabv3plus"
-OWN_MODULE = "module"
-"""Family, in the config of a run, of a network that was given as a module."""
 
 
 @dataclass(frozen=True)

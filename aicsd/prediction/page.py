@@ -30,7 +30,7 @@ BUTTONS = ["download", "fullscreen"]
 """Buttons of a picture. Gradio's third one would share it on the internet."""
 MAX_UPLOAD = "64mb"
 KEPT = (600, 3600)
-"""Seconds after which uploads are looked at, and deleted; at the end all are."""
+"""Seconds after which uploads are checked, and deleted; at the end all are."""
 PAIRS_LISTED = 5
 """Pairs of classes that the page names where two networks disagree."""
 UNKNOWN_ID = 254
@@ -39,7 +39,7 @@ FONTS = ("system-ui", "sans-serif")
 """Fonts of the machine; a page must not fetch any."""
 
 
-class View(NamedTuple):
+class Prediction(NamedTuple):
     """Prediction of one network for an image."""
 
     ids: UInt8Array
@@ -51,7 +51,7 @@ class View(NamedTuple):
 
 
 @torch.no_grad()
-def look(models: Mapping[str, Segmenter], image: UInt8Array) -> dict[str, View]:
+def predict_all(models: Mapping[str, Segmenter], image: UInt8Array) -> dict[str, Prediction]:
     """Predictions of all networks for an image (H, W, 3) uint8 RGB; matrices on one scale."""
     ids: dict[str, UInt8Array] = {}
     matrices: dict[str, torch.Tensor] = {}
@@ -63,7 +63,7 @@ def look(models: Mapping[str, Segmenter], image: UInt8Array) -> dict[str, View]:
         matrices[name] = ics_matrix(logits)[0].cpu()
     largest = max(float(matrix.max()) for matrix in matrices.values())
     return {
-        name: View(
+        name: Prediction(
             ids[name], matrix_picture(matrices[name], model.classes.names, largest), seconds[name]
         )
         for name, model in models.items()
@@ -197,7 +197,7 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
     def show(image: UInt8Array | None, opacity: float) -> list[Any]:
         if image is None:
             return [None, "", "", None] * len(models) + ([None, ""] if compares else [])
-        views = look(models, image)
+        views = predict_all(models, image)
         values: list[Any] = []
         for name, model in models.items():
             view = views[name]

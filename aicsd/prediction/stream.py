@@ -36,7 +36,7 @@ MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
 class _Bytes:
-    """A stream of which the next bytes can be looked at before they are taken."""
+    """A stream of which the next bytes can be read before they are taken."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -60,7 +60,7 @@ class _Bytes:
         self.held += new
         return bool(new)
 
-    def look(self, count: int) -> bytes:
+    def peek(self, count: int) -> bytes:
         """The next ``count`` bytes, fewer at the end."""
         while len(self.held) < count and self.more():
             pass
@@ -69,7 +69,7 @@ class _Bytes:
     def take(self, count: int) -> bytes:
         """The next ``count`` bytes, which are then gone."""
         self._require_end(count)
-        taken = self.look(count)
+        taken = self.peek(count)
         if len(taken) < count:
             raise BrokenInputError("standard input ends within an image")
         del self.held[:count]
@@ -100,7 +100,7 @@ def split_images(stream: BinaryIO) -> Iterator[bytes]:
     """
     source = _Bytes(stream)
     count = 0
-    while start := source.look(len(PNG_START)):
+    while start := source.peek(len(PNG_START)):
         source.begin_image()
         if start == PNG_START:
             yield _take_png(source)

@@ -15,7 +15,7 @@ from aicsd.formats.openvino import openvino_core
 from aicsd.models.segmenter import Segmenter
 from aicsd.types import Runtime, SegOutput
 
-Look = Callable[[Tensor], SegOutput]
+Forward = Callable[[Tensor], SegOutput]
 """(B, 3, H, W) uint8 -> logits, and features if the runtime has them."""
 LOGITS_ALONE: tuple[Runtime, ...] = ("openvino",)
 """Runtimes that give no features."""
@@ -23,7 +23,7 @@ WARM_UP = 3
 """Passes before the recording of a CUDA graph, in which libraries choose their algorithms."""
 
 
-def start_runtime(model: Segmenter, runtime: Runtime) -> Look:
+def start_runtime(model: Segmenter, runtime: Runtime) -> Forward:
     """A frozen model as a function of its images.
 
     Args:
@@ -37,7 +37,7 @@ def start_runtime(model: Segmenter, runtime: Runtime) -> Look:
     """
     if runtime == "compiled":
         options: dict[str, Any] = {"freezing": True} if model.device.type == "cpu" else {}
-        compiled: Look = torch.compile(model, options=options)
+        compiled: Forward = torch.compile(model, options=options)
         return compiled
     return _OpenVINO(model) if runtime == "openvino" else model
 
@@ -50,7 +50,7 @@ class TeacherGraph:
         image: image of the shape and layout of every further batch.
     """
 
-    def __init__(self, run: Look, image: Tensor) -> None:
+    def __init__(self, run: Forward, image: Tensor) -> None:
         self._image = image.clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

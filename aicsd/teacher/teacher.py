@@ -11,7 +11,7 @@ from aicsd.data.protocol import Classes
 from aicsd.models import MapInfo, Segmenter
 from aicsd.teacher.class_map import ClassMap, with_classes
 from aicsd.teacher.folding import fold_batch_norm
-from aicsd.teacher.runtime import Look, TeacherGraph, start_runtime
+from aicsd.teacher.runtime import Forward, TeacherGraph, start_runtime
 from aicsd.types import Runtime, SegOutput
 
 
@@ -43,7 +43,7 @@ class Teacher(nn.Module):
                 )
         self.model = model.requires_grad_(False)
         self.eval()
-        self._look: tuple[Look] = (self.model,)  # no submodule
+        self._forward: tuple[Forward] = (self.model,)  # no submodule
 
     def train(self, mode: bool = True) -> Teacher:  # noqa: ARG002
         """Stay in evaluation mode, whatever ``mode`` says."""
@@ -66,13 +66,13 @@ class Teacher(nn.Module):
         net = fold_batch_norm(self.model.net, example).to(memory_format=torch.channels_last)
         self.model = self.model.with_net(net)
         self.eval()
-        self._look = (start_runtime(self.model, runtime),)
+        self._forward = (start_runtime(self.model, runtime),)
 
     def record(self, image: Tensor) -> None:
         """Record the forward pass as a CUDA graph, for batches of this shape and layout."""
-        self._look = (TeacherGraph(self._look[0], image),)
+        self._forward = (TeacherGraph(self._forward[0], image),)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> SegOutput:
         """(B, 3, H, W) uint8 -> logits in the student's class order, without autograd."""
-        return self._look[0](image)
+        return self._forward[0](image)

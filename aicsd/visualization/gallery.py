@@ -13,7 +13,7 @@ from aicsd.visualization.figures import save_figure
 from aicsd.visualization.matrices import draw_ics, draw_ics_training
 from aicsd.visualization.panels import draw_panels
 from aicsd.visualization.runs import Network
-from aicsd.visualization.views import look
+from aicsd.visualization.views import predict_views
 
 
 def save_gallery(
@@ -29,7 +29,7 @@ def save_gallery(
     """
     models = {net.title: net.model for net in networks if net.model is not None}
     samples = [dataset.read(index) for index in indices]
-    views = {title: look(model, samples) for title, model in models.items()}
+    views = {title: predict_views(model, samples) for title, model in models.items()}
     predictions = {title: view.masks for title, view in views.items()}
     figure = draw_panels(samples, predictions, dataset.classes, errors=True)
     yield from save_figure(figure, out / "panels")

@@ -16,6 +16,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from aicsd._version import __version__
+from aicsd.benchmark.statistics import percent
 from aicsd.data.protocol import Classes, SegDataset
 from aicsd.evaluation import evaluate
 from aicsd.evaluation.cost import Cost, measure_costs
@@ -30,9 +31,16 @@ from aicsd.visualization.figures import DIVERGING, MINUS, SEQUENTIAL
 from aicsd.visualization.ics_history import shared_teacher
 from aicsd.visualization.pages import draw_pages, hex_color
 from aicsd.visualization.runs import Network, data_title
-from aicsd.visualization.settings import Setting, percent
+from aicsd.visualization.settings import Setting
 from aicsd.visualization.verdict import interval_text, verdict
-from aicsd.visualization.views import FloatArray, Views, ics_distance, look, spread, unit_rows
+from aicsd.visualization.views import (
+    FloatArray,
+    Views,
+    ics_distance,
+    predict_views,
+    shown_indices,
+    unit_rows,
+)
 
 TEMPLATES = Path(__file__).parent / "templates"
 LIBRARIES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy")
@@ -66,11 +74,11 @@ def write_report(
     Raises:
         UserError: an image that cannot be read, or a path that cannot be written.
     """
-    indices = spread(dataset, images) if len(dataset) else []
+    indices = shown_indices(dataset, images) if len(dataset) else []
     samples = [dataset.read(index) for index in indices]
     missing = list(notes) + ([] if samples else ["The split has no images to show."])
     models = {s.title: s.model for s in settings if s.model is not None and samples}
-    views = {title: look(model, samples) for title, model in models.items()}
+    views = {title: predict_views(model, samples) for title, model in models.items()}
     costs = _costs(models, *samples[0].mask.shape) if models else {}
     names = [dataset.names[index] for index in indices]
     runs = [net for setting in settings for net in setting.networks]
@@ -313,7 +321,7 @@ def _milliseconds(time: float) -> str:
 
 def _percent(values: Sequence[float]) -> str:
     known = [value for value in values if not math.isnan(value)]
-    return percent(known) if known else NO_VALUE
+    return percent(known, digits=1) if known else NO_VALUE
 
 
 def _part(value: float | None) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
 
 from aicsd.benchmark.statistics import Gain
 from aicsd.models import Segmenter
@@ -75,12 +75,6 @@ class Setting:
 def each_alone(networks: Sequence[Network]) -> list[Setting]:
     """Every network as its own setting, compared with nothing."""
     return [Setting(net.title, (net,)) for net in networks]
-
-
-def percent(values: Sequence[float]) -> str:
-    """Mean ± sample standard deviation of fractions, in percent; of one value no deviation."""
-    text = f"{100 * mean(values):.1f}"
-    return text + (f" ± {100 * stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def _class_iou(network: Network, name: str) -> float | None:

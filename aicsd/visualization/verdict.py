@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from aicsd.benchmark.statistics import ASSUMED_STD, Gain
-from aicsd.visualization.settings import Setting, percent
+from aicsd.benchmark.statistics import ASSUMED_STD, Gain, percent
+from aicsd.visualization.settings import Setting
 
 MOST_SEEDS = 100
 """Beyond so many seeds the report gives no exact number."""
@@ -25,7 +25,7 @@ def verdict(settings: Sequence[Setting]) -> list[str]:
         if not scores:
             sentences.append(f"{setting.title}: no mIoU, since no pixel has a label.")
             continue
-        text = f"{setting.title}: {percent(scores)} % mIoU"
+        text = f"{setting.title}: {percent(scores, digits=1)} % mIoU"
         if len(scores) > 1:
             text += f" over {len(scores)} seeds"
         if setting.gain is not None:
@@ -54,7 +54,9 @@ def _mean(values: Sequence[float]) -> float:
 
 def _headroom(teacher: float, alone: Setting) -> str:
     gap = teacher - _mean(alone.values("miou"))
-    scores = f"teacher {100 * teacher:.1f} %, {alone.title} {percent(alone.values('miou'))} %"
+    scores = (
+        f"teacher {100 * teacher:.1f} %, {alone.title} {percent(alone.values('miou'), digits=1)} %"
+    )
     if gap <= 0:
         return f"No headroom: {scores} mIoU; there is nothing to gain from this teacher."
     return f"Headroom: {100 * gap:.1f} points ({scores} mIoU)."

@@ -35,28 +35,28 @@ class Views(NamedTuple):
     """(C, C) mean over the images of the ICS matrices at the network's own resolution."""
 
 
-def spread(dataset: SegDataset, count: int) -> list[int]:
+def shown_indices(dataset: SegDataset, count: int) -> list[int]:
     """Indices of ``count`` samples, or of all if there are fewer, spread evenly."""
     count = min(count, len(dataset))
     return [(2 * number + 1) * len(dataset) // (2 * count) for number in range(count)]
 
 
-def look(model: Segmenter, samples: Sequence[Sample]) -> Views:
+def predict_views(model: Segmenter, samples: Sequence[Sample]) -> Views:
     """Predictions and the mean ICS matrix of ``model`` on ``samples``, one pass an image.
 
-    An image of more than 4096 x 4096 pixels, or for which memory is too small, is looked at in half
+    An image of more than 4096 x 4096 pixels, or for which memory is too small, is predicted in half
     its size, or less.
 
     Raises:
         NotEnoughMemoryError: memory is too small even for a side of ``SMALLEST_SIDE`` pixels.
     """
-    seen = [_look_at(model, sample.image) for sample in samples]
-    mean = torch.stack([ics for _, ics in seen]).mean(dim=0)
-    return Views([ids for ids, _ in seen], mean.numpy())
+    found = [_view(model, sample.image) for sample in samples]
+    mean = torch.stack([ics for _, ics in found]).mean(dim=0)
+    return Views([ids for ids, _ in found], mean.numpy())
 
 
 @torch.inference_mode()
-def _look_at(model: Segmenter, image: UInt8Array) -> tuple[UInt8Array, Tensor]:
+def _view(model: Segmenter, image: UInt8Array) -> tuple[UInt8Array, Tensor]:
     """(H, W) class ids of one image, and its (C, C) ICS matrix."""
     height, width = size = (image.shape[0], image.shape[1])
     is_small = min(size) < 2 * SMALLEST_SIDE
@@ -69,7 +69,7 @@ def _look_at(model: Segmenter, image: UInt8Array) -> tuple[UInt8Array, Tensor]:
             if is_small:
                 raise
     half = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    ids, ics = _look_at(model, half.astype(np.uint8, copy=False))
+    ids, ics = _view(model, half.astype(np.uint8, copy=False))
     whole = cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST)
     return whole.astype(np.uint8, copy=False), ics
 

@@ -18,9 +18,9 @@ from conftest import TINY_MODEL, RunCli
 from aicsd.benchmark import methods_run
 from aicsd.benchmark.statistics import miou, parts_of
 from aicsd.config import build_config
-from aicsd.engine.config import DistillConfig
 from aicsd.engine.run_recipe import recipe_of
 from aicsd.evaluation import ImageCounts
+from aicsd.run_config import DistillConfig
 from aicsd.runs import RunFolder
 
 DATA = {"name": "folder", "batch_size": 4, "workers": 0, "augment": {"crop": 32}}

@@ -13,10 +13,11 @@ import pytest
 import yaml
 from conftest import RunCli
 
-from aicsd.benchmark.table import group_runs, percent, read_runs
+from aicsd.benchmark.statistics import percent
+from aicsd.benchmark.table import group_runs, read_runs
 from aicsd.config import build_config
-from aicsd.engine.config import DistillConfig, TrainConfig
 from aicsd.methods import load_recipe
+from aicsd.run_config import DistillConfig, TrainConfig
 from aicsd.runs import RunFolder
 
 

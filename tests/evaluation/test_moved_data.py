@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from aicsd.config import build_config
-from aicsd.engine.config import TrainConfig
 from aicsd.errors import UserError
 from aicsd.inputs import open_split
+from aicsd.run_config import TrainConfig
 from aicsd.runs import RunFolder
 
 STORED = np.array([[0, 255], [255, 0]], np.uint8)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from aicsd.data import Classes
 from aicsd.distiller import Distiller
-from aicsd.engine.config import OptimizerConfig
 from aicsd.engine.step import Training, train_step
 from aicsd.methods import Recipe, list_methods, load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model
+from aicsd.run_config import OptimizerConfig
 from aicsd.teacher import Teacher
 from aicsd.types import IGNORE_INDEX, Batch
 

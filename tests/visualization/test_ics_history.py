@@ -17,7 +17,7 @@ from aicsd.models import load_model
 from aicsd.runs import RunFolder
 from aicsd.visualization.ics_history import ICSHistory, read_history, write_history
 from aicsd.visualization.matrices import draw_ics_training, matrix_sheet
-from aicsd.visualization.views import ics_distance, look
+from aicsd.visualization.views import ics_distance, predict_views
 
 
 def kept(run: Path) -> ICSHistory:
@@ -34,7 +34,7 @@ def test_a_run_keeps_the_matrices_of_teacher_and_student(runs: Path) -> None:
     assert list(history.steps) == [0, 2, 4]
     for name, matrix in (("distilled", history.steps[4]), ("teacher", history.teacher)):
         assert matrix is not None
-        found = look(load_model(runs / name), samples).ics
+        found = predict_views(load_model(runs / name), samples).ics
         np.testing.assert_allclose(matrix, found, rtol=1e-4, atol=1e-6)
     assert read_history(runs / "alone") is None  # no term of it compares ICS matrices
     logged = {

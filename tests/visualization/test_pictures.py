@@ -24,7 +24,7 @@ from aicsd.visualization.distributions import draw_distributions
 from aicsd.visualization.gallery import as_file_name
 from aicsd.visualization.matrices import draw_ics
 from aicsd.visualization.panels import contact_sheet, draw_panels
-from aicsd.visualization.views import error_map, ics_distance, look, spread
+from aicsd.visualization.views import error_map, ics_distance, predict_views, shown_indices
 
 CLASSES = Classes(("a", "b", "c"), ((0, 0, 0), (250, 0, 0), (0, 250, 0)))
 
@@ -151,10 +151,10 @@ def test_views_are_predictions_and_mean_matrices(runs: Path) -> None:
     student = load_model(runs / "distilled")
     data = open_dataset("folder", str(runs / "data"), "val", {})
     samples = [data.read(index) for index in (0, 2)]
-    views = look(student, samples)
+    views = predict_views(student, samples)
     for mask, one in zip(views.masks, samples, strict=True):
         np.testing.assert_array_equal(mask, student.predict(one.image))
-    single = [look(student, [one]).ics for one in samples]
+    single = [predict_views(student, [one]).ics for one in samples]
     np.testing.assert_allclose(views.ics, (single[0] + single[1]) / 2)
     assert np.diag(views.ics).tolist() == [0, 0, 0]
 
@@ -233,6 +233,6 @@ def test_heat_map_pixels() -> None:
 
 def test_spread_and_file_names() -> None:
     ten: Any = range(10)
-    assert spread(ten, 2) == [2, 7]
-    assert spread(ten, 99) == list(range(10))
+    assert shown_indices(ten, 2) == [2, 7]
+    assert shown_indices(ten, 99) == list(range(10))
     assert as_file_name("student AICSD (a/b)") == "student-AICSD-a-b"

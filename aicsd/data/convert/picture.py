@@ -49,7 +49,7 @@ _TURNS: dict[int, Callable[[UInt8Array], UInt8Array]] = {
 """EXIF orientation -> from the stored rows and columns to those that are seen."""
 
 
-def look_at(path: Path, where: str) -> tuple[Frame, int, str]:
+def inspect_image(path: Path, where: str) -> tuple[Frame, int, str]:
     """Decode an image: its sizes, EXIF orientation, and a suffix that fits its content.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aicsd.data.convert.picture import look_at, make_upright
+from aicsd.data.convert.picture import inspect_image, make_upright
 from aicsd.data.convert.source import Item, LeftOutError, Remark, Source
 from aicsd.data.folder import UNLABELLED
 from aicsd.data.protocol import Classes
@@ -146,7 +146,7 @@ def _prepare(job: _Job) -> _Result:
         else:
             path, where = job.scratch, item.name
             path.write_bytes(item.image())
-        frame, orientation, suffix = look_at(path, where)
+        frame, orientation, suffix = inspect_image(path, where)
         mask = item.draw(frame, remarks) if item.draw is not None else None
         if mask is not None:
             mask, turned = make_upright(mask, frame, orientation, where)

@@ -17,9 +17,9 @@ from aicsd import hub
 from aicsd.data.classes_file import read_classes
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
-from aicsd.models.backbone import shorten
 from aicsd.models.model_file import is_model_file, require_finite
 from aicsd.models.sources.base import named_classes, nameless_classes
+from aicsd.models.state_keys import state_differences
 from aicsd.runs import RunFolder
 
 CONFIG = "config.json"
@@ -140,20 +140,7 @@ def fill(folder: Path, net: nn.Module, state: Mapping[str, Tensor]) -> None:
     Raises:
         UserError: missing or unknown keys, or other shapes.
     """
-    own = net.state_dict()
-    missing = [key for key in own if key not in state and "num_batches" not in key]
-    unknown = [key for key in state if key not in own]
-    wrong = [f"{key} is {tuple(state[key].shape)}, needs {tuple(own[key].shape)}"
-             for key in own if key in state and state[key].shape != own[key].shape]  # fmt: skip
-    problems = [
-        f"{len(keys)} {what}: {shorten(keys, 3)}"
-        for keys, what in (
-            (missing, "keys missing"), (unknown, "keys unknown"), (wrong, "of another shape"),
-        )
-        if keys
-    ]  # fmt: skip
-    if problems:
-        raise UserError(
-            f"{folder} does not hold the network that its {CONFIG} names: {'; '.join(problems)}"
-        )
+    different = state_differences(net.state_dict(), state)
+    if different:
+        raise UserError(f"{folder} does not hold the network that its {CONFIG} names: {different}")
     net.load_state_dict(dict(state), strict=False)

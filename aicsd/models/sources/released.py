@@ -20,12 +20,13 @@ from torch import Tensor
 from aicsd.data.open import classes_by_count
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
-from aicsd.models.backbone import OUTPUT_STRIDES, shorten
+from aicsd.models.backbone import OUTPUT_STRIDES
 from aicsd.models.deeplabv3plus import DeepLabV3Plus
 from aicsd.models.model_file import classes_of, input_of, require_finite
 from aicsd.models.segmenter import InputSpec, Segmenter
 from aicsd.models.sources import deeplabv3plus
 from aicsd.models.sources.base import nameless_classes, only_loaded
+from aicsd.models.state_keys import shorten, state_differences
 from aicsd.types import IGNORE_INDEX
 
 PREFIX = "released"
@@ -302,26 +303,11 @@ def _check(
     """Refuse other keys or shapes than ``expected``; return the keys that no result depends on."""
     extra = sorted(set(stored) - set(expected))
     left_out = [key for key in extra if UNUSED.search(key) or _is_copy(key, stored)]
-    unknown = sorted(set(extra) - set(left_out))
-    missing = [key for key in expected if key not in stored and "num_batches" not in key]
-    wrong = [
-        f"{key} is {tuple(stored[key].shape)}, needs {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in stored and stored[key].shape != value.shape
-    ]
-    problems = [
-        f"{len(keys)} {what}: {shorten(keys)}"
-        for keys, what in (
-            (missing, "keys missing"),
-            (unknown, "keys unknown"),
-            (wrong, "of another shape"),
-        )
-        if keys
-    ]
-    if problems:
+    rest = {key: value for key, value in stored.items() if key not in left_out}
+    different = state_differences(expected, rest, listed=5)
+    if different:
         raise UserError(
-            f"{path} does not fit a DeepLabV3+ on {backbone} of the released code: "
-            f"{'; '.join(problems)}"
+            f"{path} does not fit a DeepLabV3+ on {backbone} of the released code: {different}"
         )
     return [key for key in left_out if UNUSED.search(key)]
 

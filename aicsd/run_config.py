@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from aicsd.data.settings import DataConfig
-from aicsd.engine.trackers import check_loggers
-from aicsd.errors import UserError
+from aicsd.errors import UserError, suggest
 from aicsd.models.settings import ModelConfig
 from aicsd.types import Protocol, Runtime
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+"""Logger -> the package that it needs."""
 
 
 @dataclass(frozen=True)
@@ -184,3 +186,22 @@ class DistillConfig(FitConfig):
     terms_of: str | None = None
     """method whose keys terms holds completely, so that no recipe is read; set in the config of a
     run."""
+
+
+def check_loggers(text: str) -> list[str]:
+    """``wandb,tensorboard`` -> the names; ``none`` -> nothing.
+
+    Raises:
+        UserError: an unknown logger, or one whose package is not installed.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if names == ["none"]:
+        return []
+    for name in names:
+        if name not in LOGGERS:
+            raise UserError(f"logger: unknown {name!r}{suggest(name, [*LOGGERS, 'none'])}")
+        if find_spec(LOGGERS[name]) is None:
+            raise UserError(
+                f"logger: {name} is not installed; pip install {LOGGERS[name]}, or choose another"
+            )
+    return names
