@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -53,6 +54,12 @@ def enough_memory(what: str) -> Iterator[None]:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory was too small."""
     return isinstance(error, MemoryError) or any(word in str(error) for word in OUT_OF_MEMORY)
+
+
+def one_line(error: BaseException | str, longest: int = 200) -> str:
+    """The beginning of a library's message, without line breaks and colours."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return " ".join(plain.split())[:longest] or type(error).__name__
 
 
 def suggest(word: object, allowed: Iterable[str]) -> str:

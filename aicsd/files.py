@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 import yaml
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.yaml_file import StrictLoader
 
 
@@ -161,7 +161,21 @@ def _is_at(file: TextIO, path: Path) -> bool:
         return False
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: it cannot be read, or is no such text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping.
 
     Raises:
@@ -218,7 +232,7 @@ def _unreadable(path: Path, error: Exception) -> UserError:
         return UserError(f"{path} cannot be read: {error.strerror or error}")
     mark = getattr(error, "problem_mark", None)
     place = f", line {mark.line + 1}," if mark is not None else ""
-    reason = getattr(error, "problem", None) or " ".join(str(error).split())[:200]
+    reason = getattr(error, "problem", None) or one_line(error)
     if isinstance(error, RecursionError):
         reason = "it is nested too deeply"
     return UserError(f"{path}{place} is damaged: {reason}")

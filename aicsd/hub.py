@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.runs import MODEL_FILE, FinishedRun, RunFolder, has_own_name
 
 PREFIX = "hf:"
@@ -130,7 +130,7 @@ def hub_errors(name: str) -> Iterator[None]:
     except errors.EntryNotFoundError as error:
         raise UserError(f"{name} contains no aicsd model file") from error
     except errors.HfHubHTTPError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"the hub refused {name}: {reason}") from error
     except Exception as error:
         # the HTTP library below differs between versions of huggingface_hub
@@ -147,7 +147,7 @@ def not_logged_in() -> UserError:
 
 def _unreachable(name: str, error: Exception) -> UserError:
     cause = error.__cause__ or error
-    reason = " ".join(str(cause).split())[:120]
+    reason = one_line(cause, 120)
     return UserError(f"{name}: the hub cannot be reached ({reason}); is there a network?")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.files import atomic_path
 from aicsd.types import IGNORE_INDEX
 
@@ -222,7 +222,7 @@ def _reading(name: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         raise UnreadableImageError(
             f"{name} is not a readable image (empty, truncated or another format): {reason}"
         ) from error

@@ -19,7 +19,7 @@ from aicsd.files import (
     is_leftover,
     read_json,
     read_json_lines,
-    read_yaml,
+    read_yaml_mapping,
     write_text,
 )
 
@@ -200,7 +200,7 @@ class RunFolder:
         Raises:
             UserError: a file that cannot be read, or that holds no settings of a run.
         """
-        config = read_yaml(self.config)
+        config = read_yaml_mapping(self.config)
         for key, kind in (("seed", int), ("data", dict)):
             if not isinstance(config.get(key), kind):
                 raise UserError(f"{self.config} holds no settings of a run: {key} is missing")
@@ -223,7 +223,7 @@ class RunFolder:
 
     def teacher(self) -> str | None:
         """Reference of the network that this run was distilled from, if its config names one."""
-        teacher = read_yaml(self.config).get("teacher") if self.config.is_file() else None
+        teacher = read_yaml_mapping(self.config).get("teacher") if self.config.is_file() else None
         return str(teacher) if teacher else None
 
     def save_config(self, settings: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.files import atomic_path
 
 CHECKSUM = "sha256"
@@ -50,7 +50,7 @@ def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], str | None]:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:  # whatever the damaged bytes lead it to
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"{path} is not a readable safetensors file: {reason}") from error
     text = metadata.pop(key, None)
     if text is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 
 LARGEST_FILE = 10**7
 """Bytes of a file that is read at all."""
@@ -92,4 +92,4 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     problem = getattr(error, "strerror", None) or getattr(error, "problem", None) or error
-    return " ".join(str(problem).split())[:200]
+    return one_line(problem)

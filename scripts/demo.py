@@ -19,7 +19,7 @@ import aicsd
 from aicsd.config import find_config
 from aicsd.data import open_dataset
 from aicsd.errors import UserError
-from aicsd.files import read_yaml
+from aicsd.files import read_yaml_mapping
 from aicsd.runs import RunFolder
 from aicsd.visualization import save_panels
 
@@ -30,7 +30,7 @@ TITLES = {"teacher": "teacher", "alone": "student alone", "aicsd": "student AICS
 
 def settings(name: str, options: argparse.Namespace) -> dict[str, Any]:
     config = find_config(f"digits/{'teacher' if name == 'teacher' else 'aicsd'}")
-    values = read_yaml(config)
+    values = read_yaml_mapping(config)
     run = RunFolder(options.out / name)
     values |= {"run": run.path, "resume": run.config.is_file()}
     if name == "alone":

@@ -49,7 +49,7 @@ from aicsd.data.web_file import WebFile
 from aicsd.engine.checkpoint import RunState, load_checkpoint, save_checkpoint
 from aicsd.engine.replay import replay
 from aicsd.errors import UserError
-from aicsd.files import read_json, read_json_lines, read_yaml
+from aicsd.files import read_json, read_json_lines, read_yaml_mapping
 from aicsd.images import image_size, read_colors, read_image, read_mask
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, build_model, load_model, save_model
@@ -211,8 +211,10 @@ def readers(run: Path) -> dict[str, Reader]:
         "colors": Reader("x.png", images["image"] + images["mask"], read_colors),
         "stream": Reader("x", [b"".join(images["image"][:2]), images["image"][4]], read_all),
         "sbd": Reader("x.mat", sbd_masks(), read_sbd_mask),
-        "yaml": Reader("x.yaml", [config, recipe], read_yaml),
-        "config": Reader("x.yaml", [config], lambda p: build_config(DistillConfig, read_yaml(p))),
+        "yaml": Reader("x.yaml", [config, recipe], read_yaml_mapping),
+        "config": Reader(
+            "x.yaml", [config], lambda p: build_config(DistillConfig, read_yaml_mapping(p))
+        ),
         "recipe": Reader("x.yaml", [recipe], lambda p: load_recipe(str(p))),
         "json": Reader("x.json", [json_text], read_json),
         "log": Reader("x.jsonl", [line * 3], read_json_lines),

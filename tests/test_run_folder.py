@@ -18,7 +18,7 @@ from conftest import RunCli
 from tiny_runs import train_command
 
 from aicsd.errors import UserError
-from aicsd.files import read_json_lines, read_yaml
+from aicsd.files import read_json_lines, read_yaml_mapping
 from aicsd.run_config import DistillConfig
 from aicsd.runs import RunFolder
 
@@ -109,10 +109,10 @@ def test_aliases_cannot_grow_without_end(tmp_path: Path) -> None:
     levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
     (tmp_path / "bomb.yaml").write_text("\n".join(["a0: &a0 [x]", *levels]))
     with pytest.raises(UserError, match="aliases are not allowed"):
-        read_yaml(tmp_path / "bomb.yaml")
+        read_yaml_mapping(tmp_path / "bomb.yaml")
     (tmp_path / "bomb.yaml").write_text("a: &a {b: *a}")
     with pytest.raises(UserError, match="aliases are not allowed"):
-        read_yaml(tmp_path / "bomb.yaml")
+        read_yaml_mapping(tmp_path / "bomb.yaml")
 
 
 def test_a_line_that_a_kill_cut_short_does_not_count(tmp_path: Path) -> None:

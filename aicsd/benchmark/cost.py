@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 
 from aicsd.benchmark.counts import kept_bytes_and_flops
-from aicsd.benchmark.inputs import Data, build_untrained, find_teacher, open_data
+from aicsd.benchmark.inputs import Data, TeacherSource, build_untrained, find_teacher, open_data
 from aicsd.benchmark.settings import CostConfig
 from aicsd.benchmark.steps import PARTS, ClockedSteps, peak_memory, repeated
 from aicsd.benchmark.switches import RunTime, Switch, estimated_switches, of_step, step_variants
@@ -117,11 +117,6 @@ def measure_cost(
     before = peak_memory(fabric.device)
     source = find_teacher(config, teacher_config)
     data = open_data(config, source.trained if source else None, classes, images, size)
-    notes = [] if source is None else [source.note]
-    if data.missing is not None:
-        notes.append(f"{data.missing}: RANDOM IMAGES stand in for the data")
-    if config.teacher_cache is not None and source is not None:
-        notes.append("the teacher is measured live; from teacher_cache its part is next to nothing")
     tell("building the networks and counting their operations")
     student = build_untrained(config.network, data.train.classes, config.seed)
     teacher = None
@@ -144,7 +139,7 @@ def measure_cost(
         machine=machine(),
         machine_line=machine_line(fabric.device),
         data=bench.describe(),
-        notes=notes,
+        notes=_notes(config, source, data),
         batch_size=config.data.batch_size,
         crop=config.data.augment.crop,
         image_size=data.size,
@@ -159,6 +154,16 @@ def measure_cost(
         run=run,
         switches=switches,
     )
+
+
+def _notes(config: CostConfig, source: TeacherSource | None, data: Data) -> list[str]:
+    """What differs from the training itself."""
+    notes = [] if source is None else [source.note]
+    if data.missing is not None:
+        notes.append(f"{data.missing}: RANDOM IMAGES stand in for the data")
+    if config.teacher_cache is not None and source is not None:
+        notes.append("the teacher is measured live; from teacher_cache its part is next to nothing")
+    return notes
 
 
 class _Bench:

@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aicsd.benchmark.table import settings_of
-from aicsd.config import build_config
+from aicsd.config import build_config, merge
 from aicsd.data.open import differs_by_root
 from aicsd.engine.run_recipe import check_cache, recipe_of
 from aicsd.errors import UserError, suggest
-from aicsd.files import read_yaml
+from aicsd.files import read_yaml_mapping
 from aicsd.methods import Recipe
 from aicsd.run_config import DistillConfig
 from aicsd.runs import UNIMPORTANT, RunFolder, flatten, renamed
@@ -264,7 +264,7 @@ def read_benchmark(
     Raises:
         UserError: a file that cannot be read, an unknown key or row, a wrong option.
     """
-    content = read_yaml(path)
+    content = read_yaml_mapping(path)
     try:
         benchmark = _parse(content, common or {}, weights)
         for key in benchmark.order():
@@ -377,13 +377,3 @@ def _check_rows(where: str, names: Iterable[Any], rows: Mapping[str, Row]) -> No
     for name in names:
         if name not in rows:
             raise UserError(f"{where}: there is no row {name!r}{suggest(str(name), list(rows))}")
-
-
-def merge(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """``more`` over ``values``, mapping by mapping."""
-    merged = dict(values)
-    for key, value in more.items():
-        held = merged.get(key)
-        both = isinstance(held, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(held, value) if both else value  # type: ignore[arg-type]
-    return merged

@@ -16,7 +16,7 @@ from aicsd.data.batches import epoch_indices
 from aicsd.data.splits import open_splits
 from aicsd.engine.finite import NonFiniteLossError
 from aicsd.engine.run_batches import plan_run
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 
 
 class Decider:
@@ -187,7 +187,7 @@ class Decider:
                 try:
                     self.results.decided[name] = {"ratio": step_ratio(cell, alone)}
                 except (UserError, RuntimeError, NonFiniteLossError) as error:
-                    reason = " ".join(str(error).split())[:200]
+                    reason = one_line(error)
                     print(f"{name} is taken from the logs: {reason}", file=sys.stderr)
                     self._unmeasured.add(name)
             if name in self._unmeasured:

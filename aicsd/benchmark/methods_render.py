@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ from statistics import mean
 
 from aicsd.benchmark.methods_results import Results, measured_on
 from aicsd.benchmark.methods_table import Line, Statistics, to_json
+from aicsd.benchmark.render import csv_text
 from aicsd.benchmark.statistics import Gain, percent
 from aicsd.files import atomic_path, write_text
 
@@ -160,11 +159,7 @@ def as_csv(lines: Sequence[Line]) -> str:
                 f"{name}_clear": None if gain is None else gain.is_clear,
             }  # fmt: skip
         rows.append(row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(rows)
 
 
 def latex(lines: Sequence[Line]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any, Literal
 
@@ -152,6 +152,11 @@ def _csv(groups: Sequence[Group], per_class: bool) -> str:
             row |= {f"{name}_{key}": statistic.get(key) for key in ("mean", "std")}
         row |= {"miou_difference_n": difference.get("n"), "parameters": content["parameters"]}
         rows.append(row)
+    return csv_text(rows)
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the same columns as CSV, their names first."""
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()

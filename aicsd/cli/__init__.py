@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from aicsd.cli import help as pages
 from aicsd.cli.parser import Command, call
-from aicsd.errors import UserError, is_out_of_memory, suggest
+from aicsd.errors import UserError, is_out_of_memory, one_line, suggest
 
 DESCRIPTION = "Distil a large semantic-segmentation network into a small one."
 
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("AICSD_DEBUG") or not is_out_of_memory(error):
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         print(f"aicsd: error: not enough memory; use fewer or smaller images at once: {reason}",
               file=sys.stderr)  # fmt: skip
         sys.exit(2)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from aicsd.benchmark.settings import CostConfig
 from aicsd.cli.parser import Command
-from aicsd.config import find_config
+from aicsd.config import find_config, merge
 from aicsd.errors import UserError
 from aicsd.inputs import open_model, parse_size, pick_device
 
@@ -169,7 +169,7 @@ def methods(
         root: folder of the dataset.
         common: further options of aicsd distill for all trainings, such as '{epochs: 12}'.
     """
-    from aicsd.benchmark.methods import merge, read_benchmark
+    from aicsd.benchmark.methods import read_benchmark
     from aicsd.benchmark.methods_render import write_tables
     from aicsd.benchmark.methods_results import RESULTS_FILE, read_results
     from aicsd.benchmark.methods_run import Campaign

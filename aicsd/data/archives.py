@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from aicsd.data.download import Progress
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 
 LONGEST_LINK = 4096
 """Bytes of a link's target that are read."""
@@ -66,7 +66,7 @@ def unpack(archive: Path, inside: str, place: Path, progress: Progress | None = 
     ) as error:  # fmt: skip
         if isinstance(error, UserError):
             raise
-        reason = " ".join(str(error).split())
+        reason = one_line(error, 500)
         raise UserError(
             f"{archive} cannot be unpacked: {reason}; remove it and run again"
         ) from error

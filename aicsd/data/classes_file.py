@@ -11,7 +11,7 @@ from typing import NamedTuple
 from aicsd.data.file_dataset import LayoutError
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
-from aicsd.files import at_home
+from aicsd.files import at_home, read_text
 from aicsd.images import Color
 from aicsd.types import IGNORE_INDEX
 
@@ -66,7 +66,7 @@ def read_classes(path: Path) -> Classes:
     Raises:
         UserError: no such file, no text, no class, more than 255, or a name twice.
     """
-    lines = [line.split() for line in _text(path).splitlines() if line.strip()]
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
     if not 1 <= len(lines) <= IGNORE_INDEX:
         raise UserError(f"{path} names {len(lines)} classes; 1 to {IGNORE_INDEX} are possible")
     names: list[str] = []
@@ -119,18 +119,9 @@ def read_color_table(path: Path) -> ColorTable:
 
 def _rows(path: Path) -> list[list[str]]:
     try:
-        return list(csv.reader(_text(path).splitlines(), skipinitialspace=True))
+        return list(csv.reader(read_text(path).splitlines(), skipinitialspace=True))
     except csv.Error as error:
         raise UserError(f"{path} holds no lines of name,r,g,b: {error}") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def _color(words: list[str]) -> Color | None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.images import MAX_PIXELS, UInt8Array
 from aicsd.types import IGNORE_INDEX
 
@@ -57,7 +57,7 @@ def read_sbd_mask(path: Path) -> UInt8Array:
             raise _DamagedError(f"it has more than {MAX_FILE >> 20} MB")
         mask = _segmentation(path.read_bytes())
     except (_DamagedError, OSError, zlib.error) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error, 500)
         raise UserError(
             f"{path} is not a readable SBD mask (empty, truncated or without GTcls.Segmentation): "
             f"{reason}"

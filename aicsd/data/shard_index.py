@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aicsd.data.web_file import WebFile, find_web_file, shown
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.files import write_text
 from aicsd.images import MAX_BYTES
 
@@ -162,7 +162,7 @@ def _reading(name: str) -> Iterator[None]:
     except UserError:
         raise
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(
             f"{name} is not an uncompressed tar file, or is damaged: {reason}"
         ) from error

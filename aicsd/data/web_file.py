@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, quote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from aicsd.data.download import TIMEOUT
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 
 WAITS = (0.0, 0.0, 1.0, 2.0, 4.0)
 """Seconds before every try. A server may close an idle connection, so the second comes at once."""
@@ -91,7 +91,7 @@ def _read(url: str, offset: int, size: int, known: WebFile | None) -> tuple[byte
                 return bytes(data), known
             problem = f"the connection ended after {len(data)} of {size} bytes"
         except (OSError, http.client.HTTPException, _BusyError) as error:
-            problem = " ".join(str(error).split())[:200] or type(error).__name__
+            problem = one_line(error)
         finally:
             if not is_sound:
                 _here.drop()

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 
 import torch
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.files import atomic_path
 from aicsd.runs import RunFolder
 
@@ -98,7 +98,7 @@ def load_checkpoint(folder: RunFolder) -> Checkpoint | None:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())[:200]
+    text = one_line(error)
     return text if isinstance(error, UserError) else f"{type(error).__name__} {text}"
 
 

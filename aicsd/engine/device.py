@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.run_config import FitConfig
 
 
@@ -28,7 +28,7 @@ def open_fabric(config: FitConfig) -> Fabric:
             precision=config.precision,
         )
     except (MisconfigurationException, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error, 500)
         raise UserError(
             f"accelerator {config.accelerator!r} with devices {config.devices} cannot be used "
             f"here: {reason}"

@@ -15,7 +15,7 @@ from aicsd.engine.checkpoint import RunState, load_checkpoint, save_checkpoint
 from aicsd.engine.reporting import RunLogger, score_text
 from aicsd.engine.step import Training
 from aicsd.engine.trackers import open_trackers
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.evaluation import ImageCounts, Metrics, evaluate, to_json
 from aicsd.files import write_text
 from aicsd.models import Segmenter, save_model
@@ -195,7 +195,7 @@ class RunRecord:
         try:
             self.training.load_state_dict(found.states)
         except Exception as error:  # of an older version, or of something else
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise UserError(
                 f"checkpoint {self.folder.checkpoint} does not fit this model and data ({reason}); "
                 "choose another run folder"

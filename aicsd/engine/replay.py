@@ -15,7 +15,7 @@ from aicsd.distiller import Distiller
 from aicsd.engine.kept_step import FORMAT, Part, examine
 from aicsd.engine.run import StudentPlan, connect_teacher
 from aicsd.engine.run_recipe import recipe_of, recipe_of_labels
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.files import at_home
 from aicsd.models import ModelConfig, load_model
 from aicsd.run_config import DistillConfig, TrainConfig
@@ -71,7 +71,7 @@ def replay(
         weights = distiller.recipe.weights(content["progress"])
         return Replayed(content["step"] + 1, content["progress"], weights, parts, state is not None)
     except (KeyError, TypeError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"{file} does not fit the run in {folder.path}: {reason}") from error
 
 
@@ -79,7 +79,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch raises whatever damaged bytes lead it to
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"{file} holds no step of a run: {reason}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{file} holds no step of a run, or one of another version of aicsd")

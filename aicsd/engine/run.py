@@ -28,7 +28,7 @@ from aicsd.engine.run_recipe import check_cache, class_pixels, recipe_of, recipe
 from aicsd.engine.run_report import write_run_report
 from aicsd.engine.stop import interruptible
 from aicsd.engine.sync_bn import share_statistics, shares_statistics
-from aicsd.errors import UserError, enough_memory
+from aicsd.errors import UserError, enough_memory, one_line
 from aicsd.methods import Recipe
 from aicsd.methods.contract import Losses
 from aicsd.models import (
@@ -338,7 +338,7 @@ def try_out(distiller: Distiller, crop: int, device: torch.device) -> None:
     except UserError:
         raise
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(
             f"data.augment.crop is {crop}, and the networks cannot be run on such an image: "
             f"{reason}"

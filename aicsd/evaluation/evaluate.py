@@ -67,18 +67,7 @@ def evaluate(
     Raises:
         UserError: classes that differ, a file that cannot be read, or a number out of range.
     """
-    if batch_size < 1 or workers < 0:
-        raise UserError(
-            f"batch_size is {batch_size} and workers is {workers}; they must be at least 1 and 0"
-        )
-    if short_side < 0:
-        raise UserError(f"short_side is {short_side}; it must be 0 or more")
-    if model.classes.names != dataset.classes.names:
-        raise UserError(
-            f"the model was trained on the classes {list(model.classes.names)} but the dataset has "
-            f"{list(dataset.classes.names)}: give --teacher_classes MAP.yaml, which turns the ones "
-            "into the others"
-        )
+    _check(model, dataset, batch_size, workers, short_side)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = model.device
     num_classes = len(model.classes.names)
@@ -115,6 +104,23 @@ def evaluate(
         per_image.gather()
     metrics = metrics_from_confusion(_over_ranks(confusion), model.classes.names, len(dataset))
     return add_boundary(metrics, _over_ranks(borders.to(device))) if boundary else metrics
+
+
+def _check(
+    model: Segmenter, dataset: SegDataset, batch_size: int, workers: int, short_side: int
+) -> None:
+    if batch_size < 1 or workers < 0:
+        raise UserError(
+            f"batch_size is {batch_size} and workers is {workers}; they must be at least 1 and 0"
+        )
+    if short_side < 0:
+        raise UserError(f"short_side is {short_side}; it must be 0 or more")
+    if model.classes.names != dataset.classes.names:
+        raise UserError(
+            f"the model was trained on the classes {list(model.classes.names)} but the dataset has "
+            f"{list(dataset.classes.names)}: give --teacher_classes MAP.yaml, which turns the ones "
+            "into the others"
+        )
 
 
 def _over_ranks(counts: Tensor) -> Tensor:

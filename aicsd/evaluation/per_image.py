@@ -17,7 +17,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.tensor_files import read_tensors, write_tensors
 
 FORMAT = 1
@@ -112,7 +112,7 @@ class ImageCounts:
             if not sound:
                 raise ValueError("its parts do not fit together")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise UserError(f"{path} holds no counts of images: {reason}") from error
         for index in range(len(found.names)):
             part = slice(start[index], start[index + 1])

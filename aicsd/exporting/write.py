@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from aicsd.data.protocol import SegDataset
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.exporting.check import Parity, compare, compare_int8
 from aicsd.exporting.graph import ExportGraph, Output, describe, file_size, trace
 from aicsd.files import atomic_folder, atomic_path
 from aicsd.formats import FORMATS, Format, format_of
-from aicsd.formats.base import Exported, Images, one_line
+from aicsd.formats.base import Exported, Images
 from aicsd.models import Segmenter
 from aicsd.models.exported import ExportedSegmenter
 

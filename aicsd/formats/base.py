@@ -7,7 +7,6 @@ import importlib
 import io
 import logging
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -177,12 +176,6 @@ def quiet() -> Iterator[None]:
 def unreadable(path: Path, error: Exception | str) -> UserError:
     """The one line for a file that a runtime refuses."""
     return UserError(f"{path} is not a readable exported model: {one_line(error)}")
-
-
-def one_line(error: Exception | str, longest: int = 200) -> str:
-    """The beginning of a library's message."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-    return " ".join(plain.split())[:longest] or type(error).__name__
 
 
 def known(dimension: Any) -> int | None:

@@ -14,7 +14,7 @@ from timm.models._efficientnet_blocks import InvertedResidual
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.models.maps import MapInfo
 from aicsd.models.state_keys import state_differences
 
@@ -137,7 +137,7 @@ def _create(name: str, output_stride: int, pretrained: bool) -> tuple[nn.Module,
         body = timm.create_model(name, features_only=True, pretrained=pretrained, **options)
         return body, _try_sizes(body, multiple)
     except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error, 500)
         if "home directory" in reason:
             raise UserError(
                 f"the ImageNet weights of {name!r} have no place to be stored: this user has no "

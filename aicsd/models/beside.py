@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from aicsd.data.classes_file import distinct_color, read_classes
 from aicsd.data.protocol import Classes
-from aicsd.errors import UserError, suggest
+from aicsd.errors import UserError, one_line, suggest
 from aicsd.models.segmenter import IMAGENET, InputSpec
 from aicsd.yaml_file import read_yaml
 
@@ -56,7 +56,7 @@ def read_beside(path: Path) -> Beside:
             raise ValueError("std and scale must be above 0, window 0 or more")
         aligned = _flag(found.get("align_corners", False))
     except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"description {place}: {reason}") from error
     says = any(key in found for key in ("mean", "std", "scale", "bgr", "window"))
     return Beside(_classes(place, found["classes"]), spec if says else None, aligned)

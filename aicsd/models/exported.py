@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aicsd.data.protocol import Classes
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.formats import find_format
-from aicsd.formats.base import Graph, Port, one_line, unreadable
+from aicsd.formats.base import Graph, Port, unreadable
 from aicsd.models.beside import beside, read_beside
 from aicsd.models.one_size import RESIZINGS
 from aicsd.models.segmenter import IMAGENET, InputSpec, Segmenter

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aicsd.data.protocol import Classes
-from aicsd.errors import UserError, suggest
+from aicsd.errors import UserError, one_line, suggest
 from aicsd.files import at_home
 from aicsd.models.model_file import (
     DECLARED,
@@ -151,7 +151,7 @@ def assemble(
 
 
 def _lies(file: Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:300]
+    reason = one_line(error, 300)
     return UserError(f"{file} does not hold the model that its header names: {reason}")
 
 

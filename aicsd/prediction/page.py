@@ -197,23 +197,7 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
     def show(image: UInt8Array | None, opacity: float) -> list[Any]:
         if image is None:
             return [None, "", "", None] * len(models) + ([None, ""] if compares else [])
-        views = predict_all(models, image)
-        values: list[Any] = []
-        for name, model in models.items():
-            view = views[name]
-            picture = overlay(image, view.ids, model.classes.palette, opacity)
-            told = (f"{1000 * view.seconds:.0f} ms on {device} for "
-                    f"{image.shape[1]} x {image.shape[0]} pixels")  # fmt: skip
-            values += [picture, told, legend(model.classes, view.ids), view.matrix]
-        if compares:
-            (one, first), (other, second) = models.items()
-            ids = translate(views[one].ids, first.classes, second.classes)
-            found = views[other].ids
-            values += [
-                disagreement(image, ids, found),
-                disagreeing_pairs(ids, found, second.classes.names, (one, other)),
-            ]
-        return values
+        return shown_values(models, image, opacity, device)
 
     with gradio.Blocks(title="aicsd", analytics_enabled=False, delete_cache=KEPT) as page:
         with gradio.Row():
@@ -245,6 +229,29 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
         gradio.on([source.change, opacity.release], show, [source, opacity], results,
                   api_name=False)  # fmt: skip
     return page
+
+
+def shown_values(
+    models: Mapping[str, Segmenter], image: UInt8Array, opacity: float, device: str
+) -> list[Any]:
+    """What the results of :func:`build_page` show for an image, in their order."""
+    predictions = predict_all(models, image)
+    values: list[Any] = []
+    for name, model in models.items():
+        found = predictions[name]
+        picture = overlay(image, found.ids, model.classes.palette, opacity)
+        speed = (f"{1000 * found.seconds:.0f} ms on {device} for "
+                 f"{image.shape[1]} x {image.shape[0]} pixels")  # fmt: skip
+        values += [picture, speed, legend(model.classes, found.ids), found.matrix]
+    if len(models) == 2:
+        (one, first), (other, second) = models.items()
+        ids = translate(predictions[one].ids, first.classes, second.classes)
+        others = predictions[other].ids
+        values += [
+            disagreement(image, ids, others),
+            disagreeing_pairs(ids, others, second.classes.names, (one, other)),
+        ]
+    return values
 
 
 def refusing(read: Callable[[Any], Any], error_class: Any) -> Callable[[Any], Any]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.files import atomic_folder, atomic_path
 from aicsd.images import UInt8Array
 from aicsd.legend import draw_legend, with_legend
@@ -167,7 +167,7 @@ class _Reader:
             raise self._broken(error) from error
 
     def _broken(self, error: Exception) -> BrokenInputError:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or one_line(error, 500)
         return BrokenInputError(f"{self._path} is not a readable video: {reason}")
 
 
@@ -217,5 +217,5 @@ class _Writer:
             self._stack.__exit__(kind, *rest)
 
     def _failed(self, error: Exception) -> UserError:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or one_line(error, 500)
         return UserError(f"cannot write {self._path}: {reason}")

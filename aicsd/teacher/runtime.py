@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.formats.openvino import openvino_core
 from aicsd.models.segmenter import Segmenter
 from aicsd.types import Runtime, SegOutput
@@ -120,7 +120,7 @@ class _OpenVINO:
                 )
             return openvino_core().compile_model(converted, "CPU", settings)
         except Exception as error:  # whatever its converter meets in a network of somebody's own
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise UserError(
                 f"OpenVINO cannot convert this teacher ({reason}): use teacher_runtime eager"
             ) from error

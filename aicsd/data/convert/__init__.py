@@ -21,7 +21,7 @@ from aicsd.data.convert import (
     yolo,
 )
 from aicsd.data.convert.colors import ClassTable, parse_table
-from aicsd.data.convert.report import LEFT_OUT_FILE, Conversion, left_out_lines, one_line, summary
+from aicsd.data.convert.report import LEFT_OUT_FILE, Conversion, left_out_lines, printable, summary
 from aicsd.data.convert.source import IGNORED_WORDS, Format, Remark, Settings
 from aicsd.data.convert.tree import Tree
 from aicsd.data.convert.write import Empty, Written, write
@@ -78,17 +78,17 @@ def convert(
         UserError: a format that is not recognised, annotations that cannot be read, nothing that
             can be used, or a folder that is there already.
     """
-    with _one_line():
+    with _printable():
         return _convert(source, out, format, val, seed, classes, background, empty, progress)
 
 
 @contextmanager
-def _one_line() -> Iterator[None]:
+def _printable() -> Iterator[None]:
     """File names may hold line breaks; messages may not."""
     try:
         yield
     except UserError as error:
-        raise UserError(one_line(str(error))) from error
+        raise UserError(printable(str(error))) from error
 
 
 def _convert(

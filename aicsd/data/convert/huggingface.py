@@ -30,7 +30,7 @@ from aicsd.data.convert.source import (
 )
 from aicsd.data.convert.tree import Tree, folder_of, split_of
 from aicsd.data.convert.values import integer, record, records, string
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.images import UInt8Array
 
 STATE = "state.json"
@@ -150,7 +150,7 @@ def _schema(tree: Tree, file: str) -> tuple[Any, list[int]]:
         stream = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
         return stream.schema, [sum(batch.num_rows for batch in stream)]
     except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"{path} is not a complete data file: {reason}") from error
 
 

@@ -92,7 +92,7 @@ def summary(remarks: Iterable[Remark]) -> list[str]:
         ordered = sorted(counts, key=lambda reason: -counts[reason])
         lines = [
             f"  {_number(kind, counts[reason])}{reason} "
-            f"({'first: ' if counts[reason] > 1 else ''}{one_line(first[reason])})"
+            f"({'first: ' if counts[reason] > 1 else ''}{printable(first[reason])})"
             for reason in ordered[:_SHOWN]
         ]
         if len(ordered) > _SHOWN:
@@ -109,19 +109,19 @@ def _number(kind: str, count: int) -> str:
 def left_out_lines(remarks: Iterable[Remark]) -> list[str]:
     """One line for everything that was left out."""
     found = [remark for remark in remarks if remark.kind != "note"]
-    lines = [f"{r.kind}: {r.reason}: {one_line(r.where)} ({r.number})" for r in found[:MAX_LINES]]
+    lines = [f"{r.kind}: {r.reason}: {printable(r.where)} ({r.number})" for r in found[:MAX_LINES]]
     if len(found) > MAX_LINES:
         lines.append(f"and {len(found) - MAX_LINES} more")
     return lines
 
 
-def one_line(text: str) -> str:
+def printable(text: str) -> str:
     """Text without line breaks and characters that terminals cannot show."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _quoted(path: Path) -> str:
-    return shlex.quote(one_line(str(path)))
+    return shlex.quote(printable(str(path)))
 
 
 def _aligned(rows: list[list[str]]) -> str:

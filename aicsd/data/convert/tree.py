@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
+from aicsd.files import read_text
 from aicsd.images import IMAGE_SUFFIXES
 
 MAX_FILES = 5_000_000
@@ -158,12 +159,7 @@ class Tree:
         path = self._checked(name)
         if path.stat().st_size > MAX_TEXT:
             raise UserError(f"{path} is larger than {MAX_TEXT >> 30} GiB")
-        try:
-            return path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text: {error}") from error
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+        return read_text(path)
 
     def json(self, name: str) -> Any:
         """The content of a JSON file; UserError as :meth:`text`, and for broken JSON."""
@@ -183,7 +179,7 @@ class Tree:
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             if isinstance(error, UserError):
                 raise
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise UserError(f"{self.root / name} cannot be read as YAML: {reason}") from error
 
     def json_files(self, *keys: str, count: int | None = SNIFFED_FILES) -> list[str]:

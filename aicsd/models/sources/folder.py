@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from aicsd import hub
 from aicsd.data.classes_file import read_classes
 from aicsd.data.protocol import Classes
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.models.model_file import is_model_file, require_finite
 from aicsd.models.sources.base import named_classes, nameless_classes
 from aicsd.models.state_keys import state_differences
@@ -86,7 +86,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         try:
             state |= load_file(folder / name)
         except Exception as error:  # whatever the damaged bytes lead it to
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise UserError(
                 f"{folder / name} is not a readable safetensors file: {reason}"
             ) from error

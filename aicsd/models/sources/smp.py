@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from aicsd.data.protocol import Classes
-from aicsd.errors import UserError, suggest
+from aicsd.errors import UserError, one_line, suggest
 from aicsd.models.maps import STAGES
 from aicsd.models.segmenter import IMAGENET, InputSpec, Origin, Segmenter
 from aicsd.models.sources.base import nameless_classes, parse_options, require
@@ -244,7 +244,7 @@ def _create(
                 f"smp has no encoder {encoder!r}{suggest(encoder, known)}; those of timm are "
                 "called tu-NAME"
             ) from error
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         raise UserError(f"{named} cannot be built: {reason}") from error
     return net
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from aicsd.data.protocol import Classes
-from aicsd.errors import UserError, suggest
+from aicsd.errors import UserError, one_line, suggest
 from aicsd.models.one_size import Resizing
 from aicsd.models.segmenter import IMAGENET, InputSpec, Origin, Segmenter
 from aicsd.models.sources.base import named_classes, nameless_classes, parse_options, require
@@ -132,7 +132,7 @@ def load_folder(folder: Path) -> Segmenter:
             dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:  # whatever the library meets in files of anybody
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error, 300)
         raise UserError(f"{folder} does not hold the network of its config: {reason}") from error
     lacking = [*report.get("missing_keys", ()), *(k[0] for k in report.get("mismatched_keys", ()))]
     if lacking:
@@ -203,7 +203,7 @@ def _task_of_folder(library: Any, folder: Path, config: Any) -> Sequence[int]:
         words = library.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         ids: Sequence[int] = words(TASK)["input_ids"]
     except Exception as error:  # whatever the library meets in files of anybody
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"{folder}: the tokenizer cannot be read: {reason}") from error
     return ids
 
@@ -235,7 +235,7 @@ def _assemble(
     try:
         net = getattr(library, kind.model)(settled)
     except Exception as error:  # whatever values of anybody lead it to
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"{PREFIX}:{name} cannot be built: {reason}") from error
     return _segmenter(kind, net, name, config, classes, spec)
 
@@ -264,7 +264,7 @@ def _config(library: Any, kind: Kind, held: Mapping[str, Any], classes: Classes 
     try:
         return getattr(library, kind.config).from_dict(clean)
     except Exception as error:  # whatever values of anybody lead it to
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"a configuration of {kind.model} cannot be read: {reason}") from error
 
 
