@@ -1,4 +1,4 @@
-"""What a teacher says about crops, running live and from its cache.
+"""Logits of a teacher on crops, computed live and read from its cache.
 
     python scripts/cached_teacher.py --teacher RUN --teacher_cache DIR --config CONFIG --root DATA
 

@@ -159,7 +159,7 @@ def _ids(run: Path) -> dict[str, str]:
 
 
 def _known_id(run: Path, name: str) -> str | None:
-    """Under which a run that gets resumed was logged."""
+    """The id under which a resumed run was logged."""
     return _ids(run).get(name)
 
 

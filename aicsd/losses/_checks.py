@@ -9,7 +9,7 @@ from torch import Tensor
 from aicsd.errors import UserError
 
 TEMPERATURES = (1e-3, 1e3)
-"""Beyond these, float32 keeps no digit of what a softmax compares."""
+"""Smallest and largest; beyond them float32 keeps no digit of what a softmax compares."""
 
 
 def check_temperature(temperature: float) -> None:

@@ -102,7 +102,7 @@ def infer_or_cut(
     batch_size: int,
     cut: Callable[[str], None] | None,
 ) -> Tensor:
-    """As :func:`infer`; where memory is too small for all, image by image.
+    """:func:`infer`, image by image where memory is too small for all.
 
     Args:
         model: in evaluation mode.

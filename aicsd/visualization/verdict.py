@@ -9,7 +9,7 @@ from aicsd.benchmark.statistics import ASSUMED_STD, Gain, percent
 from aicsd.visualization.settings import Setting
 
 MOST_SEEDS = 100
-"""Beyond so many seeds the report gives no exact number."""
+"""Seeds beyond which the report gives no exact number."""
 
 
 def verdict(settings: Sequence[Setting]) -> list[str]:

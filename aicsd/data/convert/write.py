@@ -57,7 +57,7 @@ class _Ready(NamedTuple):
     mask: bytes | None
     """A PNG; None: the image has no annotation."""
     pixels: dict[int, int]
-    """By class id, those that there are."""
+    """Number of pixels by class id, of the classes that there are."""
 
 
 def write(
@@ -199,7 +199,7 @@ class _Put(NamedTuple):
     image: Path
     mask: Path | None
     pixels: dict[int, int]
-    """By class id, those that there are."""
+    """Number of pixels by class id, of the classes that there are."""
 
 
 def _put(ready: _Ready, item: Item, places: _Places, written: Written) -> _Put:

@@ -39,7 +39,7 @@ RESNETS: dict[tuple[str, tuple[int, ...]], str] = {
     ("conv3", (3, 4, 6, 3)): "resnet50",
     ("conv3", (3, 4, 23, 3)): "resnet101",
 }
-"""By the last convolution of a block and the number of blocks of each stage."""
+"""Backbones by the last convolution of a block and the number of blocks of each stage."""
 
 FOREIGN_BACKBONES = {"backbone.block1.": "Xception", "backbone.layer5.": "DRN"}
 """Backbones of the family that timm has not in this form, by a key that only they have."""
