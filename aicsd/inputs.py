@@ -6,32 +6,32 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aicsd.config import build_config
-from aicsd.data import DATASETS, data_settings, open_dataset
-from aicsd.data.open import AUTO, GENERATED, find_name
+from aicsd.data import data_settings, open_dataset
+from aicsd.data.open import AUTO, find_name
+from aicsd.data.settings import HELP_WORDS
 from aicsd.errors import UserError
 from aicsd.files import at_home
 from aicsd.runs import RunFolder
 
 
 @dataclass(frozen=True)
-class DataSplit:  # noqa: D101
-    __doc__ = f"""One split of a dataset; default: the dataset of the run.
+class DataSplit:
+    """One split of a dataset; default: the dataset of the run."""
 
-    Args:
-        name: {", ".join(DATASETS)}; {AUTO}: recognise the dataset from the root.
-        root: folder of the dataset.
-        split: name of the split.
-        options: further options of the dataset, such as {{size: 96}} for {GENERATED}; default: of a
-            root with the layout of the run's dataset, those of the run.
-    """
+    HELP_WORDS: ClassVar = HELP_WORDS
 
     name: str | None = None
+    """{datasets}; auto: recognise the dataset from the root."""
     root: str | None = None
+    """folder of the dataset."""
     split: str | None = None
+    """name of the split."""
     options: dict[str, Any] = field(default_factory=dict)
+    """further options of the dataset, such as {size: 96} for {generated}; default: of a root with
+    the layout of the run's dataset, those of the run."""
 
 
 if TYPE_CHECKING:

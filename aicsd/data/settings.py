@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from aicsd.data.open import AUTO, DATASETS, GENERATED, MEMORY, PHOTOS_ONLY, find_name
 from aicsd.errors import UserError
 
+HELP_WORDS = {"datasets": ", ".join(DATASETS), "generated": GENERATED}
+"""What stands in the help for ``{datasets}`` and ``{generated}``."""
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Data augmentation of training images. Set a value to 0 (scales: to 1) to switch it off.
-
-    Args:
-        crop: side of the square training crop in pixels.
-        short_side: shorter side of the image at scale 1 in pixels; 0 keeps the native size. 513
-            in the released code.
-        scale_min: smallest random scale of the image, above 0.
-        scale_max: largest random scale of the image.
-        flip: probability of a horizontal flip, 0 to 1.
-        blur: probability of a Gaussian blur with sigma up to 1 pixel, 0 to 1.
-        jitter: strength of random brightness, contrast, saturation and hue, 0 to 1.
-    """
+    """Data augmentation of training images. Set a value to 0 (scales: to 1) to switch it off."""
 
     crop: int = 512
+    """side of the square training crop in pixels."""
     short_side: int = 0
+    """shorter side of the image at scale 1 in pixels; 0 keeps the native size. 513 in the released
+    code."""
     scale_min: float = 0.5
+    """smallest random scale of the image, above 0."""
     scale_max: float = 2.0
+    """largest random scale of the image."""
     flip: float = 0.5
+    """probability of a horizontal flip, 0 to 1."""
     blur: float = 0.5
+    """probability of a Gaussian blur with sigma up to 1 pixel, 0 to 1."""
     jitter: float = 0.0
+    """strength of random brightness, contrast, saturation and hue, 0 to 1."""
 
     def __post_init__(self) -> None:
         if self.crop < 16:
@@ -49,54 +49,52 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:  # noqa: D101
-    __doc__ = f"""Dataset, splits, augmentation and loading.
+class DataConfig:
+    """Dataset, splits, augmentation and loading."""
 
-    Args:
-        name: {", ".join(DATASETS)}; {AUTO}: recognise the dataset from the root ({GENERATED}
-            without a root).
-        root: folder of the dataset; {GENERATED} needs none.
-        train_split: split to train on.
-        train_images: number of its images to train on, spread evenly over the split; 0: all.
-            Shows how much labels matter.
-        unlabelled_rest: train on the other images of the split too, without their labels; the
-            teacher provides a target there.
-        images: folder of photos without masks to train on instead of a dataset: short for name
-            photos and root. The student learns from the teacher alone, and is validated against
-            the teacher on photos left out of training.
-        classes: file with the class names for images, one per line.
-        unlabelled: folder of additional photos without masks; the teacher provides a target there.
-        unlabelled_ratio: unlabelled images in an epoch per labelled one; 0: each of them once.
-        labelled_repeat: number of times that an epoch shows each labelled image if other images
-            are unlabelled; with 8, 50 labelled images make half of an epoch with 400 others.
-        val_split: split for validation during training.
-        batch_size: images per step and process.
-        workers: data-loading processes; 0 loads in the training process. The number does not
-            change the result.
-        cache_mb: memory in MB (10^6 bytes) for decoded training images, per device and shared by
-            its workers; 0 decodes every image each time. It does not change the result.
-        check: before training, check that every mask has valid ids and the size of its image.
-        options: further options of the dataset, for example {{size: 96}} for {GENERATED}.
-        augment: data augmentation of the training images.
-    """
+    HELP_WORDS: ClassVar = HELP_WORDS
 
     name: str = AUTO
+    """{datasets}; auto: recognise the dataset from the root ({generated} without a root)."""
     root: str | None = None
+    """folder of the dataset; {generated} needs none."""
     train_split: str = "train"
+    """split to train on."""
     train_images: int = 0
+    """number of its images to train on, spread evenly over the split; 0: all. Shows how much labels
+    matter."""
     unlabelled_rest: bool = False
+    """train on the other images of the split too, without their labels; the teacher provides a
+    target there."""
     images: str | None = None
+    """folder of photos without masks to train on instead of a dataset: short for name photos and
+    root. The student learns from the teacher alone, and is validated against the teacher on photos
+    left out of training."""
     classes: str | None = None
+    """file with the class names for images, one per line."""
     unlabelled: str | None = None
+    """folder of additional photos without masks; the teacher provides a target there."""
     unlabelled_ratio: float = 0.0
+    """unlabelled images in an epoch per labelled one; 0: each of them once."""
     labelled_repeat: int = 1
+    """number of times that an epoch shows each labelled image if other images are unlabelled; with
+    8, 50 labelled images make half of an epoch with 400 others."""
     val_split: str = "val"
+    """split for validation during training."""
     batch_size: int = 8
+    """images per step and process."""
     workers: int = 2
+    """data-loading processes; 0 loads in the training process. The number does not change the
+    result."""
     cache_mb: int = 0
+    """memory in MB (10^6 bytes) for decoded training images, per device and shared by its workers;
+    0 decodes every image each time. It does not change the result."""
     check: bool = True
+    """before training, check that every mask has valid ids and the size of its image."""
     options: dict[str, Any] = field(default_factory=dict)
+    """further options of the dataset, for example {size: 96} for {generated}."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """data augmentation of the training images."""
 
     def __post_init__(self) -> None:
         self._check_images()
