@@ -19,7 +19,7 @@ from torch import Tensor
 
 from aicsd.data.open import classes_by_count
 from aicsd.data.protocol import Classes
-from aicsd.errors import UserError, one_line
+from aicsd.errors import UserError
 from aicsd.models.backbone import OUTPUT_STRIDES
 from aicsd.models.deeplabv3plus import DeepLabV3Plus
 from aicsd.models.model_file import classes_of, input_of, require_finite
@@ -201,7 +201,7 @@ def _unpickle(path: Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals(allowed):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle can raise anything
-        reason = one_line(error, 500)
+        reason = " ".join(str(error).split())
         found = re.search(r"GLOBAL ([\w.]+)", reason)
         if found:
             raise UserError(
