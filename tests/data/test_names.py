@@ -14,9 +14,10 @@ from tiny_runs import FIT_FLAGS, NO_REPORT, model_flags
 
 import aicsd
 from aicsd.data import Splits, data_settings, open_dataset
-from aicsd.data.open import AUTO, classes_by_count, find_name
+from aicsd.data.open import AUTO, DATASETS, classes_by_count, find_name
 from aicsd.data.settings import DataConfig
 from aicsd.errors import UserError
+from aicsd.settings import settings_of
 
 
 def test_a_root_is_never_left_aside(tmp_path: Path, run_cli: RunCli) -> None:
@@ -86,16 +87,16 @@ def test_settings_know_their_dataset(tmp_path: Path) -> None:
         DataConfig("foldr")
     with pytest.raises(UserError, match="generated and reads no files"):
         DataConfig("digits", str(tmp_path))
-    documented = str(DataConfig.__doc__)
+    documented = settings_of(DataConfig)["name"].help
     assert "auto" in documented
-    assert all(name in documented for name in aicsd.data.DATASETS)
+    assert all(name in documented for name in DATASETS)
 
 
 def test_classes_by_their_number() -> None:
-    known = {count: classes_by_count(count) for count in range(1, 256)}
-    assert {count: found.names[0] for count, found in known.items() if found} == {
-        19: "road", 21: "background",  # of 11 there are two
-    }  # fmt: skip
+    assert classes_by_count(19) == DATASETS["cityscapes"].classes
+    assert classes_by_count(21) == DATASETS["voc"].classes
+    assert classes_by_count(11) is None  # there are two
+    assert classes_by_count(255) is None
 
 
 def test_datasets_in_memory(tmp_path: Path) -> None:
