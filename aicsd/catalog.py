@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from fnmatch import fnmatch
 from typing import Any
 
@@ -13,7 +12,7 @@ from aicsd.data.classes_file import distinct_color
 from aicsd.models import ModelConfig, Segmenter, build_model
 from aicsd.models.presets import PRESETS
 from aicsd.models.settings import DEFAULT_FAMILY
-from aicsd.models.sources import SOURCES, find_source
+from aicsd.models.sources import SOURCES, has_backbone
 
 
 def list_datasets() -> list[str]:
@@ -61,18 +60,12 @@ def create_model(name: str, classes: int | Sequence[str] | Classes, **options: A
     family = prefix if colon else DEFAULT_FAMILY
     if family == DEFAULT_FAMILY:
         config = build_config(ModelConfig, {"backbone": network or name, **options})
-    elif _has_backbone(family):
+    elif has_backbone(family):
         given = {"backbone": network, **options}
         config = build_config(ModelConfig, {"family": family, "options": given})
     else:
         config = build_config(ModelConfig, {"family": name, "options": options})
     return build_model(config, _with_colors(classes))
-
-
-def _has_backbone(family: str) -> bool:
-    """Whether the networks of a family differ in their backbone."""
-    options = getattr(find_source(family), "Options", None)
-    return is_dataclass(options) and any(field.name == "backbone" for field in fields(options))
 
 
 def _with_colors(classes: int | Sequence[str] | Classes) -> Classes:

@@ -68,7 +68,7 @@ def test_poly_has_the_published_power_and_only_falls() -> None:
     ],
 )
 def test_warm_up(step: int, length: float, total: int, expected: float) -> None:
-    from aicsd.engine.config import OptimizerConfig
+    from aicsd.run_config import OptimizerConfig
 
     steps = OptimizerConfig(warmup=length).in_steps(total).warmup
     assert warm_up(step, steps) == pytest.approx(expected)

@@ -19,11 +19,11 @@ import yaml
 from aicsd.benchmark.methods import Benchmark, Cell, Key, identity_of
 from aicsd.benchmark.methods_decide import Decider
 from aicsd.benchmark.methods_results import Results, read_cell, step_time
-from aicsd.engine.config import DistillConfig
 from aicsd.engine.finite import NonFiniteLossError
 from aicsd.engine.stop import stop_signal
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.files import write_text
+from aicsd.run_config import DistillConfig
 from aicsd.runs import RunFolder
 
 POLL_SECONDS = 0.2
@@ -176,7 +176,7 @@ class Campaign:
             try:
                 return self._decider.cells(key, measure=measure)
             except (UserError, NonFiniteLossError) as error:
-                self._undecided[place] = " ".join(str(error).split())
+                self._undecided[place] = one_line(error, 500)
                 self._say(f"{key.student} {key.row}: failed: {self._undecided[place]}")
         self._failed[key] = self._undecided[place]
         return []

@@ -261,10 +261,15 @@ def _name(run: MeasuredRun, name: str) -> str:
 
 def _student(settings: dict[str, Any]) -> str:
     """The backbone, with the family if that is not the default one."""
-    family, backbone = settings.get("student.family", DEFAULT_FAMILY), settings[NAMES["student"]]
+    family = str(settings.get("student.family", DEFAULT_FAMILY))
+    backbone = settings[NAMES["student"]]
     if family == DEFAULT_FAMILY:
         return str(backbone)
-    return family if has_own_name(family) else f"{family} {backbone}"
+    if has_own_name(family):
+        return family
+    from aicsd.models.sources import has_backbone  # takes seconds, which most tables do without
+
+    return f"{family} {backbone}" if has_backbone(family) else family
 
 
 def _tell_apart(groups: Sequence[Group]) -> None:

@@ -134,9 +134,11 @@ class Segmenter(nn.Module):
 
     @property
     def name(self) -> str:
-        """The backbone or the architecture, for tables; ``custom`` for any other module."""
-        options = self.origin.options if self.origin is not None else {}
-        return str(options.get("backbone") or options.get("name") or "custom")
+        """The backbone, the architecture or the family, for tables; ``custom`` for a module."""
+        if self.origin is None:
+            return "custom"
+        options = self.origin.options
+        return str(options.get("backbone") or options.get("name") or self.origin.family)
 
     def __repr__(self) -> str:
         """One line; ``print(model.net)`` has every layer."""

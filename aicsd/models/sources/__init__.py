@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from aicsd.models.settings import DEFAULT_FAMILY
@@ -24,12 +25,21 @@ SOURCES: tuple[Source, ...] = (
 
 LIBRARIES = tuple(source for source in SOURCES if isinstance(source, Library))
 
-__all__ = ["LIBRARIES", "SOURCES", "Library", "Source", "find_source", "without_other_family"]
+__all__ = [
+    "LIBRARIES", "SOURCES", "Library", "Source", "find_source", "has_backbone",
+    "without_other_family",
+]  # fmt: skip
 
 
 def find_source(prefix: str) -> Source | None:
     """The source of a family, or None."""
     return next((source for source in SOURCES if prefix == source.PREFIX), None)
+
+
+def has_backbone(family: str) -> bool:
+    """Whether the networks of a family differ in their backbone."""
+    options = getattr(find_source(family), "Options", None)
+    return is_dataclass(options) and any(field.name == "backbone" for field in fields(options))
 
 
 def without_other_family(held: Mapping[str, Any], family: str) -> dict[str, Any]:
