@@ -39,8 +39,8 @@ FONTS = ("system-ui", "sans-serif")
 """Fonts of the machine; a page must not fetch any."""
 
 
-class Prediction(NamedTuple):
-    """Prediction of one network for an image."""
+class Answer(NamedTuple):
+    """Prediction of one network for an image, as the page shows it."""
 
     ids: UInt8Array
     """(H, W) class ids."""
@@ -51,7 +51,7 @@ class Prediction(NamedTuple):
 
 
 @torch.no_grad()
-def predict_all(models: Mapping[str, Segmenter], image: UInt8Array) -> dict[str, Prediction]:
+def predict_all(models: Mapping[str, Segmenter], image: UInt8Array) -> dict[str, Answer]:
     """Predictions of all networks for an image (H, W, 3) uint8 RGB; matrices on one scale."""
     ids: dict[str, UInt8Array] = {}
     matrices: dict[str, torch.Tensor] = {}
@@ -63,7 +63,7 @@ def predict_all(models: Mapping[str, Segmenter], image: UInt8Array) -> dict[str,
         matrices[name] = ics_matrix(logits)[0].cpu()
     largest = max(float(matrix.max()) for matrix in matrices.values())
     return {
-        name: Prediction(
+        name: Answer(
             ids[name], matrix_picture(matrices[name], model.classes.names, largest), seconds[name]
         )
         for name, model in models.items()

@@ -28,7 +28,7 @@ from aicsd.models import InferenceConfig
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import TeacherCache
 from aicsd.teacher.labels import TeacherLabelled
-from aicsd.visualization.views import look
+from aicsd.visualization.views import predict_views
 
 T = TypeVar("T")
 LARGE, SMALL = (1640, 1640), (960, 960)
@@ -86,7 +86,7 @@ def with_900_mb(place: Path) -> list[str]:
     single = evaluate(model, batch, batch_size=1).confusion
     sample, teacher = large.read(0), Teacher(model, CLASSES)
     half = cv2.resize(sample.image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    seen = look(model, [Sample(half.astype(np.uint8), sample.mask)])
+    seen = predict_views(model, [Sample(half.astype(np.uint8), sample.mask)])
     windows = model.predict(sample.image, CUT)
 
     resource.setrlimit(resource.RLIMIT_AS, (bytes_of_this_process(0) + (900 << 20),) * 2)
@@ -96,7 +96,7 @@ def with_900_mb(place: Path) -> list[str]:
     assert evaluate(model, batch, batch_size=3, cut=said.append).confusion == single
     told += said
     assert len(said) == 1
-    found = look(model, [sample])
+    found = predict_views(model, [sample])
     assert np.array_equal(found.ics, seen.ics)
     assert np.array_equal(found.masks[0], seen.masks[0].repeat(2, axis=0).repeat(2, axis=1))
     assert np.array_equal(TeacherLabelled(large, teacher).read(0).mask, windows)
