@@ -14,8 +14,7 @@ from aicsd.engine.run import Run, run_distillation, run_training
 from aicsd.models import Segmenter
 from aicsd.models.settings import ModelConfig
 from aicsd.run_config import DistillConfig, OptimizerConfig, Precision, TrainConfig
-from aicsd.runs import OWN_MODULE
-from aicsd.types import Protocol, Runtime
+from aicsd.types import OWN_MODULE, Protocol, Runtime
 
 
 class TrainOptions(TypedDict, total=False):

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from aicsd.errors import UserError, one_line
-from aicsd.runs import MODEL_FILE, FinishedRun, RunFolder, has_own_name
+from aicsd.runs import MODEL_FILE, FinishedRun, RunFolder
+from aicsd.types import has_own_name
 
 PREFIX = "hf:"
 CARD = "README.md"

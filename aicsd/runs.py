@@ -48,8 +48,6 @@ OLD_KEYS = {"published_layout": "released_layout"}
 LOCK_FILE = ".lock"
 LABELS_ALONE = "none"
 """The method that has no teacher, unless a term that needs one is added to it."""
-OWN_MODULE = "module"
-"""Family, in a config, of a network that was given as a module."""
 REQUIRED = ("class_accuracy", "images", "miou", "parameters", "per_class_iou")
 """Metrics that every finished run has."""
 
@@ -370,14 +368,6 @@ def learns_alone(method: str, result: Mapping[str, Any]) -> bool:
         result: metrics of the run, which hold those of the teacher that it had.
     """
     return method == LABELS_ALONE and not result.get("teacher")
-
-
-def has_own_name(family: str) -> bool:
-    """Whether a family, in a config, names its network alone: one of a library, or a module.
-
-    Others are built on the backbone of the config.
-    """
-    return ":" in family or family == OWN_MODULE
 
 
 def images_per_step(settings: Mapping[str, Any]) -> int | None:

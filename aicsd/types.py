@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # a dataset or a command line needs no PyTorch
 IGNORE_INDEX = 255
 """Class id of unlabelled pixels. Losses on labels and metrics skip them."""
 
+OWN_MODULE = "module"
+"""Family, in a config, of a network that was given as a module."""
+
 Protocol = Literal["standard", "released"]
 """``released`` repeats the released AICSD code where that decides its figures; see docs."""
 
@@ -51,3 +54,11 @@ class SegOutput(NamedTuple):
     """Feature maps by name, each (B, D, h', w')."""
     align_corners: bool = False
     """Whether these maps are resized with aligned corners, as the network declares it."""
+
+
+def has_own_name(family: str) -> bool:
+    """Whether a family, in a config, names its network alone: one of a library, or a module.
+
+    Others are built on the backbone of the config.
+    """
+    return ":" in family or family == OWN_MODULE

@@ -13,14 +13,8 @@ from aicsd.errors import UserError, suggest
 from aicsd.methods import Recipe, load_recipe
 from aicsd.models.settings import DEFAULT_FAMILY
 from aicsd.run_config import DistillConfig
-from aicsd.runs import (
-    LABELS_ALONE,
-    UNIMPORTANT,
-    RunFolder,
-    flatten,
-    has_own_name,
-    learns_alone,
-)
+from aicsd.runs import LABELS_ALONE, UNIMPORTANT, RunFolder, flatten, learns_alone
+from aicsd.types import has_own_name
 
 NAMES = {
     "method": "method",

@@ -15,7 +15,7 @@ from aicsd.models.segmenter import Segmenter
 from aicsd.models.settings import ModelConfig
 from aicsd.models.sources import LIBRARIES, SOURCES, find_source
 from aicsd.models.sources.base import nameless_classes
-from aicsd.runs import OWN_MODULE
+from aicsd.types import OWN_MODULE
 
 
 def wrap_module(net: nn.Module, classes: Classes) -> Segmenter:
