@@ -10,9 +10,11 @@ from typing import Any
 
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
+from aicsd.files import read_json
 from aicsd.models import Segmenter, load_model
 from aicsd.runs import UNIMPORTANT, FinishedRun, RunFolder, flatten
 from aicsd.teacher import Teacher
+from aicsd.teacher.cache import fingerprint
 from aicsd.visualization.ics_history import ICSHistory, read_history
 
 FOLDER_NAMES = ("folder", "auto")
@@ -33,6 +35,7 @@ class Network:
         is_teacher: whether this network taught the others.
         history: its ICS matrices during training; None for a run of an older version.
         setting: its title without the seed; empty where they are the same.
+        of_other_teacher: whether it was distilled from another teacher than the one shown.
     """
 
     title: str
@@ -42,6 +45,7 @@ class Network:
     is_teacher: bool = False
     history: ICSHistory | None = None
     setting: str = ""
+    of_other_teacher: bool = False
 
     @property
     def seed(self) -> int | None:
@@ -65,14 +69,21 @@ def open_networks(
     named = teacher or next((run.teacher for run in runs if run.teacher), None)
     notes: list[str] = []
     networks: list[Network] = []
+    taught: Sequence[FinishedRun] = runs
     if named is not None:
         try:
-            networks = [_open_teacher(named, runs, classes)]
+            model = _open_teacher(named, runs, classes)
         except UserError as error:
             if teacher is not None:
                 raise
             notes.append(f"The teacher is missing in pictures: {error}.")
-            networks = [Network("teacher", None, _teacher_metrics(runs), None, is_teacher=True)]
+            model = None
+        taught = [run for run in runs if _is_taught_by(run, named, model)]
+        metrics, run = _teacher_metrics(taught), None
+        if model is not None and RunFolder(named).is_finished:
+            run = RunFolder(named).read()
+            metrics = metrics or run.result
+        networks = [Network("teacher", model, metrics, run, is_teacher=True)]
     students = [run for run in runs if named is None or not _same(run.path, Path(named))]
     if not students:
         raise UserError(
@@ -82,8 +93,15 @@ def open_networks(
         model = load_model(run.path)
         _check_classes(run, model, classes)
         history = read_history(run.path)
-        networks.append(Network(run.title, model, run.result, run, history=history))
-    return _with_unique_titles(networks), notes
+        other = all(run is not one for one in taught)
+        networks.append(
+            Network(run.title, model, run.result, run, history=history, of_other_teacher=other)
+        )
+    networks = _with_unique_titles(networks)
+    return networks, notes + [
+        f"{net.title} was distilled from another teacher ({net.run.teacher}) than the one shown."
+        for net in networks if net.of_other_teacher and net.run is not None
+    ]  # fmt: skip
 
 
 def data_title(name: str | None, root: str | None, split: str) -> str:
@@ -95,14 +113,25 @@ def data_title(name: str | None, root: str | None, split: str) -> str:
     return f"{named}, split {split}"
 
 
-def _open_teacher(named: str, runs: Sequence[FinishedRun], classes: Classes) -> Network:
+def _open_teacher(named: str, runs: Sequence[FinishedRun], classes: Classes) -> Segmenter:
     maps = [run.config.get("teacher_classes") for run in runs]
     class_map = next((found for found in maps if found is not None), None)
-    model = Teacher(load_model(named), classes, class_map).model
-    folder = RunFolder(named)
-    run = folder.read() if folder.is_finished else None
-    measured = _teacher_metrics(runs) or (run.result if run is not None else {})
-    return Network("teacher", model, measured, run, is_teacher=True)
+    return Teacher(load_model(named), classes, class_map).model
+
+
+def _is_taught_by(run: FinishedRun, named: str, model: Segmenter | None) -> bool:
+    """Whether a run had this teacher, wherever it was then; or had none."""
+    if (
+        not run.result.get("teacher")
+        or run.teacher is None
+        or _same(Path(run.teacher), Path(named))
+    ):
+        return True
+    inputs = RunFolder(run.path).inputs
+    digest = read_json(inputs).get("teacher") if inputs.is_file() else None
+    if digest is not None and model is not None:
+        return fingerprint(model, digest) == digest
+    return not Path(run.teacher).exists()
 
 
 def _teacher_metrics(runs: Sequence[FinishedRun]) -> dict[str, Any]:

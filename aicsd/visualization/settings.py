@@ -38,6 +38,11 @@ class Setting:
         return run is not None and not self.is_teacher and run.is_alone
 
     @property
+    def of_other_teacher(self) -> bool:
+        """Whether these were distilled from another teacher than the one shown."""
+        return any(net.of_other_teacher for net in self.networks)
+
+    @property
     def is_measured(self) -> bool:
         return any(net.metrics for net in self.networks)
 

@@ -25,14 +25,15 @@ def verdict(settings: Sequence[Setting]) -> list[str]:
         if not scores:
             sentences.append(f"{setting.title}: no mIoU, since no pixel has a label.")
             continue
+        own = None if setting.of_other_teacher else teacher
         text = f"{setting.title}: {percent(scores, digits=1)} % mIoU"
         if len(scores) > 1:
             text += f" over {len(scores)} seeds"
         if setting.gain is not None:
-            sentences += [f"{text}, {_gain(setting, teacher)}.", _certainty(setting.gain)]
+            sentences += [f"{text}, {_gain(setting, own)}.", _certainty(setting.gain)]
         elif setting.is_alone or not alone:
-            if teacher is not None and not (setting.is_alone and len(students) > 1):
-                text += f", {100 * (_mean(scores) - teacher):+.1f} points against the teacher"
+            if own is not None and not (setting.is_alone and len(students) > 1):
+                text += f", {100 * (_mean(scores) - own):+.1f} points against the teacher"
             sentences.append(f"{text}.")
         else:
             sentences.append(

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import torch
 import yaml
 from conftest import RunCli
 
@@ -13,6 +14,8 @@ from aicsd.data import Classes, open_dataset
 from aicsd.models import load_model, save_model
 from aicsd.runs import RunFolder
 from aicsd.visualization.runs import open_networks
+from aicsd.visualization.settings import each_alone
+from aicsd.visualization.verdict import verdict
 
 
 def copy_run(source: Path, path: Path, **keys: object) -> Path:
@@ -53,3 +56,25 @@ def test_the_teacher_of_one_run_has_the_map_of_its_classes(runs: Path, tmp_path:
     networks, notes = open_networks(read, None, classes)
     assert not notes
     assert networks[0].model is not None
+
+
+def test_a_teacher_has_the_score_of_its_own_runs(runs: Path, tmp_path: Path) -> None:
+    other = load_model(runs / "teacher")
+    with torch.no_grad():
+        other.net.get_parameter("classifier.bias").add_(1.0)
+    save_model(other, tmp_path / "o.safetensors")
+    alien = copy_run(runs / "distilled", tmp_path / "d", teacher=str(tmp_path / "o.safetensors"))
+    for name, key, value in (("metrics", "teacher", {"miou": 0.99}), ("inputs", "teacher", "0")):
+        path = alien / f"{name}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    read = [RunFolder(path).read() for path in (runs / "distilled", alien)]
+    classes = open_dataset("folder", str(runs / "data"), "val", {}).classes
+    networks, notes = open_networks(read, None, classes)
+    assert networks[0].metrics == read[0].result["teacher"]
+    assert [net.of_other_teacher for net in networks] == [False, False, True]
+    (note,) = notes
+    assert "was distilled from another teacher" in note
+    sentences = verdict(each_alone(networks))
+    assert ["against the teacher" in text for text in sentences] == [True, False]
+    networks, _ = open_networks(read[:1], str(tmp_path / "o.safetensors"), classes)
+    assert networks[0].metrics == {}  # not those of the teacher that the run had
