@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -223,8 +224,7 @@ class Campaign:
                 return folder
         name = re.sub(r"[^\w.+]+", "-", f"{cell.key.student}-{cell.key.row}-{cell.key.seed}")
         names = (name if number == 1 else f"{name}-{number}" for number in count(1))
-        free = next(name for name in names if not (self.runs / name).exists())
-        folder = RunFolder(self.runs / free)
+        folder = next(RunFolder(self.runs / name) for name in names if _is_made(self.runs / name))
         self._known.append((folder, cell.identity))
         return folder
 
@@ -238,6 +238,10 @@ class Campaign:
             name, key = running.folder.path.name, running.cell.key
             if code == 0 and running.folder.is_finished:
                 result = read_cell(running.folder)
+                if result.identity != running.cell.identity:
+                    self._failed[key] = f"{running.folder.path} has settings of another training"
+                    self._say(f"{name}: failed: {self._failed[key]}")
+                    continue
                 self.results.add(key, result)
                 minutes = (time.monotonic() - running.begin) / 60
                 miou = result.figures["miou"]
@@ -245,6 +249,8 @@ class Campaign:
                 self._say(f"{name}: val mIoU {score}, {minutes:.1f} min")
                 self._note()
             else:
+                with suppress(OSError):  # something is in it
+                    running.folder.path.rmdir()
                 self._failed[key] = _last_line(self.runs / f"{name}.log") or f"exit code {code}"
                 self._say(f"{name}: failed: {self._failed[key]}")
 
@@ -284,6 +290,21 @@ def _read_folders(runs: Path) -> list[tuple[RunFolder, dict[str, object]]]:
         except UserError as error:
             print(f"{error}; left out", file=sys.stderr)
     return found
+
+
+def _is_made(path: Path) -> bool:
+    """Make a folder that was not there, so that no benchmark beside this one takes its name.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise UserError(f"runs: cannot write to {path}: {error.strerror}") from error
+    return True
 
 
 def _goes_on(folder: RunFolder, cell: Cell) -> bool:

@@ -25,6 +25,8 @@ NAMES = {
 """Columns that name a row, and the key of the config behind each. Other keys go by themselves."""
 OPTION_DOTS = 2
 """Dots in the key of an option of the data; there are more in one of a mapping."""
+BESIDE = (".yaml", ".log")
+"""Suffixes of the files that a benchmark of methods writes beside a run folder, with its name."""
 OF_METHOD = ("method", "teacher", "terms.")
 """Beginnings of the keys in which a run may differ from its baseline."""
 
@@ -130,12 +132,21 @@ class Group:
 def read_runs(paths: Iterable[Path]) -> tuple[list[MeasuredRun], list[Path]]:
     """Finished runs, and the folders of those that are not.
 
+    What ``aicsd benchmark methods`` writes beside a run folder, its config and its log, is no run
+    and left out: ``runs/*`` names these too.
+
     Raises:
         UserError: a folder that is no run, or whose files cannot be read.
     """
     finished, unfinished = [], []
     for path in paths:
         folder = RunFolder(path)
+        if (
+            path.suffix in BESIDE
+            and path.is_file()
+            and RunFolder(path.with_suffix("")).config.is_file()
+        ):
+            continue
         folder.require_run()
         if not folder.is_finished:
             unfinished.append(path)

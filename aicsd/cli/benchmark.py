@@ -246,7 +246,7 @@ def print_cost(cost: Cost) -> None:
         run = cost.run
         print(
             f"whole run: {_duration(run.total)} = {run.steps} steps {_duration(run.training)} + "
-            f"{run.validations} validations {_duration(run.validation)}"
+            f"{run.validations} validation{'s' * (run.validations > 1)} {_duration(run.validation)}"
             + (f" + one of the teacher {_duration(run.teacher)}" if cost.teacher else "")
         )
     print()

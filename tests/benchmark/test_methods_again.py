@@ -103,6 +103,27 @@ def test_a_run_that_cannot_go_on_with_new_settings_is_begun_again(
     assert names(trainings) == ["small-none-0", "small-kd-0-2"]
 
 
+def test_two_benchmarks_of_one_folder_do_not_mix(
+    tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second one writes the config of a training between the start of the first and its read."""
+    path = write_file(tmp_path, methods={"none": None, "kd": None})
+    begin = FakeTraining.__init__
+
+    def late(self: FakeTraining, command: list[str], *more: Any, **options: Any) -> None:
+        config = Path(command[command.index("--config") + 1])
+        if config.name == "small-kd-0.yaml":
+            config.write_text(config.read_text().replace("epochs: 10", "epochs: 99"))
+        assert (tmp_path / "runs" / config.stem).is_dir()  # the name is taken
+        begin(self, command, *more, **options)
+
+    monkeypatch.setattr(FakeTraining, "__init__", late)
+    code, text, error = run(tmp_path, path, run_cli)
+    assert code == 2
+    assert "small-kd-0 has settings of another training" in error
+    assert "| kd |" not in text
+
+
 def test_a_run_that_became_longer_is_not_of_the_group(
     tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining]
 ) -> None:
@@ -111,7 +132,8 @@ def test_a_run_that_became_longer_is_not_of_the_group(
     for seed, changed in ((1, '{"epochs": "5"}'), (2, '{"optimizer.lr": "0.1"}')):
         file = tmp_path / "runs" / f"small-kd-{seed}" / "inputs.json"
         file.write_text(f'{{"resumed_from": {changed}}}')
-    folders = (path.parent for path in (tmp_path / "runs").glob("*/config.yaml"))
+    folders = list((tmp_path / "runs").iterdir())  # and the configs and logs beside them
+    assert len(folders) > 6
     code, text, error = run_cli("benchmark", "table", *folders, "--format", "json")
     assert code == 0, error
     found = {
