@@ -128,7 +128,7 @@ def _is_taught_by(run: FinishedRun, named: str, model: Segmenter | None) -> bool
     ):
         return True
     inputs = RunFolder(run.path).inputs
-    digest = read_json(inputs).get("teacher") if inputs.is_file() else None
+    digest: str | None = read_json(inputs).get("teacher") if inputs.is_file() else None
     if digest is not None and model is not None:
         return fingerprint(model, digest) == digest
     return not Path(run.teacher).exists()
