@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import yaml
 
 from aicsd.errors import UserError, one_line
-from aicsd.yaml_file import StrictLoader
+from aicsd.yaml_file import load_yaml
 
 
 @contextmanager
@@ -182,7 +182,7 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
         UserError: no such file, no YAML, an alias, a key that appears twice, or no mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), StrictLoader)
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError) as error:
         raise _unreadable(path, error) from error
     return _mapping(path, content)
