@@ -300,14 +300,17 @@ def test_a_training_ends_with_the_process_that_started_it() -> None:
 
 
 @pytest.mark.slow
-def test_stopped_in_the_middle_it_goes_on(runs: Path, tmp_path: Path) -> None:
+def test_stopped_in_the_middle_it_goes_on(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run that was made by hand is taken; one that is cut goes on from its checkpoint."""
+    monkeypatch.setattr(methods_run, "POLL_SECONDS", 0.02)
     common = {
         "teacher": str(runs / "teacher"), "epochs": 2, "save_every": 1, "log_every": 1,
         "accelerator": "cpu", "logger": "none", "val_every": 0, "report_images": 0,
         "data": {**DATA, "root": str(runs / "data")},
     }  # fmt: skip
-    methods = {"none": None, "kd": {"epochs": 30}}
+    methods = {"none": None, "kd": {"epochs": 16}}
     path = write_file(tmp_path, common=common, methods=methods)
     folder = tmp_path / "runs"
     shutil.copytree(runs / "alone", folder / "by hand")
@@ -315,7 +318,7 @@ def test_stopped_in_the_middle_it_goes_on(runs: Path, tmp_path: Path) -> None:
     def stop_it() -> None:
         checkpoint = RunFolder(folder / "small-kd-0").checkpoint
         while not checkpoint.is_file():
-            time.sleep(0.05)
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
 
     results = read_results(tmp_path / "out" / "results.json")
@@ -331,13 +334,13 @@ def test_stopped_in_the_middle_it_goes_on(runs: Path, tmp_path: Path) -> None:
     assert alone.parts is not None
     assert miou(alone.parts.sum(axis=0)) == pytest.approx(alone.figures["miou"], abs=1e-12)
     stopped_at = lines(folder / "small-kd-0")[-1]["step"]
-    assert 0 < stopped_at < 60
+    assert 0 < stopped_at < 32
 
     results = read_results(tmp_path / "out" / "results.json")
     outcome = Campaign(read_benchmark(path), folder, results).run(jobs=2)
     assert (outcome.failed, outcome.waiting, outcome.stopped) == ({}, [], False)
     steps = [line["step"] for line in lines(folder / "small-kd-0") if "loss" in line]
-    assert steps == list(range(1, 61))
+    assert steps == list(range(1, 33))
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == [
         "by hand", "small-kd-0",
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -117,19 +118,18 @@ def test_predict(name: str, place: Path, tmp_path: Path, run_cli: RunCli) -> Non
 
 
 def test_evaluate_and_export(place: Path, tmp_path: Path, run_cli: RunCli) -> None:
-    student, image = place / "from_torchvision", place / "data" / "images" / "val" / "000.png"
+    student = place / "from_torchvision"
     code, printed, error = run_cli("evaluate", student, *data_flags(place / "data"))
     assert code == 0, error
     miou = json.loads((student / "metrics.json").read_text())["miou"]
     assert f"{100 * miou:.2f}" in printed
     # of the formats the quickest to write; test_sources.py has other families as ONNX
-    code, _, error = run_cli("export", student, "--out", tmp_path / "student.pt2")
+    code, printed, error = run_cli("export", student, "--out", tmp_path / "student.pt2")
     assert code == 0, error
-    exported = torch.export.load(tmp_path / "student.pt2").module()
-    with Image.open(image) as opened:
-        logits = exported(torch.from_numpy(np.array(opened))[None])
-    wanted = load_model(student).predict(image)
-    assert (logits.argmax(1)[0].numpy() == wanted).mean() >= 0.999
+    compared = re.search(r"([\d.]+)% of the labels as in PyTorch", printed)
+    assert compared is not None, printed
+    assert float(compared[1]) >= 99.9
+    assert (tmp_path / "student.pt2").is_file()
 
 
 def test_a_crop_that_a_network_does_not_take(place: Path, tmp_path: Path, run_cli: RunCli) -> None:
