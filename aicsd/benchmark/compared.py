@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from aicsd.benchmark.statistics import Floats, Gain, Integers, gain_over, parts_of, resampled
-from aicsd.benchmark.table import Group, MeasuredRun, group_runs, settings_of
+from aicsd.benchmark.table import Group, MeasuredRun, group_runs, settings_of, val_images
 from aicsd.errors import UserError
 from aicsd.evaluation import ImageCounts
 from aicsd.runs import RunFolder
@@ -83,7 +83,8 @@ def _measured(network: Network) -> MeasuredRun:
     run = network.run
     assert run is not None
     settings, metrics = settings_of(run.settings), network.metrics
-    return MeasuredRun(run.path, run.config["seed"], settings, metrics, run.is_alone)
+    images = val_images(RunFolder(run.path))
+    return MeasuredRun(run.path, run.config["seed"], settings, metrics, run.is_alone, images)
 
 
 def _titles(groups: Sequence[Group], network_of: dict[int, Network]) -> list[str]:

@@ -50,6 +50,9 @@ def markdown(statistics: Statistics, lines: Sequence[Line]) -> str:
         return "No training has finished.\n"
     rows = [HEADER, ("---",) * len(HEADER), *(_cells(line) for line in lines)]
     text = [_table(rows), _footer(statistics.results, lines)]
+    missing = statistics.missing()
+    if missing:
+        text.append(f"Without a result: {'; '.join(missing)}.")
     baseline = statistics.results.shown["baseline"]
     for line in lines:
         teachers = statistics.teachers(line.student)

@@ -82,7 +82,11 @@ class Results:
                     f"{key} was measured on {measured_on(cell)} and {other} on "
                     f"{measured_on(held)}: they do not compare"
                 )
-            break
+            if not _same_labels(held, cell):
+                raise UserError(
+                    f"{key} and {other} do not compare: the masks of the validation images have "
+                    "changed in between; take another folder for --runs and one for --out"
+                )
         self.unused = [held for held in self.unused if held.identity != cell.identity]
         self.cells[key] = cell
 
@@ -184,6 +188,13 @@ def measured_on(cell: CellResult) -> dict[str, Any]:
         kept |= {"labels": cell.figures["labels"], "teacher": cell.identity["teacher"]}
     classes = ", ".join(cell.figures["per_class_iou"])
     return {**kept, "images": cell.figures["images"], "classes": classes}
+
+
+def _same_labels(one: CellResult, other: CellResult) -> bool:
+    """Whether every validation image has as many pixels of each class, as far as is known."""
+    if one.parts is None or other.parts is None or one.figures.get("labels"):
+        return True
+    return np.array_equal(one.parts[:, 1], other.parts[:, 1])
 
 
 def read_cell(folder: RunFolder) -> CellResult:

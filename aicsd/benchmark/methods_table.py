@@ -75,6 +75,19 @@ class Statistics:
             if key.row not in rows
         ]
 
+    def missing(self) -> list[str]:
+        """Student, row and seeds of the cells without a result."""
+        shown = self.results.shown
+        found = []
+        for student in shown["students"]:
+            for row in shown["rows"]:
+                done = self._cells(student, row["name"])
+                seeds = ", ".join(str(seed) for seed in shown["seeds"] if seed not in done)
+                if seeds:
+                    word = "seeds" if "," in seeds else "seed"
+                    found.append(f"{student} {row['name']} ({word} {seeds})")
+        return found
+
     def teachers(self, student: str) -> list[float]:
         """mIoU of the teachers of a student's cells, each once, to a hundredth of a percent.
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from aicsd.data.open import differs_by_root
 from aicsd.errors import UserError, suggest
+from aicsd.files import read_json
 from aicsd.methods import Recipe, load_recipe
 from aicsd.models.settings import DEFAULT_FAMILY
 from aicsd.run_config import DistillConfig
@@ -42,6 +45,9 @@ class MeasuredRun:
     metrics: dict[str, Any]
     is_alone: bool
     """Whether this student learned from labels only."""
+    val_images: str | None = None
+    """Digest of the names of its validation images and of some of their masks; None for a run of
+    a version that kept none."""
 
     @property
     def measured_on(self) -> dict[str, Any]:
@@ -154,8 +160,17 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[MeasuredRun], list[Path]]:
         config, metrics = folder.read_config(), folder.read_result()
         settings = settings_of({**config, "resumed_from": folder.resumed_from})
         alone = learns_alone(settings["method"], metrics)
-        finished.append(MeasuredRun(path, config["seed"], settings, metrics, alone))
+        images = val_images(folder)
+        finished.append(MeasuredRun(path, config["seed"], settings, metrics, alone, images))
     return finished, unfinished
+
+
+def val_images(folder: RunFolder) -> str | None:
+    """:attr:`MeasuredRun.val_images` of a run."""
+    held = read_json(folder.inputs).get("val") if folder.inputs.is_file() else None
+    if held is None:
+        return None
+    return sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
 def settings_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -238,6 +253,13 @@ def group_runs(
 
 
 def _check_comparable(runs: Sequence[MeasuredRun]) -> None:
+    known = {run.val_images: run.path for run in runs if run.val_images is not None}
+    if len(known) > 1:
+        one, another, *_ = known.values()
+        raise UserError(
+            f"{one} and {another} were not measured on the same validation images: names or masks "
+            "have changed in between; make a table of each"
+        )
     first = runs[0]
     for run in runs[1:]:
         for key in {**first.measured_on, **run.measured_on}:

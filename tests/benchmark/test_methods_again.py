@@ -147,3 +147,8 @@ def test_a_run_that_became_longer_is_not_of_the_group(
         ("kd", "10 (resumed from 5)", None): ([1], None),
         ("kd", "10", "0.1"): ([2], None),
     }
+    for seed in (1, 2):  # of other validation images
+        file = tmp_path / "runs" / f"small-kd-{seed}" / "inputs.json"
+        file.write_text(json.dumps({"val": {"images": 6, "names": "a", "masks": [str(seed)]}}))
+    code, _, error = run_cli("benchmark", "table", *folders)
+    assert (code, "not measured on the same validation images" in error) == (2, True)

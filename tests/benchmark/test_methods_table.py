@@ -100,6 +100,17 @@ def test_noise_is_marked(tmp_path: Path, run_cli: RunCli, trainings: type[FakeTr
     assert r"\textcolor{gray}{" in tex
 
 
+def test_cells_of_other_masks_do_not_compare(
+    tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining]
+) -> None:
+    path = write_file(tmp_path, methods={"none": None})
+    assert run(tmp_path, path, run_cli)[0] == 0
+    write_file(tmp_path)
+    trainings.unlabelled = True
+    code, _, error = run(tmp_path, path, run_cli)
+    assert (code, "the masks of the validation images have changed" in error) == (2, True)
+
+
 def test_no_label_to_measure_by(
     tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,9 +137,10 @@ def test_a_teacher_behind_the_student_alone(
     path = write_file(tmp_path)
     code, text, _ = run(tmp_path, path, run_cli)
     assert (code, "headroom of" in text.partition("Measured")[2]) == (2, False)  # over what?
+    assert "Without a result: small none (seed 0)." in text
     trainings.broken = ""
     code, text, _ = run(tmp_path, path, run_cli)
-    assert code == 0
+    assert (code, "Without a result" in text) == (0, False)
     assert "small: the teacher has 20.00 %, no headroom, for it is " in text
     assert row_of(tmp_path, "kd")["recovered"] == ""
     config = yaml.safe_load((tmp_path / "runs" / "small-kd-0" / "config.yaml").read_text())
