@@ -15,6 +15,7 @@ import pytest
 
 import aicsd.losses
 from aicsd.methods import list_methods
+from aicsd.runs import RunFolder
 
 PACKAGE = Path(__file__).parents[1] / "aicsd"
 LAYERS = (
@@ -264,6 +265,17 @@ def test_the_law_leaves_other_names_alone(tmp_path: Path) -> None:
 )
 def test_the_heart_stays_short(name: str, lines: int) -> None:
     assert len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= lines
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_one_owner_of_a_run_folder_and_of_its_batches(path: Path) -> None:
+    if name_of(path) == "runs":
+        return
+    files = {place.name for place in vars(RunFolder("run")).values()} - {"run"}
+    text = path.read_text(encoding="utf-8")
+    words = (name.strip("'") for name in names_in_code(path) if " " not in name)
+    assert not files & {word.rpartition("/")[2] for word in words}
+    assert name_of(path) in ("data.batches", "engine.run_batches") or "plan_batches" not in text
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)

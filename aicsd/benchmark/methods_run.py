@@ -282,8 +282,9 @@ class Campaign:
 
 def _read_folders(runs: Path) -> list[tuple[RunFolder, dict[str, object]]]:
     found = []
-    for config in sorted(runs.glob("*/config.yaml")):
-        folder = RunFolder(config.parent)
+    for folder in map(RunFolder, sorted(runs.glob("*"))):
+        if not folder.config.is_file():
+            continue
         try:
             settings = {**folder.read_config(), "resumed_from": folder.resumed_from}
             found.append((folder, identity_of(settings)))

@@ -159,9 +159,9 @@ def gain_over(to: str, values: Sequence[float], over_images: Sequence[Floats]) -
     return Gain(to, list(values), interval, bool(over_images), alone)
 
 
-def percent(values: Sequence[float], sign: str = "", digits: int = 2) -> str:
+def percent(values: Sequence[float], sign: str = "", places: int = 2) -> str:
     """Mean ± sample standard deviation of fractions, in percent; of one value no deviation."""
     if not values:
         return "-"
-    text = f"{100 * mean(values):{sign}.{digits}f}"
-    return text + (f" ± {100 * stdev(values):.{digits}f}" if len(values) > 1 else "")
+    text = f"{100 * mean(values):{sign}.{places}f}"
+    return text + (f" ± {100 * stdev(values):.{places}f}" if len(values) > 1 else "")

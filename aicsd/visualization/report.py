@@ -321,7 +321,7 @@ def _milliseconds(time: float) -> str:
 
 def _percent(values: Sequence[float]) -> str:
     known = [value for value in values if not math.isnan(value)]
-    return percent(known, digits=1) if known else NO_VALUE
+    return percent(known, places=1) if known else NO_VALUE
 
 
 def _part(value: float | None) -> float | None:

@@ -26,7 +26,7 @@ def verdict(settings: Sequence[Setting]) -> list[str]:
             sentences.append(f"{setting.title}: no mIoU, since no pixel has a label.")
             continue
         own = None if setting.of_other_teacher else teacher
-        text = f"{setting.title}: {percent(scores, digits=1)} % mIoU"
+        text = f"{setting.title}: {percent(scores, places=1)} % mIoU"
         if len(scores) > 1:
             text += f" over {len(scores)} seeds"
         if setting.gain is not None:
@@ -56,7 +56,7 @@ def _mean(values: Sequence[float]) -> float:
 def _headroom(teacher: float, alone: Setting) -> str:
     gap = teacher - _mean(alone.values("miou"))
     scores = (
-        f"teacher {100 * teacher:.1f} %, {alone.title} {percent(alone.values('miou'), digits=1)} %"
+        f"teacher {100 * teacher:.1f} %, {alone.title} {percent(alone.values('miou'), places=1)} %"
     )
     if gap <= 0:
         return f"No headroom: {scores} mIoU; there is nothing to gain from this teacher."
