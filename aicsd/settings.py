@@ -36,11 +36,12 @@ class Setting(NamedTuple):
 def settings_of(target: Callable[..., Any]) -> Mapping[str, Setting]:
     """What may be set, in order: the fields of a dataclass, or the parameters of a function.
 
-    Help is the docstring under a field, or what stands under ``Args:`` of a function. ``{word}``
-    under a field stands for that word of the class's ``HELP_WORDS``, such as the names in a table.
+    Help is the docstring under a field, or what stands under ``Args:``. ``{word}`` under a field
+    stands for that word of the class's ``HELP_WORDS``, such as the names in a table.
     """
+    docs = _argument_docs(target.__doc__ or "")
     if isinstance(target, type):
-        docs = _field_docs(target)
+        docs |= _field_docs(target)
         hints = get_type_hints(target)
         return {
             field.name: Setting(
@@ -50,7 +51,6 @@ def settings_of(target: Callable[..., Any]) -> Mapping[str, Setting]:
             )
             for field in fields(target)
         }
-    docs = _argument_docs(target.__doc__ or "")
     annotations = {name: kind for name, kind in target.__annotations__.items() if name != "return"}
     hints = get_type_hints(SimpleNamespace(__annotations__=annotations), target.__globals__)
     return {

@@ -335,6 +335,9 @@ def test_every_command_is_documented(name: str) -> None:
     _, command, _ = find_command(name.split())
     settings = dict(leaves(command.target))
     assert not [key for key, setting in settings.items() if not setting.help]
+    classes = [each.kind for each in settings_of(command.target).values() if each.is_section]
+    assert not [kind for kind in classes if "Args:" in (kind.__doc__ or "")]  # under each field
+    assert not [key for key, setting in settings.items() if "{datasets}" in setting.help]
     sections = {key.rpartition(".")[0] for key in settings}  # --student NAME, say
     assert set(command.common) <= settings.keys() | sections
     text = command_help(f"aicsd {name}", command, everything=True)

@@ -18,7 +18,7 @@ from aicsd.runs import FinishedRun, RunFolder
 
 TRIAL_STEPS = 200
 """Steps below which a run tries things out and costs little."""
-FORCE = "--force_teacher true --resume true"
+FORCE = "--force_teacher --resume"
 MEETING_IOU = 0.25
 """IoU from which a class of the teacher is taken to mean a class of the data."""
 SHOWN_PAIRS = 4

@@ -72,7 +72,7 @@ def _at(place: str, recursive: bool) -> Iterator[Input]:
     if path.is_dir():
         inside = _images_below(path) if recursive else list_images(path)
         if not inside:
-            hint = "; for those of its folders: --recursive true" if _images_below(path) else ""
+            hint = "; for those of its folders: --recursive" if _images_below(path) else ""
             raise UserError(f"no images in {path} (looked for {' '.join(IMAGE_SUFFIXES)}){hint}")
         yield from (Input(p, p.relative_to(path).with_suffix("")) for p in inside)
     elif path.is_file():

@@ -134,7 +134,7 @@ def test_patterns(photos: Path) -> None:
         find_inputs(["nowhere/*.png"])
     (photos / "c" / "d").mkdir(parents=True)
     shutil.copy("a/x.png", "c/d")
-    with pytest.raises(UserError, match=r"no images in c .*--recursive true"):
+    with pytest.raises(UserError, match=r"no images in c .*--recursive"):
         find_inputs(["c"])
 
 
