@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +140,10 @@ def assemble(
         if "weights" in options:
             options["weights"] = "none"
         classes = classes_of(header)
-        _compare(source, options, classes, state)
+        expected = _expected(header["family"], json.dumps(options), classes)
+        # before the network takes any memory
+        if different := state_differences(expected, state, counters=True):
+            raise ValueError(different)
         model = source.build(options, classes)
         model.net.load_state_dict(state)
         return model.with_input(input_of(header)).eval()
@@ -169,16 +174,11 @@ def _fill(
     return Segmenter(net, classes_of(header), input_of(header), **declared).eval()
 
 
-def _compare(
-    source: Source, options: Mapping[str, Any], classes: Classes, state: Mapping[str, Tensor]
-) -> None:
-    """Refuse weights of other names or shapes before the network takes any memory.
-
-    Raises:
-        ValueError: naming the first differences.
-    """
+@lru_cache(maxsize=32)
+def _expected(family: str, options: str, classes: Classes) -> dict[str, Tensor]:
+    """Names and shapes of the weights of a network; a report loads many of one kind."""
+    source = find_source(family)
+    assert source is not None
     with torch.device("meta"):
-        expected = source.build(options, classes).net.state_dict()
-    different = state_differences(expected, state, counters=True)
-    if different:
-        raise ValueError(different)
+        state: dict[str, Tensor] = source.build(json.loads(options), classes).net.state_dict()
+    return state
