@@ -292,6 +292,7 @@ def _parse(content: Mapping[str, Any], common: Mapping[str, Any], weights: str |
     for row in rows.values():
         others = [row.compare_to] if row.compare_to else []
         _check_rows(f"methods.{row.name}", [*others, *([row.match.row] if row.match else [])], rows)
+    _check_circles(rows)
     main = _list(content, "main", [name for name, row in rows.items() if row.match is None])
     _check_rows("main", main, rows)
     searching = _mapping(content, "search", empty=True)
@@ -371,6 +372,20 @@ def _check_keys(prefix: str, values: Mapping[str, Any], known: Iterable[str]) ->
     for key in values:
         if key not in known:
             raise UserError(f"unknown key {prefix + str(key)!r}{suggest(str(key), list(known))}")
+
+
+def _check_circles(rows: Mapping[str, Row]) -> None:
+    """Refuse rows whose epochs follow from their own."""
+    for row in rows.values():
+        chain, at = [row.name], row
+        while at.match is not None:
+            at = rows[at.match.row]
+            if at.name in chain:
+                raise UserError(
+                    f"methods.{row.name}: match goes round in a circle: "
+                    f"{' -> '.join([*chain, at.name])}"
+                )
+            chain.append(at.name)
 
 
 def _check_rows(where: str, names: Iterable[Any], rows: Mapping[str, Row]) -> None:

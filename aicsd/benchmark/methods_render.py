@@ -167,11 +167,12 @@ def as_csv(lines: Sequence[Line]) -> str:
 
 def latex(lines: Sequence[Line]) -> str:
     """A tabular for the package booktabs; gains within the noise are grey (package xcolor)."""
-    special = {"%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "±": r"$\pm$", NOISE: ""}
+    signs = {sign: rf"\{sign}" for sign in "%_&#${}"}
+    signs |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special = str.maketrans({**signs, "±": r"$\pm$", NOISE: ""})
 
     def escaped(text: str, grey: bool = False) -> str:
-        for sign, command in special.items():
-            text = text.replace(sign, command)
+        text = text.translate(special)
         return rf"\textcolor{{gray}}{{{text}}}" if grey else text
 
     body = []

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from aicsd.data.open import differs_by_root
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.files import read_json
@@ -82,7 +83,12 @@ def open_networks(
         metrics, run = _teacher_metrics(taught), None
         if model is not None and RunFolder(named).is_finished:
             run = RunFolder(named).read()
-            metrics = metrics or run.result
+            if not metrics and all(_same_images(run, other) for other in runs):
+                metrics = run.result
+        if model is not None and not metrics:
+            notes.append(
+                "The teacher was not measured on the images of the runs: --evaluate true does that."
+            )
         networks = [Network("teacher", model, metrics, run, is_teacher=True)]
     students = [run for run in runs if named is None or not _same(run.path, Path(named))]
     if not students:
@@ -132,6 +138,19 @@ def _is_taught_by(run: FinishedRun, named: str, model: Segmenter | None) -> bool
     if digest is not None and model is not None:
         return fingerprint(model, digest) == digest
     return not Path(run.teacher).exists()
+
+
+def _same_images(one: FinishedRun, other: FinishedRun) -> bool:
+    """Whether two runs were measured on the same validation split, by its name and classes."""
+
+    def measured_on(run: FinishedRun) -> tuple[Any, ...]:
+        data = run.config["data"]
+        name = data.get("name")
+        place = Path(str(data.get("root"))).resolve() if differs_by_root(str(name)) else None
+        split = data.get("val_split")
+        return name, place, split, run.result["images"], *run.result["per_class_iou"]
+
+    return measured_on(one) == measured_on(other)
 
 
 def _teacher_metrics(runs: Sequence[FinishedRun]) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from scipy import stats
 
 from aicsd.benchmark import methods_decide
 from aicsd.benchmark.methods import Key, read_benchmark
+from aicsd.benchmark.methods_render import latex
 from aicsd.benchmark.methods_results import read_results
-from aicsd.benchmark.methods_table import Statistics
+from aicsd.benchmark.methods_table import Line, Statistics
 from aicsd.benchmark.statistics import miou, parts_of
 
 
@@ -166,6 +167,14 @@ def test_cells_of_other_images_do_not_compare(
         ({"equal_time": ["kdd"]}, ["equal_time: there is no row 'kdd'; did you mean 'kd'"]),
         ({"methods": {"none": None, "kd": {"match": {"stps": "none"}}}}, ["steps or labelled"]),
         ({"methods": {"none": None, "kd": {"match": {"steps": "x"}}}}, ["no row 'x'"]),
+        (
+            {"methods": {"none": {"match": {"steps": "kd"}}, "kd": {"match": {"steps": "none"}}}},
+            ["methods.none: match goes round in a circle: none -> kd -> none"],
+        ),
+        (
+            {"methods": {"none": None, "kd": {"match": {"steps": "kd"}}}, "equal_time": ["kd"]},
+            ["methods.kd: match goes round in a circle: kd -> kd"],
+        ),
         ({"seeds": 3}, ["seeds is 3"]),
         ({"search": {"share": 2}}, ["search is {'share': 2}"]),
         ({"search": {"share": "half"}}, ["search is {'share': 'half'}"]),
@@ -203,6 +212,15 @@ def test_options_out_of_range(tmp_path: Path, run_cli: RunCli) -> None:
     assert code == 2
     assert "there are no results" in error
     assert "missing: config" in run_cli("benchmark", "methods")[2]
+
+
+def test_names_are_text_in_latex() -> None:
+    line = Line("a_b", r"T^2 {x} $1 \y ~", [0], [0.5, 0.6], [0.5], 3, 1000, None, None, None, None)
+    row = latex([line]).splitlines()[4]
+    assert row.startswith(
+        r"a\_b & T\textasciicircum{}2 \{x\} \$1 \textbackslash{}y \textasciitilde{} & 1 & 3 & "
+        r"55.00 $\pm$ 7.07 & "
+    )
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("methods.yaml")), ids=lambda p: p.parent.name)

@@ -78,3 +78,12 @@ def test_a_teacher_has_the_score_of_its_own_runs(runs: Path, tmp_path: Path) -> 
     assert ["against the teacher" in text for text in sentences] == [True, False]
     networks, _ = open_networks(read[:1], str(tmp_path / "o.safetensors"), classes)
     assert networks[0].metrics == {}  # not those of the teacher that the run had
+    # a run beside students alone has its own score, if it is of the same images
+    alone, teacher = RunFolder(runs / "alone").read(), RunFolder(runs / "teacher").read()
+    assert open_networks([alone], str(runs / "teacher"), classes)[0][0].metrics == teacher.result
+    elsewhere = copy_run(
+        runs / "teacher", tmp_path / "t", data={**teacher.config["data"], "val_split": "train"}
+    )
+    networks, notes = open_networks([alone], str(elsewhere), classes)
+    assert networks[0].metrics == {}
+    assert "The teacher was not measured on the images of the runs" in notes[0]
