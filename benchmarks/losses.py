@@ -45,7 +45,13 @@ def draw(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def peak_in_maps(run: Callable[[], object], student: Tensor) -> float | None:
-    """Largest resident memory beyond that at the start, in logit maps; Linux only."""
+    """:func:`peak_bytes` in logit maps."""
+    peak = peak_bytes(run)
+    return None if peak is None else peak / (student.numel() * student.element_size())
+
+
+def peak_bytes(run: Callable[[], object]) -> int | None:
+    """Largest resident memory beyond that at the start; Linux only."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not sys.platform.startswith("linux") or not reset.exists():
         return None
@@ -61,7 +67,7 @@ def peak_in_maps(run: Callable[[], object], student: Tensor) -> float | None:
     reset.write_text("5", encoding="utf-8")  # the peak starts again from here
     before = kilobytes("VmRSS")
     run()
-    return (kilobytes("VmHWM") - before) * 1024 / (student.numel() * student.element_size())
+    return (kilobytes("VmHWM") - before) * 1024
 
 
 @dataclass

@@ -65,15 +65,25 @@ def boundary_kd_loss(
     check_weights(edge=edge, body=body)
     check_sizes(radius=radius)
     student, teacher = prepare_pair(student, teacher)
-    labels = match_mask(mask, student).long()
-    inside = match_valid(valid, student)
-    if inside is None:
-        inside = torch.ones_like(labels, dtype=torch.bool)
-    labels = torch.where(labels == ignore_index, teacher.argmax(dim=1), labels)
-    borders = _borders(labels, inside, radius)
+    labels, borders, inside = label_borders(mask, teacher, radius, ignore_index, valid)
     at_borders = _class_balanced(student, teacher, labels, borders, temperature)
     interior = channel_wise_loss(student, teacher, temperature=temperature, valid=inside & ~borders)
     return edge * at_borders + body * interior
+
+
+def label_borders(
+    mask: Tensor, teacher: Tensor, radius: int, ignore_index: int, valid: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels (B, H, W), and bool maps of the borders and of the pixels inside the image.
+
+    The arguments are those of :func:`boundary_kd_loss`; the maps have the size of ``teacher``.
+    """
+    labels = match_mask(mask, teacher).long()
+    inside = match_valid(valid, teacher)
+    if inside is None:
+        inside = torch.ones_like(labels, dtype=torch.bool)
+    labels = torch.where(labels == ignore_index, teacher.argmax(dim=1), labels)
+    return labels, _borders(labels, inside, radius), inside
 
 
 def _borders(labels: Tensor, inside: Tensor, radius: int) -> Tensor:

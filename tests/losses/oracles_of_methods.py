@@ -38,21 +38,11 @@ def boundary_kd(
     temperature: float = 4.0,
     radius: int = 1,
 ) -> float:
-    labels = {}
-    for b, y, x in grid(student, valid):
-        label = int(mask[b, y, x])
-        labels[b, y, x] = int(teacher[b, :, y, x].numpy().argmax()) if label == IGNORED else label
     by_class = defaultdict(list)
     interior = defaultdict(list)
-    for (b, y, x), label in labels.items():
-        around = {
-            labels.get((b, y + dy, x + dx), label)
-            for dy in range(-radius, radius + 1)
-            for dx in range(-radius, radius + 1)
-        }
-        if len(around) > 1:
-            pair = [maps[b, :, y, x].numpy() / temperature for maps in (teacher, student)]
-            by_class[label].append(oracles.divergence(*map(oracles.softmax, pair)))
+    for (b, y, x), label, at_border in bordering(teacher, mask, valid, radius):
+        if at_border:
+            by_class[label].append(pixel_divergence(student, teacher, (b, y, x), temperature))
         else:
             interior[b].append((y, x))
     means = [math.fsum(values) / len(values) for values in by_class.values()]
@@ -65,6 +55,48 @@ def boundary_kd(
             pair = [maps[b, c].numpy()[rows, columns] / temperature for maps in (teacher, student)]
             total += oracles.divergence(*map(oracles.softmax, pair))
     return edge * at_borders + body * temperature**2 * total / (batch * channels)
+
+
+def bordering(
+    teacher: Tensor, mask: Tensor, valid: Tensor | None, radius: int
+) -> Iterator[tuple[tuple[int, int, int], int, bool]]:
+    """Every pixel inside: its place, its label, and whether another label is near."""
+    labels = {}
+    for b, y, x in grid(teacher, valid):
+        label = int(mask[b, y, x])
+        labels[b, y, x] = int(teacher[b, :, y, x].numpy().argmax()) if label == IGNORED else label
+    for (b, y, x), label in labels.items():
+        around = {
+            labels.get((b, y + dy, x + dx), label)
+            for dy in range(-radius, radius + 1)
+            for dx in range(-radius, radius + 1)
+        }
+        yield (b, y, x), label, len(around) > 1
+
+
+def pixel_divergence(
+    student: Tensor, teacher: Tensor, place: tuple[int, int, int], temperature: float
+) -> float:
+    b, y, x = place
+    pair = [maps[b, :, y, x].numpy() / temperature for maps in (teacher, student)]
+    return oracles.divergence(*map(oracles.softmax, pair))
+
+
+def boundary_weighted_kd(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor,
+    valid: Tensor | None,
+    boost: float = 4.0,
+    temperature: float = 1.0,
+    radius: int = 1,
+) -> float:
+    total = weights = 0.0
+    for place, _, at_border in bordering(teacher, mask, valid, radius):
+        weight = 1 + boost if at_border else 1.0
+        total += weight * pixel_divergence(student, teacher, place, temperature)
+        weights += weight
+    return temperature**2 * total / max(weights, 1)
 
 
 def convolved(maps: np.ndarray, layer: Any) -> np.ndarray:

@@ -184,6 +184,13 @@ ROWS["boundary_kd"] = Row(
     shape=(2, 4, 9, 8),
     blobs=5,
 )
+ROWS["boundary_weighted_kd"] = Row(
+    of_methods.boundary_weighted_kd,
+    ({}, {"boost": 0.0, "temperature": 2.0}, {"radius": 2, "boost": 0.5}),
+    refuses={"boost": (-1.0, float("nan")), "radius": (0, -1)},
+    shape=(2, 4, 9, 8),
+    blobs=5,
+)
 ROWS["masked_generative"] = Row(
     of_methods.masked_generative,
     ({}, {"masked": 0.0}),
