@@ -29,6 +29,10 @@ class UserError(ValueError):
         super().__init__(text)
 
 
+class BrokenInputError(UserError):
+    """An image or video that cannot be read; the others can still be predicted."""
+
+
 class NotEnoughMemoryError(UserError):
     """What was asked for is too large for the memory."""
 

@@ -17,11 +17,10 @@ from tiny_runs import aicsd, train_command
 
 from aicsd.config import find_config
 from aicsd.data import Sample, SegDataset
-from aicsd.errors import UserError
+from aicsd.errors import BrokenInputError, UserError
 from aicsd.evaluation import InferenceConfig, evaluate, infer
 from aicsd.evaluation.evaluate import batches_of_equal_size
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model
-from aicsd.prediction.inputs import BrokenInputError
 from aicsd.prediction.stream import split_images
 from aicsd.teacher import Teacher
 

@@ -26,6 +26,7 @@ LAYERS = (
     ("runs", "tensor_files"),
     ("hub",),
     ("images",),
+    ("videos",),
     ("legend",),
     ("data",),
     ("formats",),
@@ -165,6 +166,7 @@ NETWORKS = ("deeplab", "resnet", "mobilenet", "segformer")
 ALLOWED = {
     "backbone_parameters",  # of a segmenter, whatever it declares as its backbone
     "dist", "DistError",  # torch.distributed
+    "torch.nn.attention",
 }  # fmt: skip
 """Names in code that only look like those of a room."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from aicsd.data import Classes
 from aicsd.models import ModelConfig, build_model, save_model
 
 CLASSES = Classes(CLASS_NAMES, ((0, 0, 0), (200, 0, 0), (0, 0, 200)))
+VIDEO_RATE = Fraction(30000, 1001)
 
 
 def noise(width: int, height: int, seed: int = 0) -> np.ndarray:
@@ -36,3 +38,19 @@ def save_tiny_model(path: Path) -> Path:
         head.bias.sub_(middle).div_(scale)
     save_model(model, path)
     return path
+
+
+def make_video(path: Path, size: tuple[int, int], times: list[int]) -> list[np.ndarray]:
+    """A lossless video with a frame at each of ``times``, counted in frames of ``VIDEO_RATE``."""
+    import av
+
+    frames = [noise(*size, seed) for seed in range(len(times))]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=VIDEO_RATE)
+        stream.width, stream.height, stream.pix_fmt = *size, "bgr0"
+        for image, time in zip(frames, times, strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="bgr0")
+            frame.pts, frame.time_base = time, 1 / VIDEO_RATE
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return frames

@@ -76,6 +76,7 @@ class DatasetEntry:
             without ``root`` if there is no layout.
         layout: the files that the root must hold; "": the dataset needs no root.
         images: lists the images of a split that needs no masks; None: only those of ``open``.
+        folder: the folder of a root that is another file.
         found: whether a folder has this layout; None: it cannot be recognised.
         classes: names and colours, where they do not depend on the root.
         counts: official number of images of the splits.
@@ -88,6 +89,7 @@ class DatasetEntry:
     open: Callable[..., SegDataset]
     layout: str = ""
     images: Callable[..., list[Path]] | None = None
+    folder: Callable[[Path], Path] = lambda root: root
     found: Callable[[Path], bool] | None = None
     classes: Classes | None = None
     counts: Mapping[str, int] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from aicsd.data.digits import DIGITS
 from aicsd.data.entry import DatasetEntry
 from aicsd.data.file_dataset import FileDataset, LayoutError
 from aicsd.data.folder import FOLDER
-from aicsd.data.photos import PHOTOS, frames_of
+from aicsd.data.photos import PHOTOS
 from aicsd.data.protocol import Classes, SegDataset
 from aicsd.data.shards import SHARDS
 from aicsd.data.voc import VOC
@@ -163,10 +163,9 @@ def _call(
         return function(split=split, **options)
     if root is None:
         raise UserError(f"dataset {name!r} needs data.root; expected layout: {layout}")
-    folder = _folder(root)
+    folder = DATASETS[name].folder(_folder(root))
     if not folder.is_dir():
-        cure = frames_of(folder) or f"; expected layout: {layout}"
-        raise UserError(f"data.root: no folder {folder}{cure}")
+        raise UserError(f"data.root: no folder {folder}; expected layout: {layout}")
     try:
         return function(root=folder, split=split, **options)
     except LayoutError as error:

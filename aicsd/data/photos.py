@@ -9,6 +9,7 @@ from pathlib import Path
 from aicsd.data.classes_file import TEXT, find_classes, read_classes
 from aicsd.data.entry import DatasetEntry
 from aicsd.data.file_dataset import FileDataset, LayoutError, Pair
+from aicsd.data.frames import photo_folder
 from aicsd.data.protocol import Classes
 from aicsd.data.wrappers import spread
 from aicsd.images import IMAGE_SUFFIXES, is_image, is_video
@@ -27,16 +28,10 @@ def find_photos(folder: Path) -> list[Path]:
     files = sorted(_walk(folder))
     found = [path for path in files if is_image(path)]
     if not found:
-        cure = next((frames_of(path) for path in files if is_video(path)), "")
+        videos = [path for path in files if is_video(path)]
+        cure = f"; for the frames of a video, give the file: {videos[0]}" if videos else ""
         raise LayoutError(f"no images in {folder} (looked for {' '.join(IMAGE_SUFFIXES)}){cure}")
     return found
-
-
-def frames_of(path: Path) -> str:
-    """How the frames of a video become photos, for a message; empty for any other file."""
-    if not is_video(path):
-        return ""
-    return f"; extract the frames of a video first: ffmpeg -i {path} photos/%05d.jpg"
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -102,5 +97,7 @@ def _found(root: Path) -> bool:
 PHOTOS = DatasetEntry(
     open=open_photos,
     found=_found,
-    layout=f"ROOT/**/*.jpg (or .png, …) without masks, and ROOT/{TEXT} with one class name a line",
+    folder=photo_folder,
+    layout=f"ROOT/**/*.jpg (or .png, …) without masks, or a video file ROOT, and ROOT/{TEXT} with "
+    "one class name a line",
 )

@@ -67,13 +67,14 @@ class DataConfig:
     """train on the other images of the split too, without their labels; the teacher provides a
     target there."""
     images: str | None = None
-    """folder of photos without masks to train on instead of a dataset: short for name photos and
-    root. The student learns from the teacher alone, and is validated against the teacher on photos
-    left out of training."""
+    """folder of photos without masks, or a video, to train on instead of a dataset: short for name
+    photos and root. The student learns from the teacher alone, and is validated against the teacher
+    on photos left out of training."""
     classes: str | None = None
     """file with the class names for images, one per line."""
     unlabelled: str | None = None
-    """folder of additional photos without masks; the teacher provides a target there."""
+    """folder of additional photos without masks, or a video; the teacher provides a target
+    there."""
     unlabelled_ratio: float = 0.0
     """unlabelled images in an epoch per labelled one; 0: each of them once."""
     labelled_repeat: int = 1

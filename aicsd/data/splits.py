@@ -9,8 +9,9 @@ from typing import Any
 from aicsd.data.batches import training_images
 from aicsd.data.check import check_dataset, check_splits
 from aicsd.data.file_dataset import LayoutError
+from aicsd.data.frames import photo_folder
 from aicsd.data.open import AUTO, DATASETS, open_dataset
-from aicsd.data.photos import frames_of, photo_dataset
+from aicsd.data.photos import photo_dataset
 from aicsd.data.protocol import Classes, SegDataset, Splits
 from aicsd.data.settings import DataConfig
 from aicsd.data.wrappers import WithPhotos
@@ -51,9 +52,9 @@ def open_splits(config: DataConfig, check: bool = True) -> tuple[Splits, list[st
 
 def _photos(folder: str, classes: Classes, check: bool) -> SegDataset:
     """Photos without labels, each of which can be read."""
-    path = Path(at_home(folder))
+    path = photo_folder(Path(at_home(folder)))
     if not path.is_dir():
-        raise UserError(f"data.unlabelled: no folder {path}{frames_of(path)}")
+        raise UserError(f"data.unlabelled: no folder {path}")
     try:
         photos = photo_dataset(path, classes)
     except LayoutError as error:

@@ -10,13 +10,13 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from aicsd.errors import UserError
+from aicsd.errors import BrokenInputError, UserError
 from aicsd.files import atomic_path
 from aicsd.images import UInt8Array, read_image
 from aicsd.legend import classes_in, draw_legend, with_legend
 from aicsd.models import Segmenter
 from aicsd.models.inference import NotEnoughMemoryError
-from aicsd.prediction.inputs import BrokenInputError, Input
+from aicsd.prediction.inputs import Input
 from aicsd.prediction.network import Prediction, predict_images
 from aicsd.prediction.settings import PredictConfig
 from aicsd.visualization import colorize, overlay, save_ids, save_image
@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
 
 def count_images(inputs: Iterable[Input]) -> int:
     """Number of images, and of frames of videos by their headers."""
-    from aicsd.prediction.video import count_frames
+    from aicsd.videos import count_frames
 
     return sum(count_frames(item.path) if item.is_video else 1 for item in inputs)
 
@@ -73,7 +73,8 @@ def predict_files(
     """
     videos = [item for item in inputs if item.is_video]
     if videos:
-        from aicsd.prediction.video import predict_video, require_pyav
+        from aicsd.prediction.video import predict_video
+        from aicsd.videos import require_pyav
 
         require_pyav()  # before hours of images are done
     images = [item for item in inputs if not item.is_video]

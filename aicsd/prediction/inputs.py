@@ -18,10 +18,6 @@ VIDEO_ENDS = {"ids": "", "overlay": "_overlay.mp4", "color": "_color.mp4"}
 """The ids of a video are a folder of PNGs, one a frame."""
 
 
-class BrokenInputError(UserError):
-    """An image or video that cannot be read; the others can still be predicted."""
-
-
 class Input(NamedTuple):
     """One image or video."""
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
-from aicsd.errors import UserError
+from aicsd.errors import BrokenInputError, UserError
 from aicsd.images import (
     UInt8Array,
     UnreadableImageError,
@@ -18,7 +18,7 @@ from aicsd.images import (
 from aicsd.legend import draw_legend, with_legend
 from aicsd.models import Segmenter
 from aicsd.models.inference import NotEnoughMemoryError
-from aicsd.prediction.inputs import BrokenInputError, Input
+from aicsd.prediction.inputs import Input
 from aicsd.prediction.network import predict_images
 from aicsd.prediction.settings import PredictConfig
 from aicsd.visualization import colorize, overlay

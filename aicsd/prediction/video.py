@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from aicsd.errors import UserError, one_line
+from aicsd.errors import BrokenInputError, UserError, one_line
 from aicsd.files import atomic_folder, atomic_path
 from aicsd.images import UInt8Array
 from aicsd.legend import draw_legend, with_legend
 from aicsd.models import Segmenter
 from aicsd.models.inference import NotEnoughMemoryError
-from aicsd.prediction.inputs import BrokenInputError, Input
+from aicsd.prediction.inputs import Input
 from aicsd.prediction.network import predict_images
 from aicsd.prediction.settings import PredictConfig
+from aicsd.videos import VideoReader, require_pyav
 from aicsd.visualization import colorize, overlay, save_ids
 
 CODEC = "libx264"
 QUALITY = {"crf": "18", "preset": "fast"}
-FALLBACK_RATE = Fraction(25)
-"""Frames per second of a file without that entry."""
-
-
-class _Frame(NamedTuple):
-    image: UInt8Array
-    """(H, W, 3) RGB, upright."""
-    time: int
-    """Since the first, in units of the reader's time base."""
-
-
-def require_pyav() -> Any:
-    """The module ``av``."""
-    try:
-        import av
-    except ImportError as error:
-        raise UserError("videos need PyAV: pip install 'aicsd[video]'") from error
-    return av
 
 
 def predict_video(
@@ -75,7 +57,7 @@ def predict_video(
     legend: UInt8Array | None = None
     count = 0
     with ExitStack() as stack:
-        source = stack.enter_context(_Reader(item.path, config.workers))
+        source = stack.enter_context(VideoReader(item.path, config.workers))
         pictures = {
             output: stack.enter_context(_Writer(path, source))
             for output, path in results.items()
@@ -106,75 +88,10 @@ def predict_video(
     return count
 
 
-def count_frames(path: Path) -> int:
-    """Number of frames in the header of a video; 0 if it has none or cannot be read."""
-    av = require_pyav()
-    try:
-        with av.open(str(path)) as container:
-            return sum(stream.frames for stream in container.streams.video[:1])
-    except (av.FFmpegError, OSError):
-        return 0
-
-
-class _Reader:
-    """The first video stream of a file. Decodes in ``workers`` threads ahead of who asks."""
-
-    def __init__(self, path: Path, workers: int) -> None:
-        self._av = require_pyav()
-        self._path = path
-        try:
-            self._container = self._av.open(str(path))
-        except (self._av.FFmpegError, OSError) as error:
-            raise self._broken(error) from error
-        if not self._container.streams.video:
-            self._container.close()
-            raise BrokenInputError(f"{path} has no video in it")
-        self._stream = self._container.streams.video[0]
-        self._stream.thread_type = "AUTO" if workers else "SLICE"
-        self._stream.codec_context.thread_count = max(1, workers)
-        self.rate: Fraction = self._stream.average_rate or FALLBACK_RATE
-        # the coarsest grid of all times; some formats round them to milliseconds, off the grid
-        self.time_base: Fraction = 1 / (self._stream.base_rate or self.rate)
-
-    def __enter__(self) -> _Reader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._container.close()
-
-    def frames(self) -> Iterator[_Frame]:
-        """All frames, from time 0 on."""
-        step = max(1, round(1 / (self.rate * self.time_base)))
-        first: int | None = None
-        time = -step
-        shape: tuple[int, ...] | None = None
-        try:
-            for frame in self._container.decode(self._stream):
-                if frame.pts is None:
-                    time += step
-                else:
-                    first = frame.pts if first is None else first
-                    since = (frame.pts - first) * frame.time_base
-                    time = max(time + 1, round(since / self.time_base))  # the encoder wants a rise
-                image = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-                if image.shape != (shape := shape or image.shape):
-                    raise BrokenInputError(
-                        f"{self._path} changes from {shape[1]}x{shape[0]} to "
-                        f"{image.shape[1]}x{image.shape[0]} on the way; cut it there"
-                    )
-                yield _Frame(np.ascontiguousarray(image), time)
-        except self._av.FFmpegError as error:
-            raise self._broken(error) from error
-
-    def _broken(self, error: Exception) -> BrokenInputError:
-        reason = getattr(error, "strerror", None) or one_line(error, 500)
-        return BrokenInputError(f"{self._path} is not a readable video: {reason}")
-
-
 class _Writer:
     """An MP4 that takes its place when all frames are in it."""
 
-    def __init__(self, path: Path, source: _Reader) -> None:
+    def __init__(self, path: Path, source: VideoReader) -> None:
         self._av = require_pyav()
         self._path, self._source = path, source
         self._stack = ExitStack()

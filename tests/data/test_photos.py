@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from itertools import islice
@@ -15,10 +16,10 @@ import torch
 import yaml
 from conftest import CLASS_NAMES, RunCli, write_folder
 from PIL import Image
-from tiny_models import noise, save_tiny_model
+from tiny_models import make_video, noise, save_tiny_model
 from tiny_runs import FIT_FLAGS, NO_REPORT, distill_command, model_flags, same_weights
 
-from aicsd.data import open_dataset
+from aicsd.data import frames, open_dataset
 from aicsd.data.batches import batch_names, epoch_indices, plan_batches
 from aicsd.data.loaders import train_loader
 from aicsd.data.settings import AugmentConfig, DataConfig
@@ -155,9 +156,9 @@ def test_photos_alone(tmp_path: Path, run_cli: RunCli) -> None:
         (["--data.images", "nowhere"], ["data.root: no folder nowhere"]),
         (["--data.images", "photos"], ["classes.txt"]),
         (["--data.images", "data"], ["no images in data"]),
-        (["--data.images", "films"], ["no images in films", "ffmpeg -i films/a.mp4 photos/%05d"]),
-        (["--data.images", "films/a.mp4"], ["no folder films/a.mp4; extract the frames"]),
-        (["--data.unlabelled", "films/a.mp4", "--data.root", "sound"], ["unlabelled", "ffmpeg -i"]),
+        (["--data.images", "films"], ["no images in films", "give the file: films/a.mp4"]),
+        (["--data.images", "films/a.mp4"], ["films/a.mp4 is not a readable video"]),
+        (["--data.images", "films/b.mp4"], ["no folder films/b.mp4"]),
         (["--data.unlabelled", "nowhere", "--data.root", "sound"], ["data.unlabelled", "nowhere"]),
         (["--data.unlabelled", "broken", "--data.root", "sound"], ["data.unlabelled", "bad.png"]),
         (["--data.unlabelled_ratio", "-1"], ["data.unlabelled_ratio is -1", "0 or more"]),
@@ -186,6 +187,40 @@ def test_errors(
     for part in expected:
         assert part in error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_video_in_place_of_photos(
+    tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("av", reason="PyAV is not installed")
+    video = tmp_path / "drive.mkv"
+    make_video(video, (64, 48), list(range(13)))
+    monkeypatch.setattr(frames, "MOST_FRAMES", 5)
+    names = write_names(tmp_path / "names.txt")
+    teacher = save_tiny_model(tmp_path / "teacher.safetensors")
+    command = ["distill", *FIT_FLAGS, *model_flags("student"), "--data.images", video,
+               "--data.classes", names, "--data.batch_size", "2", "--teacher", teacher,
+               "--method", "kd", *NO_REPORT, "--run", tmp_path / "run"]  # fmt: skip
+    code, _, error = run_cli(*command)
+    assert code == 0, error
+    assert f"extracting the frames of {video}" in error
+    folder = tmp_path / "drive.mkv.frames"
+    # every fourth of 13: never more than 5
+    kept = sorted(path.name for path in folder.iterdir())
+    assert kept == [f"{number:06}.jpg" for number in (0, 4, 8, 12)]
+    again = open_dataset("photos", str(video), "all", {"classes": str(names)})
+    assert list(again.names) == [Path(name).stem for name in kept]
+    photo = again.read(1).image.astype(int)
+    assert photo.shape == (48, 64, 3)
+    # noise through a JPEG: nearest to its own frame
+    errors = [np.abs(photo - noise(64, 48, number)).mean() for number in range(13)]
+    assert int(np.argmin(errors)) == 4
+    mixed_in = DataConfig(root=str(write_folder(tmp_path / "data", {"train": 2, "val": 1})),
+                          unlabelled=str(video))  # fmt: skip
+    assert len(open_splits(mixed_in)[0].train) == 2 + 4
+    os.utime(video, (4e9, 4e9))
+    with pytest.raises(UserError, match=r"drive\.mkv\.frames is older than .*remove it"):
+        open_dataset("photos", str(video), "all", {"classes": str(names)})
 
 
 def test_nothing_below_a_folder_is_a_user_error(tmp_path: Path) -> None:

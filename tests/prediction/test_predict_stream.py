@@ -14,8 +14,8 @@ from PIL import Image
 from tiny_models import CLASSES, noise, save_tiny_model
 
 from aicsd.cli import main
+from aicsd.errors import BrokenInputError
 from aicsd.models import load_model
-from aicsd.prediction.inputs import BrokenInputError
 from aicsd.prediction.stream import split_images
 from aicsd.visualization import colorize, overlay
 

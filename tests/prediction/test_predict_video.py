@@ -10,33 +10,17 @@ import numpy as np
 import pytest
 from conftest import RunCli
 from PIL import Image
-from tiny_models import CLASSES, noise, save_tiny_model
+from tiny_models import CLASSES, VIDEO_RATE, make_video, save_tiny_model
 
 from aicsd.models import load_model
 from aicsd.visualization import colorize, overlay
 
 av = pytest.importorskip("av", reason="PyAV is not installed")
 
-RATE = Fraction(30000, 1001)
-
 
 @pytest.fixture(scope="module")
 def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model") / "model.safetensors")
-
-
-def make_video(path: Path, size: tuple[int, int], times: list[int]) -> list[np.ndarray]:
-    """A lossless video with a frame at each of ``times``, counted in frames of ``RATE``."""
-    frames = [noise(*size, seed) for seed in range(len(times))]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=RATE)
-        stream.width, stream.height, stream.pix_fmt = *size, "bgr0"
-        for image, time in zip(frames, times, strict=True):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="bgr0")
-            frame.pts, frame.time_base = time, 1 / RATE
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return frames
 
 
 def read_video(path: Path) -> tuple[list[np.ndarray], list[float], Fraction]:
@@ -76,8 +60,8 @@ def test_video(model_file: Path, tmp_path: Path, run_cli: RunCli) -> None:
             assert np.array_equal(np.array(Image.open(path)), ids)
         for kind in ("overlay", "color"):
             shown, times, new_rate = read_video(out / f"drive_{kind}.mp4")
-            assert new_rate == rate == RATE
-            assert np.allclose(times, np.arange(7) / float(RATE), atol=1e-3)
+            assert new_rate == rate == VIDEO_RATE
+            assert np.allclose(times, np.arange(7) / float(VIDEO_RATE), atol=1e-3)
             for picture, image, ids in zip(shown, frames, wanted, strict=True):
                 should = colorize(ids, CLASSES.palette)
                 if kind == "overlay":
@@ -105,7 +89,7 @@ def test_without_outputs_a_video_gives_its_overlay(
     assert [path.name for path in out.iterdir()] == ["odd_overlay.mp4"]
     shown, times, _ = read_video(out / "odd_overlay.mp4")
     assert shown[0].shape == (34, 52, 3)
-    assert np.allclose(times, np.array([0, 1, 4, 5]) / float(RATE), atol=2e-3)
+    assert np.allclose(times, np.array([0, 1, 4, 5]) / float(VIDEO_RATE), atol=2e-3)
 
 
 def test_a_broken_video_leaves_nothing_behind(
