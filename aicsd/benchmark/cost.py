@@ -21,6 +21,7 @@ from aicsd.data.loaders import timed, train_loader
 from aicsd.data.wrappers import Subset
 from aicsd.distiller import Distiller
 from aicsd.engine.device import open_fabric
+from aicsd.engine.run import try_out
 from aicsd.engine.run_batches import plan_run
 from aicsd.errors import UserError
 from aicsd.evaluation import evaluate
@@ -124,6 +125,10 @@ def measure_cost(
         teacher = Teacher(
             source.network(data, config.seed), data.train.classes, config.teacher_classes
         )
+    alike = [1] * len(data.train.classes.names)  # weights of classes cost the same
+    try_out(
+        Distiller(student, config.recipe, teacher, alike), config.data.augment.crop, fabric.device
+    )
     bench = _Bench(config, data, student, teacher, fabric)
     tell(f"loading {KEPT_BATCHES + 1} batches")
     batches, load = bench.load()

@@ -325,6 +325,12 @@ def _row(name: str, options: Any) -> Row:
                 f"methods.{name}: match is {match!r}; it holds steps or labelled_views, and a row"
             )
         match = Match(*map(str, next(iter(match.items()))))
+    search = options.get("search", False)
+    if not isinstance(search, bool):
+        raise UserError(
+            f"methods.{name}: search is {search!r}; it is true or false, and factors and share "
+            "belong to the key search beside methods"
+        )
     own = {key: value for key, value in options.items() if key not in ROW_KEYS}
     compare_to = options.get("compare_to")
     return Row(
@@ -332,7 +338,7 @@ def _row(name: str, options: Any) -> Row:
         {"method": name, **own},
         None if compare_to is None else str(compare_to),
         match,
-        bool(options.get("search", False)),
+        search,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from aicsd.formats import format_of
@@ -58,15 +59,28 @@ def gmacs(model: Segmenter, width: int, height: int) -> float | None:
     """10^9 multiply-adds of the convolutions and matrix products of one image's forward pass.
 
     Half of what ``torch.utils.flop_counter`` counts, which takes a multiply-add for two operations.
-    Normalisation, activations and resizing are not in it. None for an exported model, whose
-    operations PyTorch does not see.
+    Normalisation, activations and resizing are not in it. They are counted in a pass without data,
+    apart from those that are timed, or, of a network that looks at its values, on an empty image.
+    None for an exported model, whose operations PyTorch does not see.
     """
     if isinstance(model, ExportedSegmenter):
         return None
-    empty = copy.deepcopy(model).eval().to("meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        empty(torch.zeros(1, 3, height, width, dtype=torch.uint8, device="meta"))
-    return float(counter.get_total_flops()) / 2 / 1e9
+    size = (height, width)
+    try:
+        return _multiply_adds(model, size, torch.device("meta")) / 1e9
+    except (RuntimeError, TypeError):  # values that are not there
+        return _multiply_adds(model, size, model.device) / 1e9
+
+
+def _multiply_adds(model: Segmenter, size: tuple[int, int], device: torch.device) -> float:
+    # without gradients: the counter fails on a parameter that is handed to a module
+    counted = copy.deepcopy(model).eval().requires_grad_(False).to(device)
+    image = torch.zeros((1, 3, *size), dtype=torch.uint8, device=device)
+    # not every fused kernel of attention is known to the counter
+    products = sdpa_kernel(SDPBackend.MATH)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), products:
+        counted(image)
+    return float(counter.get_total_flops()) / 2
 
 
 def megabytes(model: Segmenter) -> float:

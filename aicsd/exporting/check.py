@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from aicsd.errors import UserError
-from aicsd.exporting.graph import ExportGraph
+from aicsd.errors import UserError, one_line
+from aicsd.exporting.graph import ExportGraph, smallest_side
 from aicsd.formats import Format
 from aicsd.formats.base import Images
 from aicsd.models import Segmenter
@@ -55,13 +55,24 @@ def compare(
         size: (H, W) of a file that takes one image of one size.
 
     Raises:
-        UserError: a difference above ``LARGEST_ERROR`` or labels that differ on more than
-            1 - ``SMALLEST_AGREEMENT`` of the pixels.
+        UserError: a file that the runtime does not take, a difference above ``LARGEST_ERROR`` or
+            labels that differ on more than 1 - ``SMALLEST_AGREEMENT`` of the pixels.
     """
-    run = (written.trusted or written.read)(path, torch.get_num_threads()).run
+    try:
+        run = (written.trusted or written.read)(path, torch.get_num_threads()).run
+    except UserError as refused:
+        reason = one_line(refused.__cause__ or refused)
+        raise UserError(
+            f"{written.title} does not run this network: {reason}; nothing was written. Try "
+            "another format"
+        ) from refused
     rng = np.random.default_rng(0)
     error, same, pixels = 0.0, 0, 0
-    shapes = [(count, *model.input.fit((height, width))) for count, height, width in SHAPES]
+    least = smallest_side(model)
+    shapes = [
+        (count, *model.input.fit((max(height, least), max(width, least))))
+        for count, height, width in SHAPES
+    ]
     for shape in [(1, *size)] * ONE_SIZE_IMAGES if size else shapes:
         images = rng.integers(0, 256, (*shape, 3), np.uint8)
         wanted = graph(torch.from_numpy(images)).numpy()

@@ -33,8 +33,9 @@ class ExportGraph(nn.Module):
     def __init__(self, model: Segmenter, output: Output = "logits") -> None:
         super().__init__()
         self.normalize = _normalization(model)
-        self.net, self.align_corners = model.net, model.align_corners
-        self.output = output
+        # a network may have a form of its own to be traced
+        self.net = getattr(model.net, "for_export", lambda: model.net)()
+        self.output, self.align_corners = output, model.align_corners
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, H, W, 3) uint8 RGB -> logits (B, C, H, W), native ones, or (B, H, W) uint8 labels."""
@@ -76,9 +77,14 @@ def file_size(model: Segmenter, size: tuple[int, int] | None) -> tuple[int, int]
     """(H, W) of the only images that a file takes, or None for a file for any size.
 
     Raises:
-        UserError: a size that the network does not take.
+        UserError: a size that the network does not take, or none where it needs one.
     """
     size = size or model.input.size
+    if size is None and getattr(model.net, "exports_one_size", False):
+        raise UserError(
+            f"{model.name} is exported for images of one size alone: give --size WIDTHxHEIGHT, the "
+            "size of the images where the model will run"
+        )
     if size is not None and (min(size) < smallest_side(model) or model.input.fit(size) != size):
         height, width = size
         fixed = model.input.size

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from aicsd.data.protocol import SegDataset
 from aicsd.errors import UserError, one_line
@@ -107,6 +108,8 @@ def export_model(
         folder = Path(stack.enter_context(TemporaryDirectory()))
         built = folder / f"float{written.suffix}"
         stack.enter_context(_refusals(written, size))
+        # a converter splits attention into products, whose layout a fused kernel does not have
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         program = trace(graph, model, size)
         about = describe(model, output, int8=False, size=size)
         written.write(program, built, about)

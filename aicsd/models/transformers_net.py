@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -33,8 +36,13 @@ class Kind(NamedTuple):
     """Whether it is told by tokens that the task is semantic segmentation."""
     one_size: bool = False
     """Whether it takes images of ``config.image_size`` alone."""
+    exports_one_size: bool = False
+    """Whether its code computes with the size of an image in ways that fix it in a traced graph."""
 
 
+NO_CHECKS = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+MASKED_BLOCKS = "attn_mask_probs"
+"""Buffer of EoMT: the part of the queries of each block whose attention is masked."""
 ENCODER = "model.pixel_level_module.encoder"
 KINDS = {
     "segformer": Kind(
@@ -58,23 +66,24 @@ KINDS = {
     ),
     "mobilevit": Kind(
         "MobileViTConfig", "MobileViTForSemanticSegmentation", "MobileViTImageProcessor",
-        "net.mobilevit", min_batch=2,
+        "net.mobilevit", min_batch=2, exports_one_size=True,
     ),
     "mobilenet_v2": Kind(
         "MobileNetV2Config", "MobileNetV2ForSemanticSegmentation", "MobileNetV2ImageProcessor",
-        "net.mobilenet_v2", min_batch=2,
+        "net.mobilenet_v2", min_batch=2, exports_one_size=True,
     ),
     "maskformer": Kind(
         "MaskFormerConfig", "MaskFormerForInstanceSegmentation", "MaskFormerImageProcessor",
-        f"net.{ENCODER}", masks="first", hook=ENCODER,
+        f"net.{ENCODER}", masks="first", hook=ENCODER, exports_one_size=True,
     ),
     "mask2former": Kind(
         "Mask2FormerConfig", "Mask2FormerForUniversalSegmentation", "Mask2FormerImageProcessor",
-        f"net.{ENCODER}", masks="last", hook=ENCODER,
+        f"net.{ENCODER}", masks="last", hook=ENCODER, exports_one_size=True,
     ),
     "oneformer": Kind(
         "OneFormerConfig", "OneFormerForUniversalSegmentation", "OneFormerImageProcessor",
         f"net.{ENCODER}", masks="first", hook=ENCODER, needs_task=True,
+        exports_one_size=True,
     ),
     "eomt": Kind(
         "EomtConfig", "EomtForUniversalSegmentation", "EomtImageProcessor", "net.layers",
@@ -105,6 +114,7 @@ class TransformersNet(nn.Module):
         super().__init__()
         self.net = net
         self._masks, self._hook = kind.masks, kind.hook
+        self.exports_one_size = kind.exports_one_size
         # a buffer, so that it comes with the weights
         length = int(net.config.task_seq_len) if kind.needs_task else 0  # type: ignore[union-attr, arg-type]
         tokens = torch.zeros((1, length), dtype=torch.int64) if length else None
@@ -121,7 +131,8 @@ class TransformersNet(nn.Module):
         try:
             wanted = not (self._hook or is_traced)
             told = {} if self.task is None else {"task_inputs": self.task.expand(len(image), -1)}
-            output = self.net(image, output_hidden_states=wanted, return_dict=True, **told)
+            with _without_checks() if is_traced else nullcontext():
+                output = self.net(image, output_hidden_states=wanted, return_dict=True, **told)
         finally:
             if hook is not None:
                 hook.remove()
@@ -136,6 +147,35 @@ class TransformersNet(nn.Module):
             output.class_queries_logits, output.masks_queries_logits, size, self._masks == "last"
         )
         return SegOutput(scores, stages)
+
+    def for_export(self) -> TransformersNet:
+        """This network, on the same weights, with a branch that does not depend on tensors.
+
+        EoMT masks the attention of a block where a number of its is above 0, which a traced graph
+        cannot ask of a tensor.
+        """
+        held = getattr(self.net, MASKED_BLOCKS, None)
+        if held is None:
+            return self
+        shared = {id(tensor): tensor for tensor in (*self.parameters(), *self.buffers())}
+        traced = copy.deepcopy(self, shared)
+        delattr(traced.net, MASKED_BLOCKS)
+        setattr(traced.net, MASKED_BLOCKS, held.tolist())
+        return traced
+
+
+@contextmanager
+def _without_checks() -> Iterator[None]:
+    """The library without its checks of values, which no exported file has."""
+    before = os.environ.get(NO_CHECKS)
+    os.environ[NO_CHECKS] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[NO_CHECKS]
+        else:
+            os.environ[NO_CHECKS] = before
 
 
 def class_log_scores(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import CLASS_NAMES, TINY_MODEL, RunCli
 from safetensors.torch import load_file
 from tiny_exports import SIZE, require_libraries
@@ -59,6 +60,30 @@ def test_minimum_and_median_without_the_warm_up() -> None:
     assert slow.images_per_second == pytest.approx(2 / slow.median)
     assert slow.parameters == 12
     assert slow.gmacs == pytest.approx(32 * 64 * 9 / 1e9)
+
+
+class Looks(nn.Module):
+    """Hands a parameter to a module, looks at a value and attends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start, self.query = nn.Parameter(torch.ones(1, 3, 1, 1)), nn.Conv2d(3, 3, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        maps = image + self.query(self.start)
+        tokens = maps.flatten(2).transpose(1, 2)[:, None]
+        for _ in range(2 if float(image.mean()) < 1e9 else 1):
+            tokens = F.scaled_dot_product_attention(tokens, tokens, tokens)
+        logits: Tensor = tokens[:, 0].transpose(1, 2).reshape(maps.shape)
+        return logits
+
+
+def test_gmacs_of_a_network_that_looks_at_its_values() -> None:
+    pixels = 20 * 48
+    expected = 3 * 3 + 2 * (2 * pixels * pixels * 3)
+    model = Segmenter(Looks(), CLASSES)
+    assert gmacs(model, 48, 20) == pytest.approx(expected / 1e9, rel=1e-12)
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_candidates_take_turns() -> None:

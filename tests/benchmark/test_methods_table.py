@@ -181,6 +181,10 @@ def test_cells_of_other_images_do_not_compare(
         ({"search": {"factors": 3}}, ["search is {'factors': 3}", "a list of numbers"]),
         ({"search": {"factors": ["x"]}}, ["search is {'factors': ['x']}"]),
         ({"search": 3}, ["search is 3"]),
+        (
+            {"methods": {"none": None, "kd": {"search": {"factors": [1]}}}},
+            ["methods.kd: search is {'factors': [1]}", "true or false", "beside methods"],
+        ),
         ({"equal_time": "kd"}, ["equal_time is 'kd'; it must be a list"]),
         ({"main": None}, ["main is None; it must be a list"]),
         ({"students": {"small": "tiny"}}, ["students.small is 'tiny'"]),

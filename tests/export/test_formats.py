@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -325,6 +326,47 @@ def test_pyramid_pooling_of_images_of_any_size(tmp_path: Path) -> None:
     assert parity.agreement is not None
     assert parity.agreement >= 0.999
     assert F.adaptive_avg_pool2d.__module__ == "torch.nn.functional"
+
+
+def test_attention(tmp_path: Path) -> None:
+    """The layout of its result is that of products, which stand for it in the file."""
+
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.embed, self.head = TinyNetwork(), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+
+        def forward(self, image: Tensor) -> Tensor:
+            maps = self.embed(self.net(image))
+            tokens = maps.flatten(2).transpose(1, 2)  # B N D
+            heads = tokens.view(*tokens.shape[:2], 2, 4).transpose(1, 2)
+            seen = F.scaled_dot_product_attention(heads, heads, heads)
+            mixed = seen.transpose(1, 2).contiguous().view(tokens.shape)
+            logits: Tensor = self.head(mixed.transpose(1, 2).reshape(maps.shape))
+            return logits
+
+    require_libraries(onnx.FORMAT)
+    torch.manual_seed(0)
+    model = Segmenter(Attends(), CLASSES).eval()
+    parity = export_model(model, tmp_path / "a.onnx", size=(64, 64))
+    assert parity.agreement is not None
+    assert parity.agreement >= 0.999
+
+
+def test_a_file_that_its_own_runtime_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(_: object, path: Path, __: object) -> None:
+        path.write_bytes(b"no graph")
+
+    require_libraries(onnx.FORMAT)
+    broken = replace(onnx.FORMAT, write=write)
+    monkeypatch.setattr("aicsd.exporting.write.check_target", lambda *_, **__: broken)
+    words = "ONNX Runtime does not run this network: .*nothing was written. Try another format"
+    with pytest.raises(UserError, match=words) as error:
+        export_model(tiny_model(), tmp_path / "a.onnx")
+    assert str(tmp_path) not in str(error.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_network_that_no_format_can_express(tmp_path: Path) -> None:

@@ -109,6 +109,7 @@ def test_what_an_architecture_declares(name: str, tmp_path: Path) -> None:
     save_model(model, tmp_path / "m.safetensors")
     loaded = load_model(tmp_path / "m.safetensors")
     assert (loaded.origin, loaded.input) == (model.origin, model.input)
+    assert loaded.predict(noise(40, 50)).shape == (40, 50)
     assert len(loaded.backbone_parameters()) > 0
 
 

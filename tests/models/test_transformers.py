@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import RunCli, write_folder
 from test_sources import CLASSES, two_steps
+from tiny_runs import FIT_FLAGS, data_flags, model_flags
 from tiny_transformers import SIDE, save_tokenizer, tiny_network, transformers
 from torch import Tensor
 
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
+from aicsd.evaluation.cost import gmacs
 from aicsd.models import ModelConfig, build_model, load_model, save_model, wrap_module
 from aicsd.models.maps import evaluating, resize
 from aicsd.models.transformers_net import KINDS, class_log_scores
@@ -135,6 +138,22 @@ def test_windows_are_those_of_the_library(size: tuple[int, int], tmp_path: Path)
         assert torch.allclose(stage[..., :5], first[..., :5], atol=1e-5)
 
 
+def test_a_dpt_of_images_with_kept_ratio(tmp_path: Path) -> None:
+    """The library runs it on squares alone; other images are cut into windows that are squares."""
+    tiny_network("dpt").save_pretrained(tmp_path)
+    transformers.DPTImageProcessor(
+        size={"height": SIDE, "width": SIDE}, keep_aspect_ratio=True, ensure_multiple_of=32
+    ).save_pretrained(tmp_path)
+    model, image = load_model(tmp_path), picture(64, 128)
+    with pytest.raises(RuntimeError):
+        of_library(tmp_path, image)
+    halves = [of_library(tmp_path, image[:, part])[0] for part in (slice(64), slice(64, 128))]
+    assert (model.predict(image) == np.concatenate(halves, axis=1)).mean() >= 0.999
+    square = picture(90, 90)
+    labels, _ = of_library(tmp_path, square)
+    assert (model.predict(square) == labels).mean() >= 0.999
+
+
 @pytest.mark.parametrize("size", [(64, 64), (64, 32), (50, 90), (128, 64)])
 def test_padding_of_one_size_is_no_image(size: tuple[int, int], tmp_path: Path) -> None:
     """EoMT fits the longer side; the library cuts the padding of its panoptic masks alone."""
@@ -181,6 +200,9 @@ def test_a_saved_network_is_the_same(kind: str, folders: Path, tmp_path: Path) -
     assert 0 < len(loaded.backbone_parameters()) < len(list(loaded.parameters()))
     for name, maps in model.image_output(image).features.items():
         assert maps.shape[1] == model.maps[name].channels
+    counted = gmacs(model, 70, 50)
+    assert counted is not None
+    assert counted > 0
     pixels = torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)
     model.train()
     if model.min_batch == 2:
@@ -338,3 +360,14 @@ def test_every_kind_teaches_and_learns(kind: str, tmp_path: Path) -> None:
         (load_model(tmp_path), build_model(small, CLASSES)),
     ):
         assert two_steps(student, teacher, TERMS, SIDE).keys() >= TERMS.keys()
+
+
+def test_the_cost_of_a_crop_that_is_too_small_is_one_line(
+    folders: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    flags = [*data_flags(write_folder(tmp_path / "data")), "--data.batch_size", "4", *FIT_FLAGS]
+    code, _, error = run_cli("benchmark", "cost", *flags, *model_flags("student"), "--method", "kd",
+                             "--teacher", folders / "maskformer", "--steps", "1")  # fmt: skip
+    assert code == 2
+    words = "aicsd: error: data.augment.crop is 32, and the networks cannot be run on such an image"
+    assert error.splitlines()[-1].startswith(words)

@@ -39,6 +39,8 @@ ENCODER_OPTIONS = ("dynamic_img_size", "img_size", "patch_size", "drop_path_rate
 """Further options of encoders of timm (``tu-...``)."""
 VIT = "dpt"
 """The architecture whose encoder is a plain vision transformer: all of its maps have one stride."""
+PYRAMID = "pan"
+"""The architecture whose decoder halves the last map of the encoder three times."""
 _HALF = InputSpec((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _DPN = InputSpec((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
 KNOWN_INPUTS = {
@@ -153,11 +155,10 @@ def adopt(module: nn.Module, classes: Classes | None = None) -> Segmenter | None
 
 
 def _segmenter(whole: nn.Module, described: dict[str, Any], classes: Classes) -> Segmenter:
-    is_vit = described["name"] == VIT
+    name, spec = described["name"], _input(described["name"], described["encoder"], whole)
     return Segmenter(
-        SMPNet(whole, is_vit, described["binary"]), classes,
-        _input(described["encoder"], whole, is_vit), align_corners=True, backbone="encoder",
-        min_batch=2 if described["name"] in POOLED else 1, origin=Origin(PREFIX, described),
+        SMPNet(whole, name == VIT, described["binary"]), classes, spec, align_corners=True,
+        backbone="encoder", min_batch=2 if name in POOLED else 1, origin=Origin(PREFIX, described),
     )  # fmt: skip
 
 
@@ -249,7 +250,7 @@ def _create(
     return net
 
 
-def _input(encoder: str, net: nn.Module, is_vit: bool) -> InputSpec:
+def _input(name: str, encoder: str, net: nn.Module) -> InputSpec:
     """What the encoder was made for, as far as it is known without a download."""
     found: Any = net.get_submodule("encoder")
     spec = IMAGENET
@@ -267,8 +268,10 @@ def _input(encoder: str, net: nn.Module, is_vit: bool) -> InputSpec:
     )
     if fixed is not None and not getattr(found.model, "dynamic_img_size", False):
         return spec._replace(size=(int(fixed[0]), int(fixed[1])))
+    stride = int(found.output_stride)
+    if name == PYRAMID:
+        spec = spec._replace(least=8 * stride)
     if not getattr(net, "requires_divisible_input_shape", True):
         return spec
     # the decoder of a vision transformer halves the map of its last stage
-    stride = int(found.output_stride)
-    return spec._replace(multiple=2 * stride if is_vit else stride)
+    return spec._replace(multiple=2 * stride if name == VIT else stride)

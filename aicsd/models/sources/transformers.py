@@ -318,7 +318,8 @@ def _input(library: Any, kind: Kind, config: Any, folder: Path | None) -> InputS
         spec = spec._replace(bgr=bool(value("do_flip_channel_order", False)))
         if kind.one_size:
             resizing: Resizing = "stretch"
-            if value("do_split_image", False):
+            # the library runs a DPT of images with kept ratio where they are square alone
+            if value("do_split_image", False) or value("keep_aspect_ratio", False):
                 resizing = "windows"
             elif value("do_pad", False) and not value("size_divisor"):
                 resizing = "pad"
