@@ -10,7 +10,7 @@ import pytest
 from conftest import RunCli, write_folder
 from test_docs import shell_commands
 from test_readme import QUICK_FLAGS, TINY_DATA, TINY_FLAGS
-from tiny_runs import train_lines
+from tiny_runs import NO_REPORT, train_lines
 from tiny_transformers import tiny_network
 
 import aicsd
@@ -40,7 +40,8 @@ def flags_of(command: list[str]) -> list[str]:
     if command[0] != "distill":
         return []
     has_family = "--student.family" in command
-    return [*TINY_FLAGS, "--student.weights", "none"] if has_family else QUICK_FLAGS["distill"]
+    own = [*TINY_FLAGS, "--student.weights", "none"] if has_family else QUICK_FLAGS["distill"]
+    return [*own, *NO_REPORT]
 
 
 @pytest.mark.slow
@@ -71,7 +72,8 @@ def test_the_blocks_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     distill = aicsd.distill
 
     def quick(teacher: Any, student: Any, data: str, **given: Any) -> Any:
-        return distill(teacher, student, {"root": data, **TINY_DATA}, epochs=1, **given)
+        options = {"epochs": 1, "report_images": 0, **given}
+        return distill(teacher, student, {"root": data, **TINY_DATA}, **options)
 
     monkeypatch.setattr(aicsd, "distill", quick)
     names: dict[str, Any] = {}

@@ -11,7 +11,7 @@ import pytest
 from conftest import RunCli
 from convert_sources import photo, save_colors
 from test_docs import shell_commands
-from test_readme import QUICK_FLAGS
+from test_readme import flags_without_report
 
 REPOSITORY = Path(__file__).parent.parent
 PAGE = REPOSITORY / "docs" / "own-data.md"
@@ -49,7 +49,7 @@ def test_the_commands_of_the_page(
     ]  # fmt: skip
     outputs = []
     for command in commands[:-1]:  # the slow export runs in test_readme.py
-        code, output, error = run_cli(*command, *QUICK_FLAGS.get(command[0], []))
+        code, output, error = run_cli(*command, *flags_without_report(command))
         assert code == 0, (command, error)
         outputs.append(output)
     assert "4 train, 2 val, 3 unlabelled; 8 classes" in outputs[0]

@@ -17,7 +17,7 @@ from resumed import assert_like_reference, saved_step, small_command
 from started import Ranks, Started
 from tiny_runs import NO_REPORT, aicsd, data_flags, distill_command, train_command, train_lines
 
-STEPS = 24
+STEPS = 16
 STEPS_OF_EPOCH = 4
 SAVE_EVERY = 3
 
@@ -41,12 +41,12 @@ def teacher(place: Path, root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def command(root: Path, teacher: Path) -> Callable[[object], list[str]]:
-    """The command of a run with everything that has a state: 24 steps of two batches."""
+    """The command of a run with everything that has a state; a step has two batches."""
 
     def build(run: object) -> list[str]:
         return distill_command(
             root, teacher, run, "--data.batch_size", "2", "--optimizer.accumulate", "2",
-            "--epochs", STEPS // STEPS_OF_EPOCH, "--save_every", SAVE_EVERY, "--val_every", "5",
+            "--epochs", STEPS // STEPS_OF_EPOCH, "--save_every", SAVE_EVERY, "--val_every", "3",
             "--optimizer.name", "adamw", "--optimizer.lr", "0.001", "--optimizer.ema", "0.9",
             "--student.dropout", "0.3", "--data.workers", "1", *NO_REPORT,
         )  # fmt: skip
@@ -80,7 +80,7 @@ def freeze_when(pid: int, ready: Callable[[], bool]) -> None:
             if ready():
                 return
             os.kill(pid, signal.SIGCONT)
-        time.sleep(0.002)
+        time.sleep(0.005)
     raise AssertionError("not within the time")
 
 

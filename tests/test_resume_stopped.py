@@ -52,12 +52,12 @@ def test_stopped_at(
     assert_like_reference(run, small_reference)
 
 
-def test_stopped_at_every_step(
+def test_stopped_at_every_step_of_an_epoch(
     root: Path, small_reference: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
-    """Cut after each single step, the run still is the same."""
+    """Cut after each single step, and after the first of the next epoch, the run is the same."""
     run = tmp_path / "run"
-    for step in range(1, 8):
+    for step in range(1, 6):
         resume = ["--resume"] if step > 1 else []
         with stopping_at(step, number=signal.SIGINT):
             code, _, error = run_cli(*small_command(root, run, *resume))

@@ -27,40 +27,38 @@ HEAVY = {
 PROGRAM = """
 import json, os, sys, time
 os.environ["COLUMNS"] = "100"
-code = 0
-try:
-    exec(sys.argv[1])
-except SystemExit as stop:
-    code = stop.code
-print(json.dumps([code, time.process_time(), sorted(sys.modules)]))
+found, names, begin = [], set(), 0.0
+for statement in json.loads(sys.argv[1]):
+    code = 0
+    try:
+        exec(statement)
+    except SystemExit as stop:
+        code = stop.code
+    end = time.process_time()
+    found.append([code, end - begin, sorted(set(sys.modules) - names)])
+    names, begin = set(sys.modules), end
+print(json.dumps(found))
 """
 
 
-def imported_by(statement: str) -> tuple[set[str], float]:
-    """Names of all modules after ``statement`` in a new process, and its processor time in s."""
+def imported_by(*statements: str) -> list[tuple[set[str], float]]:
+    """Modules that are new after each statement in a new process, and its processor time in s."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, statement],
+        [sys.executable, "-c", PROGRAM, json.dumps(statements)],
         capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    code, seconds, modules = json.loads(done.stdout.splitlines()[-1])
-    assert code in (0, None), done.stderr
-    return set(modules), seconds
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert all(code in (0, None) for code, _, _ in found), done.stderr
+    return [(set(modules), seconds) for _, seconds, modules in found]
 
 
-def test_a_loss_costs_no_more_than_pytorch() -> None:
-    modules, _ = imported_by("from aicsd.losses import ICSDLoss")
-    assert "torch" in modules
-    assert not modules & (HEAVY - {"torch"})
-    assert "aicsd.engine" not in modules
-
-
-@pytest.mark.parametrize("command", ["", *COMMANDS, "data check", "data convert", "benchmark cost"])
-def test_help_needs_no_pytorch(command: str) -> None:
-    words = [*command.split(), "--help"]
-    modules, seconds = imported_by(f"from aicsd.cli import main; main({words})")
-    assert not modules & HEAVY
-    assert "aicsd.engine.run" not in modules
-    assert seconds < 1.2  # 0.1 to 0.3 on an idle processor
+def test_help_needs_no_pytorch() -> None:
+    commands = ["", *COMMANDS, "data check", "data convert", "benchmark cost"]
+    pages = [f"from aicsd.cli import main; main({[*c.split(), '--help']})" for c in commands]
+    for command, (modules, seconds) in zip(commands, imported_by(*pages), strict=True):
+        assert not modules & HEAVY, command
+        assert "aicsd.engine.run" not in modules, command
+        assert seconds < 1.2, command  # the first takes 0.1 to 0.3 on an idle processor
 
 
 def test_every_command_has_a_module() -> None:
@@ -68,21 +66,22 @@ def test_every_command_has_a_module() -> None:
         assert entry.load(), name
 
 
-def test_reading_a_run_imports_no_training(runs: Path, tmp_path: Path) -> None:
-    run = str(runs / "alone")
+def test_a_loss_imports_pytorch_alone_and_reading_a_run_no_training(
+    baseline: Path, tmp_path: Path
+) -> None:
+    run = str(baseline)
     read = [
         ["evaluate", run],
         ["benchmark", "table", run],
         ["report", run, "--out", str(tmp_path / "page.html"), "--images", "1"],
     ]
-    modules, _ = imported_by(f"""
-from contextlib import suppress
-from aicsd.cli import main
-for words in {read}:
-    with suppress(SystemExit):
-        main(words)
-""")
+    calls = [f"from aicsd.cli import main; main({words})" for words in read]
+    (loss, _), *others = imported_by("from aicsd.losses import ICSDLoss", *calls)
+    assert "torch" in loss
+    assert not loss & (HEAVY - {"torch"})
+    assert "aicsd.engine" not in loss
     assert (tmp_path / "page.html").is_file()
+    modules = set().union(*(found for found, _ in others))
     assert {"aicsd.evaluation.evaluate", "aicsd.benchmark.table"} <= modules
     assert not {"lightning_fabric", "aicsd.engine", "aicsd.distiller"} & modules
 

@@ -21,17 +21,19 @@ from pathlib import Path
 import numpy as np
 from aicsd.data import open_dataset
 from aicsd.exporting import export_model
+from conftest import write_folder
+from tiny_models import save_tiny_model
 from tiny_network import tiny_model
-from tiny_runs import aicsd
+from tiny_runs import aicsd, distill_command
 
-place, out = Path(sys.argv[2]), Path(sys.argv[3])
-photo, data = place / "data" / "images" / "val" / "000.png", str(place / "data")
-images = open_dataset("folder", data, "val", {})
+out = Path(sys.argv[2])
+root, teacher = write_folder(out / "data"), save_tiny_model(out / "teacher.safetensors")
+photo = root / "images" / "val" / "000.png"
+images = open_dataset("folder", str(root), "val", {})
 for name in ("int8.onnx", "int8.xml"):  # made from a file in float, which is run first
     export_model(tiny_model(), out / name, calibration=images)
     aicsd("predict", out / name, photo, "--out", out / f"masks of {name}")
-aicsd("distill", "--config", place / "distilled" / "config.yaml", "--run", out / "again",
-      "--teacher_runtime", "openvino", "--epochs", "1")
+aicsd(*distill_command(root, teacher, out / "run", "--teacher_runtime", "openvino", "--epochs", 1))
 """
 
 
@@ -78,11 +80,9 @@ socket.socket().connect_ex(("127.0.0.1", 9))
 
 
 @pytest.mark.slow
-def test_commands_report_nothing(
-    network_log: tuple[dict[str, str], Path], runs: Path, tmp_path: Path
-) -> None:
+def test_commands_report_nothing(network_log: tuple[dict[str, str], Path], tmp_path: Path) -> None:
     environment, log = network_log
     log.unlink(missing_ok=True)
-    run(COMMANDS, environment, Path(__file__).parent, runs, tmp_path)
+    run(COMMANDS, environment, Path(__file__).parent, tmp_path)
     assert not log.exists(), log.read_text()
     assert not (Path(environment["HOME"]) / "intel").exists()
