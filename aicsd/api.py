@@ -14,7 +14,7 @@ from aicsd.engine.run import Run, run_distillation, run_training
 from aicsd.models import Segmenter
 from aicsd.models.settings import ModelConfig
 from aicsd.run_config import DistillConfig, OptimizerConfig, Precision, TrainConfig
-from aicsd.types import OWN_MODULE, Protocol, Runtime
+from aicsd.types import OWN_MODULE, EvaluationProtocol, Runtime
 
 
 class TrainOptions(TypedDict, total=False):
@@ -35,7 +35,7 @@ class TrainOptions(TypedDict, total=False):
     sync_bn: bool | None
     precision: Precision
     cuda_graphs: bool
-    protocol: Protocol
+    protocol: EvaluationProtocol
     terms: Mapping[str, Mapping[str, Any]]
 
 

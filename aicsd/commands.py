@@ -24,7 +24,7 @@ from aicsd.inputs import (
     parse_size,
     pick_device,
 )
-from aicsd.types import Protocol
+from aicsd.types import EvaluationProtocol
 
 Output = Literal["logits", "native", "labels"]
 
@@ -42,7 +42,7 @@ def evaluate(
     *,
     data: Data = None,
     teacher_classes: File | None = None,
-    protocol: Protocol = "standard",
+    protocol: EvaluationProtocol = "standard",
     short_side: int | None = None,
     boundary: bool = False,
     scales: tuple[float, ...] = (1.0,),

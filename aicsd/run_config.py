@@ -9,7 +9,7 @@ from typing import Any, Literal
 from aicsd.data.settings import DataConfig
 from aicsd.errors import UserError, suggest
 from aicsd.models.settings import ModelConfig
-from aicsd.types import Protocol, Runtime
+from aicsd.types import EvaluationProtocol, Runtime
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 LOGGERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
@@ -123,7 +123,7 @@ class FitConfig:
     cuda_graphs: bool = False
     """capture the passes of student and teacher as CUDA graphs, which reduces the launch overhead
     of small networks on small crops. Requires 32-true and one device."""
-    protocol: Protocol = "standard"
+    protocol: EvaluationProtocol = "standard"
     """standard: native resolution, padding ignored; released: losses, padding and evaluation as
     in the released AICSD code."""
 

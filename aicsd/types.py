@@ -17,7 +17,7 @@ IGNORE_INDEX = 255
 OWN_MODULE = "module"
 """Family, in a config, of a network that was given as a module."""
 
-Protocol = Literal["standard", "released"]
+EvaluationProtocol = Literal["standard", "released"]
 """``released`` repeats the released AICSD code where that decides its figures; see docs."""
 
 Runtime = Literal["eager", "compiled", "openvino"]

@@ -15,7 +15,7 @@ from torch import Tensor
 from aicsd.data.protocol import Classes, Sample
 from aicsd.data.settings import AugmentConfig
 from aicsd.images import UInt8Array
-from aicsd.types import IGNORE_INDEX, Protocol
+from aicsd.types import IGNORE_INDEX, EvaluationProtocol
 
 MAP_STRIDE = 4
 """Pixels between two cells of a sample's maps, where its dataset has no ``map_stride``."""
@@ -29,7 +29,7 @@ class Padding(NamedTuple):
 
 
 def padding_of(
-    protocol: Protocol, classes: Classes, color: tuple[int, int, int] | None = None
+    protocol: EvaluationProtocol, classes: Classes, color: tuple[int, int, int] | None = None
 ) -> Padding:
     """Ignored pixels of ``color``, or, as in the released code, black ones labelled background."""
     if protocol == "standard":

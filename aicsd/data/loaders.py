@@ -26,7 +26,7 @@ from aicsd.data.batches import TrainBatches, epoch_indices
 from aicsd.data.protocol import Sample, SegDataset
 from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.errors import UserError
-from aicsd.types import Batch, Protocol
+from aicsd.types import Batch, EvaluationProtocol
 
 T = TypeVar("T")
 FILES, FILES_PER_WORKER = 16, 12
@@ -226,7 +226,7 @@ def train_loader(
     config: DataConfig,
     batches: TrainBatches,
     pin_memory: bool = False,
-    protocol: Protocol = "standard",
+    protocol: EvaluationProtocol = "standard",
     color: tuple[int, int, int] | None = None,
 ) -> Generator[Batch, None, None]:
     """Augmented batches in the order of ``batches``; with the teacher's logits if it has them.

@@ -24,7 +24,7 @@ ENOUGH_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Cost:
+class PassCost:
     """Cost of one image of ``height`` x ``width`` pixels.
 
     Args:
@@ -42,12 +42,12 @@ class Cost:
     device: str
 
 
-def measure_costs(models: Mapping[str, Segmenter], height: int, width: int) -> dict[str, Cost]:
+def measure_costs(models: Mapping[str, Segmenter], height: int, width: int) -> dict[str, PassCost]:
     """Cost of each model on an empty image, on the device where it is."""
     image = torch.zeros((1, 3, height, width), dtype=torch.uint8)
     seconds = time_passes(models, image, REPEATS, ENOUGH_SECONDS)
     return {
-        name: Cost(
+        name: PassCost(
             model.num_parameters(), gmacs(model, width, height), 1000 * min(seconds[name]),
             height, width, model.device.type,
         )

@@ -23,7 +23,7 @@ from aicsd.evaluation.metrics import (
 from aicsd.evaluation.per_image import ImageCounts
 from aicsd.models import Segmenter
 from aicsd.models.inference import InferenceConfig, image_batch, infer_or_cut, memory_for
-from aicsd.types import Protocol
+from aicsd.types import EvaluationProtocol
 
 WAITING_BATCHES = 4
 """Decoded images that wait for others of their size, in batches: bounds the memory."""
@@ -130,7 +130,7 @@ def _over_ranks(counts: Tensor) -> Tensor:
     return counts.cpu()
 
 
-def short_side_of(protocol: Protocol, asked: int | None) -> int:
+def short_side_of(protocol: EvaluationProtocol, asked: int | None) -> int:
     """Shorter side in pixels to evaluate at: ``asked``, else that of ``protocol``; 0 = native.
 
     Raises:

@@ -15,7 +15,7 @@ from aicsd.models.exported import ABOUT_FORMAT
 
 Output = Literal["logits", "native", "labels"]
 
-SMALLEST_SIDE = 33
+SMALLEST_EXPORTED_SIDE = 33
 """Side of an image in pixels, at least: so that no map at stride 32 is a single pixel wide."""
 TRACED = (192, 256)
 """(H, W) that is traced, roughly; sizes of 0 or 1 would be taken for constants."""
@@ -70,7 +70,7 @@ def smallest_side(model: Segmenter) -> int:
     """
     largest_stride = max(info.stride for info in model.maps.values())
     declared = int(getattr(model.net, "smallest_exported_side", 0))
-    return model.input.fit((max(SMALLEST_SIDE, largest_stride + 1, declared),) * 2)[0]
+    return model.input.fit((max(SMALLEST_EXPORTED_SIDE, largest_stride + 1, declared),) * 2)[0]
 
 
 def file_size(model: Segmenter, size: tuple[int, int] | None) -> tuple[int, int] | None:

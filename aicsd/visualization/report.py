@@ -19,7 +19,7 @@ from aicsd._version import __version__
 from aicsd.benchmark.statistics import percent
 from aicsd.data.protocol import Classes, SegDataset
 from aicsd.evaluation import evaluate
-from aicsd.evaluation.cost import Cost, measure_costs
+from aicsd.evaluation.cost import PassCost, measure_costs
 from aicsd.files import write_text
 from aicsd.models import Segmenter
 from aicsd.models.inference import NotEnoughMemoryError, memory_for
@@ -106,7 +106,7 @@ def write_report(
     write_text(path, html)
 
 
-def _costs(models: dict[str, Segmenter], height: int, width: int) -> dict[str, Cost]:
+def _costs(models: dict[str, Segmenter], height: int, width: int) -> dict[str, PassCost]:
     """What a pass costs; of images for which memory is too small, nothing."""
     if height * width > WHOLE_PIXELS:
         return {}
@@ -144,7 +144,7 @@ def measure(network: Network, dataset: SegDataset) -> Network:
     return replace(network, metrics=evaluate(network.model, dataset).to_dict())
 
 
-def _table(settings: Sequence[Setting], costs: dict[str, Cost]) -> list[dict[str, str]]:
+def _table(settings: Sequence[Setting], costs: dict[str, PassCost]) -> list[dict[str, str]]:
     """A row for each setting; what no row has is left out."""
     seeds = any(len(setting.networks) > 1 for setting in settings)
     gains = [setting.gain for setting in settings if setting.gain is not None]
