@@ -227,9 +227,10 @@ class RunFolder:
     def save_config(self, settings: Mapping[str, Any]) -> None:
         """Write the complete settings, from which the run can be repeated.
 
-        A teacher or a map of its classes in a file of this machine is kept as an absolute path.
+        A teacher or a map of its classes in a file of this machine is kept as an absolute path, and
+        that the run was resumed is not kept.
         """
-        settings = dict(settings)
+        settings = {**settings, "resume": False}
         for key in ("teacher", "teacher_classes"):
             named = settings.get(key)
             if named is not None and Path(named).exists():

@@ -64,6 +64,10 @@ def test_a_teacher_is_kept_as_an_absolute_path(
     assert finished(tmp_path / "other", teacher="hf:ada/small").teacher() == "hf:ada/small"
 
 
+def test_the_config_of_a_resumed_run_starts_a_new_one(tmp_path: Path) -> None:
+    assert finished(tmp_path / "run", resume=True).read_config()["resume"] is False
+
+
 def test_the_network_of_an_old_run_is_found(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.model.name == "model.safetensors"
