@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from aicsd.data.settings import DataConfig
 from aicsd.errors import UserError, suggest
@@ -86,6 +86,8 @@ class OptimizerConfig:
 class FitConfig:
     """Settings of every training."""
 
+    HELP_WORDS: ClassVar = {"loggers": ", ".join(LOGGERS)}
+
     run: str
     """run folder for config, logs, checkpoints and the trained model."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -101,8 +103,7 @@ class FitConfig:
     log_every: int = 10
     """steps between lines of metrics.jsonl."""
     logger: str = "tensorboard"
-    """logger for metrics and a few pictures: tensorboard, wandb, mlflow, several separated by
-    commas, or none."""
+    """logger for metrics and a few pictures: {loggers}, several separated by commas, or none."""
     report_images: int = 6
     """images in report.html, written at the end; 0: no report."""
     seed: int = 0
