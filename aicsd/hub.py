@@ -274,7 +274,7 @@ def model_card(run: FinishedRun, name: str) -> str:
         tags=["semantic-segmentation", "knowledge-distillation", run.method],
         metrics=[METRIC_NAMES[key][0] for key in metrics],
         model_name=name.split("/")[1],
-        eval_results=results or None,
+        eval_results=None if run.result.get("labels") else results or None,
     )
     return f"---\n{front.to_yaml()}\n---\n\n{_text(run, name, dataset)}"
 
@@ -321,7 +321,7 @@ data, of the teacher and of the weights that training started from.
 def _text(run: FinishedRun, name: str, dataset: str) -> str:
     config, metrics = run.config, run.result
     keys = config.get("student") or config.get("model") or {}
-    teacher = metrics.get("teacher")
+    teacher, before = metrics.get("teacher"), run.resumed_from.get("epochs")
     trained = (
         "trained on labels alone" if run.is_alone
         else f"distilled by **{run.method}** from the teacher `{config.get('teacher')}`"
@@ -353,7 +353,7 @@ semantic segmentation into {len(metrics["per_class_iou"])} classes, {trained} wi
 ## Metrics
 
 On the split `{config.get("data", {}).get("val_split", "val")}` of `{dataset}`
-({metrics.get("images")} images), at the native resolution of the labels.
+({metrics.get("images")} images), {_measured(run)}.
 
 {head}
 {rule}
@@ -363,11 +363,21 @@ On the split `{config.get("data", {}).get("val_split", "val")}` of `{dataset}`
 {classes}
 ## Training
 
-{config.get("epochs")} epochs on the split `{config.get("data", {}).get("train_split", "train")}` of
-`{dataset}`, seed {config.get("seed")}. `config.yaml` has every setting, without the paths of the
-machine.
+{config.get("epochs")} epochs{f" (resumed from {before})" if before else ""} on the split
+`{config.get("data", {}).get("train_split", "train")}` of `{dataset}`, seed {config.get("seed")}.
+`config.yaml` has every setting, without the paths of the machine.
 {terms}
 {_LICENCE}"""
+
+
+def _measured(run: FinishedRun) -> str:
+    """How the metrics were measured, as the end of a sentence."""
+    if run.result.get("labels"):
+        return "which have no labels: the metrics are the agreement with the teacher"
+    if run.config.get("protocol") == "released":
+        side = run.config["data"]["augment"]["crop"]
+        return f"resized to a short side of {side} pixels, as in the released AICSD code"
+    return "at the native resolution of the labels"
 
 
 def _network(keys: Mapping[str, Any]) -> str:

@@ -25,8 +25,9 @@ hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not inst
 from huggingface_hub import ModelCard, constants  # noqa: E402
 
 from aicsd.errors import UserError  # noqa: E402
-from aicsd.hub import without_paths  # noqa: E402
+from aicsd.hub import model_card, without_paths  # noqa: E402
 from aicsd.models import Segmenter, load_model  # noqa: E402
+from aicsd.runs import RunFolder  # noqa: E402
 
 SECRET = "/home/alice/secret"
 CONFIG: dict[str, Any] = {
@@ -157,6 +158,28 @@ def test_a_module_of_ones_own(fake: FakeHub, tmp_path: Path) -> None:
         assert np.array_equal(again.predict(noise(32, 24)), wanted)
         with pytest.raises(UserError, match="net=module"):
             Segmenter.from_pretrained(reference)
+
+
+@pytest.mark.parametrize(
+    ("config", "metrics", "inputs", "words"),
+    [
+        ({}, {}, {}, "at the native resolution of the labels"),
+        ({}, {"labels": "teacher"}, {}, "the metrics are the agreement with the teacher"),
+        ({"protocol": "released"}, {}, {}, "resized to a short side of 64 pixels"),
+        ({}, {}, {"resumed_from": {"epochs": "3"}}, "epochs (resumed from 3) on"),
+    ],
+)
+def test_a_card_says_how_it_was_measured(
+    tmp_path: Path, config: dict[str, Any], metrics: dict[str, Any], inputs: dict[str, Any],
+    words: str,
+) -> None:  # fmt: skip
+    data = {**CONFIG["data"], "augment": {"crop": 64}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "data": data, **config}))
+    (tmp_path / "metrics.json").write_text(json.dumps({**METRICS, **metrics}))
+    (tmp_path / "inputs.json").write_text(json.dumps(inputs))
+    card = model_card(RunFolder(tmp_path).read(), "ada/small")
+    assert words in " ".join(card.split())
+    assert ("model-index" in card) == ("labels" not in metrics)
 
 
 def test_the_card(fake: FakeHub, run_folder: Path, run_cli: RunCli) -> None:

@@ -133,6 +133,8 @@ def _about(
     count = next((net.metrics["images"] for net in nets if "images" in net.metrics), None)
     text = f"Measured on {measured_on}" if measured_on else "Measured"
     text += f", {count} images." if count is not None else "."
+    if labels := next((net.metrics["labels"] for net in nets if net.metrics.get("labels")), None):
+        text += f" No image has labels: mIoU is the agreement with the {labels}."
     place = f" of {source}" if source and source != measured_on else ""
     return f"{text} Pictures: {shown} of the {images} images{place}."
 

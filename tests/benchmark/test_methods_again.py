@@ -152,3 +152,19 @@ def test_a_run_that_became_longer_is_not_of_the_group(
         file.write_text(json.dumps({"val": {"images": 6, "names": "a", "masks": [str(seed)]}}))
     code, _, error = run_cli("benchmark", "table", *folders)
     assert (code, "not measured on the same validation images" in error) == (2, True)
+
+
+def test_agreement_with_the_teacher_is_called_so(
+    tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining]
+) -> None:
+    path = write_file(tmp_path, methods=dict.fromkeys(["kd", "aicsd"]), baseline="kd")
+    assert run(tmp_path, path, run_cli)[0] == 0
+    for file in (tmp_path / "runs").glob("*/metrics.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "labels": "teacher"}))
+    shutil.rmtree(tmp_path / "out")
+    folders = (tmp_path / "runs").iterdir()
+    for code, text, error in (
+        run(tmp_path, path, run_cli), run_cli("benchmark", "table", *folders)
+    ):  # fmt: skip
+        assert code == 0, error
+        assert "No image has labels: mIoU is the agreement with the teacher." in text

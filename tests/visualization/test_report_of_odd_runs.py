@@ -33,9 +33,12 @@ def test_a_term_without_a_value_in_a_skipped_step(
     first = next(line for line in lines if "loss" in line)
     first |= {"loss": None, "loss/cross_entropy": None}
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**result, "labels": "teacher"}))
     code, _, error = run_cli("report", run, "-o", out, "--images", "1")
     assert code == 0, error
     assert "what each term adds to the loss" in out.read_text(encoding="utf-8")
+    assert "mIoU is the agreement with the teacher." in out.read_text(encoding="utf-8")
 
 
 def test_the_teacher_of_one_run_has_the_map_of_its_classes(runs: Path, tmp_path: Path) -> None:
