@@ -23,6 +23,7 @@ from aicsd.evaluation.metrics import (
 from aicsd.evaluation.per_image import ImageCounts
 from aicsd.models import Segmenter
 from aicsd.models.inference import InferenceConfig, image_batch, infer_or_cut, memory_for
+from aicsd.models.maps import evaluating
 from aicsd.types import EvaluationProtocol
 
 WAITING_BATCHES = 4
@@ -31,7 +32,6 @@ RELEASED_SHORT_SIDE = 513
 """Shorter side in pixels at which the released code scores."""
 
 
-@torch.no_grad()
 def evaluate(
     model: Segmenter,
     dataset: SegDataset,
@@ -73,9 +73,7 @@ def evaluate(
     num_classes = len(model.classes.names)
     confusion = torch.zeros((num_classes, num_classes), dtype=torch.int64, device=device)
     borders = torch.zeros((2, num_classes), dtype=torch.int64)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         samples = (
             (index, resize_short_side(sample, short_side) if short_side else sample)
             for index, sample in sample_loader(dataset, workers, rank, world)
@@ -98,8 +96,6 @@ def evaluate(
                         borders += torch.from_numpy(found)
             if advance is not None:
                 advance(len(batch))
-    finally:
-        model.train(was_training)
     if per_image is not None:
         per_image.gather()
     metrics = metrics_from_confusion(_over_ranks(confusion), model.classes.names, len(dataset))

@@ -21,6 +21,7 @@ from aicsd.formats import FORMATS, Format, format_of
 from aicsd.formats.base import Exported, Images
 from aicsd.models import Segmenter
 from aicsd.models.exported import ExportedSegmenter
+from aicsd.models.inference import image_batch
 
 
 def check_target(
@@ -158,7 +159,7 @@ def _images(
     """(1, H, W, 3): one by one, at their own size or the only one that the file takes."""
     color = torch.tensor(model.input.color, dtype=torch.uint8).view(1, 3, 1, 1)
     for index in range(len(dataset)):
-        image = torch.from_numpy(dataset.read(index).image).permute(2, 0, 1)[None]
+        image = image_batch([dataset.read(index).image], "cpu")
         height, width = image.shape[-2:]
         if size is not None:
             image = F.interpolate(image, size, mode="bilinear", antialias=True)
