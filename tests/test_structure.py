@@ -9,6 +9,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -81,9 +82,14 @@ def unit_of(module: str) -> tuple[int, str]:
     return rank, unit
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path) -> Iterator[str]:
     """Full names of everything imported, also inside functions; of aicsd: with its submodule."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -111,12 +117,12 @@ def part(name: str) -> list[Path]:
     return sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_imports_go_only_to_lower_layers(path: Path) -> None:
-    rank, unit = unit_of(name_of(path))
-    for imported in internal_imports(path):
-        other_rank, other_unit = unit_of(imported)
-        assert other_rank < rank or other_unit == unit, f"{name_of(path)} imports {imported}"
+def test_imports_go_only_to_lower_layers() -> None:
+    for path in modules():
+        rank, unit = unit_of(name_of(path))
+        for imported in internal_imports(path):
+            other_rank, other_unit = unit_of(imported)
+            assert other_rank < rank or other_unit == unit, f"{name_of(path)} imports {imported}"
 
 
 def test_the_law_sees_imports_of_every_kind(tmp_path: Path) -> None:
@@ -125,11 +131,11 @@ def test_the_law_sees_imports_of_every_kind(tmp_path: Path) -> None:
     assert internal_imports(tmp_path / "m.py") == {"cli", "engine.fit", "api"}
 
 
-@pytest.mark.parametrize("path", part("losses"), ids=name_of)
-def test_losses_know_nothing_of_the_package(path: Path) -> None:
-    for imported in internal_imports(path):
-        assert imported in ("types", "errors") or imported.startswith("losses")
-    assert top_level(path) <= {"aicsd", "torch"}
+def test_losses_know_nothing_of_the_package() -> None:
+    for path in part("losses"):
+        for imported in internal_imports(path):
+            assert imported in ("types", "errors") or imported.startswith("losses"), path
+        assert top_level(path) <= {"aicsd", "torch"}, path
 
 
 @pytest.mark.parametrize("name", ["schedules", "types"])
@@ -149,11 +155,11 @@ def test_reading_a_run_needs_no_engine(name: str) -> None:
         assert not top_level(path) & {"lightning_fabric", "rich"}
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_nothing_imports_the_command_line(path: Path) -> None:
+def test_nothing_imports_the_command_line() -> None:
     allowed = ("__main__", "released", "cli")  # released: another command line, which calls it
-    if name_of(path).split(".")[0] not in allowed:
-        assert not any(name.split(".")[0] == "cli" for name in internal_imports(path))
+    for path in modules():
+        if name_of(path).split(".")[0] not in allowed:
+            assert not any(name.split(".")[0] == "cli" for name in internal_imports(path)), path
 
 
 GENERAL = (
@@ -173,7 +179,7 @@ ALLOWED = {
 
 def names_in_code(path: Path) -> Iterator[str]:
     """Every name in code, and every string in quotes, but for docstrings and whole sentences."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         match node:
@@ -198,6 +204,7 @@ def words_of(text: str) -> str:
     return f"_{'_'.join(re.findall('[a-z0-9]+', apart.lower()))}_"
 
 
+@cache
 def names_of_rooms() -> set[str]:
     """Names of methods, losses, datasets and families, and words of one family of networks."""
     from aicsd.data import DATASETS
@@ -222,11 +229,11 @@ def names_of_one_room(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", [p for name in GENERAL for p in part(name)], ids=name_of)
-def test_general_parts_know_no_method_loss_dataset_or_network_by_name(path: Path) -> None:
-    # the default method of a config, and the package as the title of a page
-    allowed = {"'aicsd'"} if name_of(path) in ("run_config", "prediction.page") else set()
-    assert names_of_one_room(path) <= allowed
+def test_general_parts_know_no_method_loss_dataset_or_network_by_name() -> None:
+    for path in (path for name in GENERAL for path in part(name)):
+        # the default method of a config, and the package as the title of a page
+        allowed = {"'aicsd'"} if name_of(path) in ("run_config", "prediction.page") else set()
+        assert names_of_one_room(path) <= allowed, path
 
 
 @pytest.mark.parametrize(
@@ -269,30 +276,30 @@ def test_the_heart_stays_short(name: str, lines: int) -> None:
     assert len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= lines
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_one_owner_of_a_run_folder_and_of_its_batches(path: Path) -> None:
-    if name_of(path) == "runs":
-        return
+def test_one_owner_of_a_run_folder_and_of_its_batches() -> None:
     files = {place.name for place in vars(RunFolder("run")).values()} - {"run"}
-    text = path.read_text(encoding="utf-8")
-    words = (name.strip("'") for name in names_in_code(path) if " " not in name)
-    assert not files & {word.rpartition("/")[2] for word in words}
-    assert name_of(path) in ("data.batches", "engine.run_batches") or "plan_batches" not in text
+    for path in modules():
+        name, text = name_of(path), path.read_text(encoding="utf-8")
+        if name == "runs":
+            continue
+        words = (word.strip("'") for word in names_in_code(path) if " " not in word)
+        assert not files & {word.rpartition("/")[2] for word in words}, name
+        assert name in ("data.batches", "engine.run_batches") or "plan_batches" not in text, name
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_files_are_short_and_tied_to_no_machine(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 400
-    assert ".cuda(" not in text
-    assert not re.search(r"/(home|root|Users|kaggle|content|work|mnt)/", text)
-    assert not re.search(r"[A-Z]:\\\\", text)
+def test_files_are_short_and_tied_to_no_machine() -> None:
+    for path in modules():
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 400, path
+        assert ".cuda(" not in text, path
+        assert not re.search(r"/(home|root|Users|kaggle|content|work|mnt)/", text), path
+        assert not re.search(r"[A-Z]:\\\\", text), path
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_every_module_says_what_it_is_for(path: Path) -> None:
-    if path.name != "_version.py":
-        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+def test_every_module_says_what_it_is_for() -> None:
+    for path in modules():
+        if path.name != "_version.py":
+            assert ast.get_docstring(tree_of(path)), path
 
 
 @pytest.mark.parametrize("name", sorted({*aicsd.losses.__all__} - {"list_losses", "loss_class"}))
