@@ -177,6 +177,14 @@ ROWS["feature_kd by confidence"] = Row(feature_kd, loss="feature_kd", maps=("sta
 NETWORK = "a network stands between the student and the comparison"
 RANDOM = "it draws pixels, as many as a map has"
 
+
+def standardized_kd(
+    student: Tensor, teacher: Tensor, valid: Tensor | None, temperature: float = 2.0
+) -> float:
+    return oracles.pixel_kd(student, teacher, valid, temperature, standardize=True)
+
+
+ROWS["standardized_kd"] = Row(standardized_kd, ({}, {"temperature": 1.0}))
 ROWS["boundary_kd"] = Row(
     of_methods.boundary_kd,
     ({}, {"edge": 0.0, "body": 1.0, "temperature": 1.0}, {"radius": 2, "body": 0.5}),
