@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from aicsd.config import build_config
 from aicsd.data import data_settings, open_dataset
@@ -21,8 +21,6 @@ from aicsd.runs import RunFolder
 class DataSplit:
     """One split of a dataset; default: the dataset of the run."""
 
-    HELP_WORDS: ClassVar = HELP_WORDS
-
     name: str | None = None
     """{datasets}; auto: recognise the dataset from the root."""
     root: str | None = None
@@ -32,6 +30,11 @@ class DataSplit:
     options: dict[str, Any] = field(default_factory=dict)
     """further options of the dataset, such as {size: 96} for {generated}; default: of a root with
     the layout of the run's dataset, those of the run."""
+
+    @staticmethod
+    def help_words() -> dict[str, str]:
+        """What stands for ``{word}`` in the help."""
+        return HELP_WORDS
 
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from aicsd.data.settings import DataConfig
 from aicsd.errors import UserError, suggest
@@ -86,8 +86,6 @@ class OptimizerConfig:
 class FitConfig:
     """Settings of every training."""
 
-    HELP_WORDS: ClassVar = {"loggers": ", ".join(LOGGERS)}
-
     run: str
     """run folder for config, logs, checkpoints and the trained model."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -127,6 +125,11 @@ class FitConfig:
     protocol: EvaluationProtocol = "standard"
     """standard: native resolution, padding ignored; released: losses, padding and evaluation as
     in the released AICSD code."""
+
+    @staticmethod
+    def help_words() -> dict[str, str]:
+        """What stands for ``{word}`` in the help."""
+        return {"loggers": ", ".join(LOGGERS)}
 
     def __post_init__(self) -> None:
         for name in ("epochs", "save_every", "log_every", "devices", "num_nodes"):

@@ -37,7 +37,7 @@ def settings_of(target: Callable[..., Any]) -> Mapping[str, Setting]:
     """What may be set, in order: the fields of a dataclass, or the parameters of a function.
 
     Help is the docstring under a field, or what stands under ``Args:``. ``{word}`` under a field
-    stands for that word of the class's ``HELP_WORDS``, such as the names in a table.
+    stands for that word of the class's ``help_words()``, such as the names in a table.
     """
     docs = _argument_docs(target.__doc__ or "")
     if isinstance(target, type):
@@ -106,7 +106,8 @@ def _field_docs(config_class: type) -> dict[str, str]:
                 match text:
                     case ast.Expr(value=ast.Constant(value=str(words))):
                         docs[field.target.id] = _one_line(words)
-        for word, names in getattr(part, "HELP_WORDS", {}).items():
+        words_of = getattr(part, "help_words", dict)
+        for word, names in words_of().items():
             docs = {name: text.replace(f"{{{word}}}", names) for name, text in docs.items()}
     return docs
 

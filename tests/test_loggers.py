@@ -159,7 +159,7 @@ def test_all_loggers_get_the_same_pictures_of_a_run(
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(tracking=tracking))
     wandb = SimpleNamespace(init=lambda **_: Fake(), Image=lambda image: image)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    monkeypatch.setattr("aicsd.engine.trackers.find_spec", lambda name: name)
+    monkeypatch.setattr("aicsd.run_config.find_spec", lambda name: name)
     run = tmp_path / "run"
     flags = ("--epochs", 1, "--logger", "tensorboard,wandb,mlflow")
     command = distill_command(runs / "data", runs / "teacher", run, "--method", "icsd", *flags)
@@ -214,7 +214,7 @@ def test_a_logger_that_cannot_be_used_is_refused_before_the_run(
     runs: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch,
     logger: str, message: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("aicsd.engine.trackers.find_spec", lambda name: None)
+    monkeypatch.setattr("aicsd.run_config.find_spec", lambda name: None)
     run = tmp_path / "run"
     code, _, error = run_cli(*train_command(runs / "data", run, "--logger", logger))
     assert code == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from aicsd.data.open import AUTO, DATASETS, GENERATED, MEMORY, PHOTOS_ONLY, find_name
 from aicsd.errors import UserError
@@ -52,8 +52,6 @@ class AugmentConfig:
 class DataConfig:
     """Dataset, splits, augmentation and loading."""
 
-    HELP_WORDS: ClassVar = HELP_WORDS
-
     name: str = AUTO
     """{datasets}; auto: recognise the dataset from the root ({generated} without a root)."""
     root: str | None = None
@@ -96,6 +94,11 @@ class DataConfig:
     """further options of the dataset, for example {size: 96} for {generated}."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """data augmentation of the training images."""
+
+    @staticmethod
+    def help_words() -> dict[str, str]:
+        """What stands for ``{word}`` in the help."""
+        return HELP_WORDS
 
     def __post_init__(self) -> None:
         self._check_images()
