@@ -9,7 +9,6 @@ import cv2
 from aicsd.errors import UserError
 from aicsd.files import atomic_folder
 from aicsd.images import is_video
-from aicsd.terminal import tell
 from aicsd.videos import VideoReader
 
 MOST_FRAMES = 1000
@@ -44,6 +43,8 @@ def photo_folder(path: Path) -> Path:
 
 
 def _extract(path: Path, folder: Path) -> None:
+    from aicsd.terminal import tell  # help pages load this module, and need no rich
+
     with atomic_folder(folder) as place, VideoReader(path, WORKERS) as reader:
         tell(f"extracting the frames of {path} to {folder}")
         every, kept = 1, 0
