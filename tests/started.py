@@ -18,7 +18,7 @@ from multiprocessing import get_all_start_methods, get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.run
+import torch.distributed
 from torch.multiprocessing.spawn import start_processes
 
 TIMEOUT = 120
@@ -26,7 +26,7 @@ SERVER = get_context("forkserver")
 SERVER.set_forkserver_preload(
     ["aicsd.cli.fit", "aicsd.engine.run", "matplotlib.figure", "torch.utils.tensorboard"]
 )
-TORCHRUN = Path(torch.distributed.run.__file__)
+TORCHRUN = Path(torch.distributed.__file__).with_name("run.py")
 CLONE_NEWNET = 0x40000000
 """Flag of ``sched.h`` for a network namespace."""
 
