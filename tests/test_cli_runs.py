@@ -16,7 +16,7 @@ from command_runs import MEASURES, METHOD_TERMS, check, result_of
 from conftest import CLASS_NAMES, TINY_MODEL, RunCli, write_folder
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import data_flags, lines, same_weights, train_command, train_lines
+from tiny_runs import NO_REPORT, data_flags, lines, same_weights, train_command, train_lines
 
 from aicsd.data import Classes, open_dataset
 from aicsd.evaluation import evaluate
@@ -123,7 +123,7 @@ def test_config_repeats_the_run(student: Path, tmp_path: Path, run_cli: RunCli) 
 def test_log_every_and_val_at_the_end(root: Path, tmp_path: Path, run_cli: RunCli) -> None:
     run = tmp_path / "run"
     command = train_command(root, run, "--epochs", "4", "--log_every", "3", "--val_every", "0")
-    check(run_cli(*command))
+    check(run_cli(*command, *NO_REPORT))
     assert [line["step"] for line in train_lines(run)] == [3, 6, 8]
     assert [line["step"] for line in lines(run) if "val/miou" in line] == [8]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import RunCli, write_folder
 from lightning_fabric import Fabric
-from tiny_runs import aicsd, distill_command, lines, same_weights, train_command
+from tiny_runs import NO_REPORT, aicsd, distill_command, lines, same_weights, train_command
 from torch import nn
 
 from aicsd import distill
@@ -21,7 +21,7 @@ from aicsd.engine.finite import LARGEST_ROW, FiniteCheck, NonFiniteLossError
 from aicsd.errors import UserError
 from aicsd.losses.cross_entropy import CrossEntropyLoss
 
-DIVERGING = ("--optimizer.lr", "1e6", "--epochs", "6", "--val_every", "0")
+DIVERGING = ("--optimizer.lr", "1e6", "--epochs", "6", "--val_every", "0", *NO_REPORT)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,9 @@ def test_a_replay_repeats_the_values(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """With a teacher, accumulation and dropout; the values of an undisturbed run's log."""
-    aicsd(*train_command(root, tmp_path / "teacher", "--epochs", "1"))
+    aicsd(*train_command(root, tmp_path / "teacher", "--epochs", "1", *NO_REPORT))
     common = ("--epochs", "2", "--method", "kd", "--optimizer.accumulate", "2",
-              "--student.dropout", "0.5")  # fmt: skip
+              "--student.dropout", "0.5", *NO_REPORT)  # fmt: skip
     aicsd(*distill_command(root, tmp_path / "teacher", tmp_path / "whole", *common))
     wanted = next(line for line in lines(tmp_path / "whole") if line["step"] == 2)
     # of the check of the teacher one pass, and of each step two: the second part of step 2
@@ -146,7 +146,7 @@ def test_a_skipped_step_leaves_no_trace(
     from aicsd.engine.step import train_step
 
     flags = ("--epochs", "2", "--optimizer.skip_nonfinite", "--val_every", "0",
-             "--optimizer.ema", "0.5")  # fmt: skip
+             "--optimizer.ema", "0.5", *NO_REPORT)  # fmt: skip
     bad_step(4)
     aicsd(*train_command(root, tmp_path / "skipped", *flags))
     monkeypatch.undo()
