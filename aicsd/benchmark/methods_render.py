@@ -6,12 +6,18 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING
 
 from aicsd.benchmark.methods_results import Results, measured_on
 from aicsd.benchmark.methods_table import Line, Statistics, to_json
 from aicsd.benchmark.render import csv_text
 from aicsd.benchmark.statistics import Gain, percent
 from aicsd.files import atomic_path, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 NOISE = "°"
 """Behind a difference whose sign is within the noise."""
@@ -186,7 +192,23 @@ def latex(lines: Sequence[Line]) -> str:
     )  # fmt: skip
 
 
+PLACES = tuple(
+    (side * distance, up, "left" if side > 0 else "right")
+    for distance in (6, 30)
+    for up in (4, -10, 14, -20, 24, -30, 34, -40)
+    for side in (1, -1)
+)
+"""Where the name of a point may stand: offset right and up in points, and how it is aligned."""
+
+
 def plot(lines: Sequence[Line], path: Path) -> None:
+    """Draw :func:`gain_figure` into a PNG."""
+    figure = gain_figure(lines)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def gain_figure(lines: Sequence[Line]) -> Figure:
     """Gain with its interval against the time of a step; hollow: within the noise."""
     from matplotlib.figure import Figure
 
@@ -194,6 +216,7 @@ def plot(lines: Sequence[Line], path: Path) -> None:
     axes = figure.add_subplot()
     axes.axhline(0, color="0.6", linewidth=1)
     students = list(dict.fromkeys(line.student for line in lines))
+    points, names = [], []
     for line in lines:
         if line.gain is None or line.cost is None:
             continue
@@ -203,12 +226,29 @@ def plot(lines: Sequence[Line], path: Path) -> None:
             low, high = (100 * bound for bound in line.gain.interval)
             axes.plot([line.cost, line.cost], [low, high], color=color, linewidth=1.2)
         face = color if line.gain.is_clear else "white"
-        axes.plot(line.cost, gain, "o", color=color, markerfacecolor=face)
+        points += axes.plot(line.cost, gain, "o", color=color, markerfacecolor=face)
         name = line.row if len(students) == 1 else f"{line.student} {line.row}"
-        axes.annotate(name, (line.cost, gain), xytext=(6, 4), textcoords="offset points",
-                      fontsize=8)  # fmt: skip
+        names.append(
+            axes.annotate(name, (line.cost, gain), PLACES[0][:2], textcoords="offset points",
+                          fontsize=8, bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5})
+        )  # fmt: skip
     axes.set_xlabel("time of a step, student alone = 1")
     axes.set_ylabel("gain, points of mIoU")
     axes.spines[["top", "right"]].set_visible(False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    _part(figure, names, points)
+    return figure
+
+
+def _part(figure: Figure, names: Sequence[Annotation], points: Sequence[Artist]) -> None:
+    """Move names to the first place in which they cover no other name and no point."""
+    figure.draw_without_rendering()
+    taken = [point.get_window_extent() for point in points]
+    for name in names:
+        for right, up, aligned in PLACES:
+            name.xyann = (right, up)
+            name.set(horizontalalignment=aligned)
+            box = name.get_window_extent()
+            inside = figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -26,10 +27,10 @@ from scipy import stats
 
 from aicsd.benchmark import methods_decide
 from aicsd.benchmark.methods import Key, read_benchmark
-from aicsd.benchmark.methods_render import latex
+from aicsd.benchmark.methods_render import gain_figure, latex
 from aicsd.benchmark.methods_results import read_results
 from aicsd.benchmark.methods_table import Line, Statistics
-from aicsd.benchmark.statistics import miou, parts_of
+from aicsd.benchmark.statistics import Gain, miou, parts_of
 
 
 @pytest.fixture
@@ -233,3 +234,19 @@ def test_a_benchmark_of_the_project_can_be_read(path: Path) -> None:
     assert len(benchmark.order()) >= 12
     (student,) = {benchmark.cell(key).config.student.weights for key in benchmark.order()}
     assert student == "weights.safetensors"
+
+
+def test_names_in_the_plot_cover_no_other_name() -> None:
+    costs = [1.0, 1.0, 1.01, 1.01, 1.02, 1.5]
+    gains = [0.01, 0.011, 0.01, 0.012, 0.03, 0.02]
+    lines = [
+        Line("student", f"a method {number}", [0], [0.5], [0.5], 3, 1000,
+             Gain("none", [gain], None, over_images=False), None, None, cost)
+        for number, (cost, gain) in enumerate(zip(costs, gains, strict=True))
+    ]  # fmt: skip
+    figure = gain_figure(lines)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 6
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
