@@ -171,7 +171,7 @@ class DistillConfig(FitConfig):
     anyway."""
     in_benchmark: bool = False
     """train even if the teacher's validation mIoU is no better than that of the student alone,
-    for a benchmark compares them; set by aicsd benchmark methods."""
+    because the table says so; set by aicsd benchmark methods."""
     teacher_runtime: Runtime = "eager"
     """eager, compiled (torch.compile: a slower start, faster steps), or openvino (on a CPU; for
     methods that compare logits)."""

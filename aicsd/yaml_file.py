@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
-from yaml.composer import Composer
-from yaml.constructor import SafeConstructor
-from yaml.resolver import Resolver
 
 from aicsd.errors import UserError, one_line
 
@@ -19,12 +15,12 @@ LARGEST_FILE = 10**7
 """Bytes of a file that is read at all."""
 
 
-class _Strict(Composer, SafeConstructor, Resolver):
+class StrictLoader(yaml.SafeLoader):
     """Data only: no aliases, which can grow without end, no key twice; 1e-3 is a number."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):  # type: ignore[attr-defined]
-            mark = self.peek_event().start_mark  # type: ignore[attr-defined]
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
         return super().compose_node(parent, index)
 
@@ -41,31 +37,11 @@ class _Strict(Composer, SafeConstructor, Resolver):
         return super().construct_mapping(node, deep)
 
 
-_Strict.add_implicit_resolver(
+StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
     list("-+.0123456789"),
 )
-
-
-class _Loader(_Strict, yaml.SafeLoader):
-    """Parses in Python, and says more about errors."""
-
-
-_quick: type[Any] = _Loader
-if yaml.__with_libyaml__:
-
-    class _LibYAML(_Strict, yaml.CSafeLoader):
-        """Takes a fifth of the time."""
-
-        def __init__(self, text: str) -> None:
-            yaml.CSafeLoader.__init__(self, text)
-            Composer.__init__(self)
-
-    _quick = _LibYAML
-
-_PLAIN = re.compile(r'[\n "-=@-{}~]*')
-"""ASCII without ``!``, ``?``, ``>``, ``|`` and tabs, which the two parsers take differently."""
 
 
 _ERRORS = (yaml.YAMLError, RecursionError, ValueError, OverflowError)
@@ -74,10 +50,7 @@ _ERRORS = (yaml.YAMLError, RecursionError, ValueError, OverflowError)
 
 def load_yaml(text: str) -> Any:
     """The data in ``text``; errors are those of PyYAML, and of Python's numbers and dates."""
-    if _PLAIN.fullmatch(text):
-        with suppress(*_ERRORS):
-            return yaml.load(text, _quick)
-    return yaml.load(text, _Loader)
+    return yaml.load(text, StrictLoader)
 
 
 def parse_yaml(text: str) -> Any:

@@ -36,6 +36,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import yaml
+from fuzz_changes import change
 from PIL import Image
 
 from aicsd.config import build_config
@@ -62,13 +63,6 @@ from aicsd.visualization.ics_history import ICSHistory, read_history, write_hist
 
 SECONDS = 10
 MEMORY = 4 << 30
-MOST_CHANGES = 8
-EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 63)
-WORDS = (
-    b"null", b"true", b"[]", b"{}", b"-1", b"1e400", b"1e999", b".nan", b".inf", b"0", b"''",
-    b"&a [*a]", b"!!python/object/apply:os.system ['true']", b"\x00", b"\xff\xfe", b"\n", b": ",
-    b"9" * 5000, b"[" * 2000, b"{a: " * 500, b'"', b"\\u0000", b"\xed\xa0\x80", b"NaN", b"2" * 20,
-)  # fmt: skip
 TAR = WebFile("https://host/train.tar", 10240, "v")
 CLASSES = Classes(("a", "b", "c"), ((0, 0, 0), (200, 0, 0), (0, 0, 200)))
 TINY = {"backbone": "mobilenetv2_035", "aspp_channels": 8, "decoder_channels": 8}
@@ -200,7 +194,7 @@ def readers(run: Path) -> dict[str, Reader]:
         with path.open("rb") as file:
             for found in read_stream(file):
                 if isinstance(found, UserError):
-                    one_line(found)
+                    require_one_line(found)
 
     json_text = json.dumps({"miou": 0.5, "per_class_iou": {"a": 0.1}, "images": 3}).encode()
     line = json.dumps({"step": 3, "loss": 0.5}).encode() + b"\n"
@@ -251,44 +245,7 @@ SHARES = {"model": 0.01, "checkpoint": 0.3, "released": 0.3, "step": 0.3, "recip
 """Inputs of slow readers, as a part of those of the others."""
 
 
-def change(data: bytes, draw: random.Random) -> bytes:
-    """A damaged copy."""
-    held = bytearray(data)
-    # of a large file, what decides is its head: half of the changes are there
-    for _ in range(draw.randint(1, MOST_CHANGES)):
-        if not held:
-            break
-        reach = min(len(held), 400) if draw.random() < 0.5 else len(held)
-        at = draw.randrange(reach)
-        kind = draw.randrange(9)
-        if kind == 0:
-            held[at] ^= 1 << draw.randrange(8)
-        elif kind == 1:
-            held[at] = draw.randrange(256)
-        elif kind == 2:
-            width = draw.choice((1, 2, 4, 8))
-            number = draw.choice(EDGES) % (1 << 8 * width)
-            held[at : at + width] = number.to_bytes(width, draw.choice(("big", "little")))
-        elif kind == 3:
-            del held[at:]
-        elif kind == 4:
-            del held[at : at + draw.randrange(1, 20)]
-        elif kind == 5:
-            part = held[at : at + draw.randrange(1, 40)]
-            other = draw.randrange(len(held))
-            held[other:other] = part
-        elif kind == 6:
-            length = min(draw.randrange(1, 60), len(held) - at)
-            held[at : at + length] = bytes(length)
-        elif kind == 7:
-            held[at:at] = draw.choice(WORDS)
-        else:
-            end = held.find(b"\n", at)
-            held[at : end if end >= 0 else at + 4] = draw.choice(WORDS)
-    return bytes(held)
-
-
-def one_line(error: UserError) -> None:
+def require_one_line(error: UserError) -> None:
     text = str(error)
     if "\n" in text or not text.strip() or len(text) > 2000:
         raise AssertionError(f"not one line: {text[:300]!r}")
@@ -321,7 +278,7 @@ def work(
             reader.read(path)
         except UserError as error:
             try:
-                one_line(error)
+                require_one_line(error)
             except AssertionError as wrong:
                 out.send(Finding(name, number, str(wrong)))
         except TookTooLongError:

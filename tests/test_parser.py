@@ -9,18 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import yaml
-from hypothesis import example, given
-from hypothesis import strategies as st
 
-from aicsd import yaml_file
 from aicsd.cli import COMMANDS, find_command
 from aicsd.cli.help import command_help
 from aicsd.cli.parser import Command, parse
 from aicsd.config import SHIPPED, build_config, checked
 from aicsd.errors import UserError
 from aicsd.settings import leaves, settings_of
-from aicsd.yaml_file import load_yaml, parse_yaml, read_yaml
+from aicsd.yaml_file import parse_yaml, read_yaml
 
 
 @dataclass(frozen=True)
@@ -279,27 +275,6 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
 def test_yaml_reads_numbers_with_exponents() -> None:
     text = "a: 1e-3\nb: 5.0e-4\nc: 1E5\nd: 1e\ne: 1.5\nf: -.5e3\n"
     assert parse_yaml(text) == {"a": 0.001, "b": 0.0005, "c": 1e5, "d": "1e", "e": 1.5, "f": -500}
-
-
-PIECES = ("a", "b", "1e-3", "null", "\n", "\n  ", "- ", ": ", ", ", "[", "]", "{", "}", "'", '"',
-          "#", "&a ", "*a", "!", "? ", "|", ">", "\t", "é", "\x85", "\\", "---", "~")  # fmt: skip
-
-
-@example("!")
-@example("[a,\tb]")
-@example("|#")
-@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join))
-def test_text_is_read_as_by_the_parser_in_python(text: str) -> None:
-    """LibYAML's is quicker, and not of the same mind about tabs, tags and more."""
-
-    def outcome(read: Callable[[], object]) -> object:
-        try:
-            return repr(read())
-        except yaml.YAMLError as error:
-            return str(error)
-
-    found = outcome(lambda: load_yaml(text))
-    assert found == outcome(lambda: yaml.load(text, yaml_file._Loader))
 
 
 # help

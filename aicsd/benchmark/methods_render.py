@@ -81,10 +81,8 @@ def _headroom(teachers: Sequence[float], alone: Line) -> str:
     level = sum(alone.miou) / len(alone.miou)
     found = []
     for score in teachers:
-        points, row = (
-            f"{100 * abs(score - level):.2f} points",
-            f"{alone.row} ({percent(alone.miou)} %)",
-        )
+        points = f"{100 * abs(score - level):.2f} points"
+        row = f"{alone.row} ({percent(alone.miou)} %)"
         lead = f"a headroom of {points} over {row}"
         if score <= level:
             lead = f"no headroom, for it is {points} below {row}"
@@ -235,11 +233,11 @@ def gain_figure(lines: Sequence[Line]) -> Figure:
     axes.set_xlabel("time of a step, student alone = 1")
     axes.set_ylabel("gain, points of mIoU")
     axes.spines[["top", "right"]].set_visible(False)
-    _part(figure, names, points)
+    _separate(figure, names, points)
     return figure
 
 
-def _part(figure: Figure, names: Sequence[Annotation], points: Sequence[Artist]) -> None:
+def _separate(figure: Figure, names: Sequence[Annotation], points: Sequence[Artist]) -> None:
     """Move names to the first place in which they cover no other name and no point."""
     figure.draw_without_rendering()
     taken = [point.get_window_extent() for point in points]

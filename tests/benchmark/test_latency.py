@@ -122,7 +122,7 @@ def test_the_command(tmp_path: Path, run_cli: RunCli) -> None:
 
 @pytest.fixture(scope="module")
 def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of ``tiny_model()``, for one image of ``SIZE``."""
+    """An ONNX file of ``tiny_model()`` for one image of ``SIZE``."""
     require_libraries(onnx.FORMAT)
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     export_model(tiny_model(), path, size=SIZE)

@@ -31,6 +31,7 @@ from aicsd.benchmark.methods_render import gain_figure, latex
 from aicsd.benchmark.methods_results import read_results
 from aicsd.benchmark.methods_table import Line, Statistics
 from aicsd.benchmark.statistics import Gain, miou, parts_of
+from aicsd.methods import load_recipe
 
 
 @pytest.fixture
@@ -234,6 +235,13 @@ def test_a_benchmark_of_the_project_can_be_read(path: Path) -> None:
     assert len(benchmark.order()) >= 12
     (student,) = {benchmark.cell(key).config.student.weights for key in benchmark.order()}
     assert student == "weights.safetensors"
+
+
+def test_the_recipe_strong_is_the_row_that_was_measured() -> None:
+    short = CONFIGS / "camvid" / "short.yaml"
+    benchmark = read_benchmark(short, {"teacher": "t"}, "weights.safetensors")
+    row = benchmark.cell(Key("mobilenetv2_050", "dist + feature_kd", 0))
+    assert row.recipe.to_dict() == load_recipe("strong").to_dict()
 
 
 def test_names_in_the_plot_cover_no_other_name() -> None:

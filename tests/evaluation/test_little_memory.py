@@ -129,8 +129,7 @@ def megabytes_after_many_sizes() -> int:
 @linux
 def test_memory_of_many_sizes_is_given_back() -> None:
     grown = in_a_process(megabytes_after_many_sizes)
-    print("GROWN", grown)
-    assert grown < 350  # XXX MB stay where none is
+    assert grown < 350  # 159 MB; 595 without malloc_trim
 
 
 @linux

@@ -122,7 +122,7 @@ def test_int8_labels(known: Format) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("known", [litert.FORMAT, executorch.FORMAT], ids=lambda known: known.name)
 def test_the_program_for_phones(known: Format, tmp_path: Path) -> None:
-    """Of docs/deploy.md, as those in test_deploy.py; here, where its file is written already."""
+    """Run the program of docs/deploy.md here, where the file that it needs is written already."""
     bring_photo(tmp_path)
     bring(known, tmp_path)
     run([sys.executable, "-I", "-c", program(known.name)], tmp_path)
