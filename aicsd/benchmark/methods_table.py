@@ -88,12 +88,16 @@ class Statistics:
                     found.append(f"{student} {row['name']} ({word} {seeds})")
         return found
 
-    def teachers(self, student: str) -> list[float]:
-        """mIoU of the teachers of a student's cells, each once, to a hundredth of a percent.
+    def teachers(self, student: str, row: str | None = None) -> list[float]:
+        """mIoU of the teachers of a student's cells, or of one row, each once, as a fraction.
 
-        One teacher scores differently in the last digits: live, from a cache, in 16 bits.
+        They are equal to a hundredth of a percent: one teacher scores differently in the last
+        digits, live, from a cache, in 16 bits.
         """
-        cells = [cell for key, cell in self.results.cells.items() if key.student == student]
+        cells = [
+            cell for key, cell in self.results.cells.items()
+            if key.student == student and row in (None, key.row)
+        ]  # fmt: skip
         scores = (cell.figures["teacher_miou"] for cell in cells)
         return sorted({round(score, 4) for score in scores if score is not None})
 
@@ -111,9 +115,10 @@ class Statistics:
         others = {} if compare_to is None else self._cells(student, compare_to)
         gain = None if compare_to is None else self._gain(cells, others, compare_to)
         headroom = None
-        if gain is not None and len(self.teachers(student)) == 1:
+        teachers = self.teachers(student, row) or self.teachers(student)
+        if gain is not None and len(teachers) == 1:
             paired = [others[seed].figures["miou"] for seed in _pairs(cells, others)]
-            headroom = self.teachers(student)[0] - mean(paired)
+            headroom = teachers[0] - mean(paired)
         return Line(
             student, row, list(cells), _known(cells, "miou"), _known(cells, "class_accuracy"),
             first["epochs"], first["parameters"], gain,

@@ -150,6 +150,25 @@ def test_a_teacher_behind_the_student_alone(
     assert (config["in_benchmark"], config["force_teacher"]) == (True, False)
 
 
+def test_each_row_has_the_headroom_of_its_own_teacher(
+    tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining]
+) -> None:
+    methods = {"none": None, "kd": None, "better": {"method": "kd"}}
+    assert run(tmp_path, write_file(tmp_path, methods=methods), run_cli)[0] == 0
+    results = read_results(tmp_path / "out" / "results.json")
+    for row, score in (("kd", 0.6), ("better", 0.8)):
+        cell = results.cells[Key("small", row, 0)]
+        figures = {**cell.figures, "miou": 0.55, "teacher_miou": score}
+        results.cells[Key("small", row, 0)] = replace(cell, figures=figures, parts=None)
+    alone = results.cells[Key("small", "none", 0)]
+    results.cells[Key("small", "none", 0)] = replace(
+        alone, figures={**alone.figures, "miou": 0.5}, parts=None
+    )
+    recovered = {line.row: line.recovered for line in Statistics(results).lines()}
+    assert recovered["kd"] == pytest.approx(0.05 / 0.1)
+    assert recovered["better"] == pytest.approx(0.05 / 0.3)
+
+
 def test_cells_of_other_images_do_not_compare(
     tmp_path: Path, run_cli: RunCli, trainings: type[FakeTraining]
 ) -> None:
