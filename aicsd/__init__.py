@@ -43,13 +43,18 @@ _HOMES = {
     "aicsd.errors": ("UserError",),
     "aicsd.evaluation": ("Metrics",),
     "aicsd.losses": (
-        "AttentionLoss", "CorrelationLoss", "CrossEntropyLoss", "ICSDLoss",
-        "PairwiseLoss", "PixelKDLoss", "list_losses",
+        "AttentionLoss",
+        "CorrelationLoss",
+        "CrossEntropyLoss",
+        "ICSDLoss",
+        "PairwiseLoss",
+        "PixelKDLoss",
+        "list_losses",
     ),
     "aicsd.methods": ("Recipe", "list_methods", "load_recipe"),
     "aicsd.models": ("DeepLabV3Plus", "Segmenter", "load_model"),
     "aicsd.teacher": ("Teacher",),
-}  # fmt: skip
+}
 """Module -> the public names that live in it."""
 
 __all__ = [

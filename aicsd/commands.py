@@ -92,10 +92,15 @@ def evaluate(
     with progress_bar() as bar:
         task = bar.add_task("evaluating", total=len(dataset), note="")
         metrics = measure(
-            network, dataset, batch_size=batch_size, workers=workers, inference=inference,
-            boundary=boundary, short_side=short_side_of(protocol, short_side),
+            network,
+            dataset,
+            batch_size=batch_size,
+            workers=workers,
+            inference=inference,
+            boundary=boundary,
+            short_side=short_side_of(protocol, short_side),
             advance=lambda images: bar.advance(task, images),
-        )  # fmt: skip
+        )
     if json is not None:
         write_text(Path(at_home(json)), to_json(metrics.to_dict()))
     return metrics
@@ -277,9 +282,14 @@ def report(
     source = describe_data(data, first)
     path = Path(at_home(out))
     write_report(
-        path, settings, dataset, images=images, notes=[*notes, *remarks],
-        measured_on=source if evaluate else None, shown_from=source,
-    )  # fmt: skip
+        path,
+        settings,
+        dataset,
+        images=images,
+        notes=[*notes, *remarks],
+        measured_on=source if evaluate else None,
+        shown_from=source,
+    )
     return path
 
 

@@ -31,8 +31,9 @@ def find_config(name: str) -> Path:
     path = Path(at_home(name))
     if path.exists():
         return path
-    known = sorted(file.relative_to(SHIPPED).with_suffix("").as_posix()
-                   for file in SHIPPED.rglob("*.yaml"))  # fmt: skip
+    known = sorted(
+        file.relative_to(SHIPPED).with_suffix("").as_posix() for file in SHIPPED.rglob("*.yaml")
+    )
     # configs/folder/aicsd.yaml is where it lay in the repository of an older version
     shipped = path.with_suffix("").as_posix().removeprefix("configs/")
     if shipped not in known:
@@ -202,8 +203,10 @@ def _mapping(kind: Any, value: Any, key: str) -> dict[str, Any]:
         raise _wrong(key, value, dict)
     inner = get_args(kind)[1]
     if get_origin(inner) is dict:
-        return {str(name): _mapping(inner, {} if item is None else item, f"{key}.{name}")
-                for name, item in given.items()}  # fmt: skip
+        return {
+            str(name): _mapping(inner, {} if item is None else item, f"{key}.{name}")
+            for name, item in given.items()
+        }
     return {str(name): _plain(item, f"{key}.{name}") for name, item in given.items()}
 
 

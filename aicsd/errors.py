@@ -11,8 +11,14 @@ from typing import Any
 
 LONGEST = 1500
 """Characters of a message."""
-OUT_OF_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "bad alloc", "ALLOC_FAILED",
-                 "Insufficient memory")  # fmt: skip
+OUT_OF_MEMORY = (
+    "allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "bad alloc",
+    "ALLOC_FAILED",
+    "Insufficient memory",
+)
 """Words of PyTorch, of the runtimes and of OpenCV."""
 
 

@@ -106,13 +106,14 @@ def translate(script: str, arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _parser(script: str, distils: bool) -> _Parser:
     parser = _Parser(
-        prog=script, allow_abbrev=False,
+        prog=script,
+        allow_abbrev=False,
         description=(__doc__ or "").splitlines()[0],
         epilog=(
             "Flags and defaults are those of the released code; --data-root and "
             "--backbone-weights are new."
         ),
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("--backbone", default="resnet18", help=", ".join(BACKBONES))
     add("--backbone-weights", default="imagenet", help="imagenet, none or a safetensors file")
@@ -130,8 +131,11 @@ def _parser(script: str, distils: bool) -> _Parser:
     add("--start_epoch", type=int, default=0, help="refused")
     add("--batch-size", type=int, help="default: 6 per device")
     add("--test-batch-size", type=int, help="no effect")
-    add("--use-balanced-weights", action="store_true",
-        help="classes weigh 1 / ln(1.02 + their share of the labelled pixels)")  # fmt: skip
+    add(
+        "--use-balanced-weights",
+        action="store_true",
+        help="classes weigh 1 / ln(1.02 + their share of the labelled pixels)",
+    )
     add("--lr", type=float, help="default: 0.007 on pascal, 0.01 on cityscapes, times batch / 6")
     add("--lr-scheduler", default="poly", help="poly or cos (step is refused)")
     add("--momentum", type=float, default=0.9)
@@ -151,8 +155,12 @@ def _parser(script: str, distils: bool) -> _Parser:
         add("--ic_lambda", dest="icc", type=float, help="weight of inter-channel correlation")
         add("--gcam_lambda", type=float, help="refused")
         add("--ALW", action="store_true", help="adaptive loss weighting")
-        add("--teacher_path", "--teacher-path", dest="teacher_path",
-            help=f"checkpoint or run; default: the one in {TEACHER_FOLDER}/")  # fmt: skip
+        add(
+            "--teacher_path",
+            "--teacher-path",
+            dest="teacher_path",
+            help=f"checkpoint or run; default: the one in {TEACHER_FOLDER}/",
+        )
     return parser
 
 

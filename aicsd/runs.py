@@ -1,8 +1,7 @@
-"""The one owner of a run folder: names of its files, rules of resuming, and what a run has left."""
+"""The one owner of a run folder: names of its files, claim, resume, and its results."""
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,29 +21,18 @@ from aicsd.files import (
     read_yaml_mapping,
     write_text,
 )
+from aicsd.run_settings import (
+    HARMLESS_KEYS,
+    PROCESSES,
+    against_divergence,
+    flatten,
+    images_per_step,
+    renamed,
+)
 
 MODEL_FILE = "model.safetensors"
 OLD_MODEL_FILE = "student.safetensors"
 """Name of the trained network in runs of aicsd before 0.2."""
-HARMLESS_KEYS = frozenset(
-    (
-        "resume", "run", "save_every", "log_every", "logger", "report_images", "data.root",
-        "data.workers", "data.cache_mb", "data.check", "terms_of", "force_teacher",
-        "in_benchmark",
-    )
-)  # fmt: skip
-"""Keys of a config that a resumed run may change, because they do not change its result."""
-UNIMPORTANT = HARMLESS_KEYS | {"seed", "accelerator", "teacher_runtime", "val_every", "cuda_graphs"}
-"""Keys in which runs of one setting may differ."""
-PROCESSES = ("data.batch_size", "devices", "num_nodes")
-"""Keys that may change when a run goes on, if their product stays: the images of a batch."""
-AGAINST_DIVERGENCE = (
-    "optimizer.lr", "optimizer.clip", "optimizer.skip_nonfinite", "optimizer.warmup", "precision",
-)  # fmt: skip
-"""Keys that may change, with the weights of terms, when a run goes on that had stopped because its
-loss was not finite."""
-OLD_KEYS = {"published_layout": "released_layout"}
-"""Keys of a network that older versions had under another name -> the name."""
 LOCK_FILE = ".lock"
 LABELS_ALONE = "none"
 """The method that has no teacher, unless a term that needs one is added to it."""
@@ -188,9 +176,12 @@ class RunFolder:
         if not self.result.is_file():
             raise UserError(f"{self.path} is not a finished run: no {self.result.name} in it")
         return FinishedRun(
-            self.path, self.read_config(), self.read_result(), read_json_lines(self.metrics),
+            self.path,
+            self.read_config(),
+            self.read_result(),
+            read_json_lines(self.metrics),
             self.resumed_from,
-        )  # fmt: skip
+        )
 
     def read_config(self) -> dict[str, Any]:
         """The settings of the run.
@@ -264,10 +255,12 @@ class RunFolder:
             if before.get(key) != now.get(key) and key not in harmless
         ]
         if changed:
-            hint = "" if before.get("devices") == now.get("devices") else (
-                f". It continues with another number of processes if {' x '.join(PROCESSES)} is "
-                f"{images_per_step(before)}"
-            )  # fmt: skip
+            hint = ""
+            if before.get("devices") != now.get("devices"):
+                hint = (
+                    f". It continues with another number of processes if {' x '.join(PROCESSES)} "
+                    f"is {images_per_step(before)}"
+                )
             raise UserError(
                 f"resume: {self.path} was started with other settings: {'; '.join(changed[:4])}"
                 f"{'; ...' if len(changed) > 4 else ''}. Repeat them, or choose another run folder"
@@ -356,11 +349,6 @@ class FinishedRun:
         return str(teacher) if teacher else None
 
 
-def against_divergence(key: str) -> bool:
-    """Whether a (flat) key may change when a run goes on whose loss was not finite."""
-    return key in AGAINST_DIVERGENCE or (key.startswith("terms.") and key.endswith(".weight"))
-
-
 def learns_alone(method: str, result: Mapping[str, Any]) -> bool:
     """Whether a run had no teacher: its method has none, and none of its terms needed one.
 
@@ -369,29 +357,3 @@ def learns_alone(method: str, result: Mapping[str, Any]) -> bool:
         result: metrics of the run, which hold those of the teacher that it had.
     """
     return method == LABELS_ALONE and not result.get("teacher")
-
-
-def images_per_step(settings: Mapping[str, Any]) -> int | None:
-    """Images of a batch over all processes; None if the (flat) settings do not say."""
-    counts = [settings.get(key) for key in PROCESSES]
-    return math.prod(counts) if all(isinstance(count, int) for count in counts) else None  # type: ignore[arg-type]
-
-
-def renamed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config of an older version with the names that its keys have now."""
-    found = dict(config)
-    for section in ("model", "student"):
-        if isinstance(found.get(section), Mapping):
-            found[section] = {OLD_KEYS.get(key, key): v for key, v in found[section].items()}
-    return found
-
-
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

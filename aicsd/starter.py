@@ -152,9 +152,12 @@ def this_machine() -> Machine:
         return Machine(cores or 1, memory)
     properties = torch.cuda.get_device_properties(0)
     return Machine(
-        cores or 1, memory, properties.name, properties.total_memory / 1e9,
+        cores or 1,
+        memory,
+        properties.name,
+        properties.total_memory / 1e9,
         torch.cuda.is_bf16_supported(),
-    )  # fmt: skip
+    )
 
 
 def choose(facts: Facts, machine: Machine, name: str, root: str) -> list[Choice]:
@@ -245,11 +248,14 @@ def _student(facts: Facts, machine: Machine) -> list[Choice]:
     head = "A narrow head suits a small backbone; the paper's width is 256."
     return [
         Choice("student.backbone", "mobilenetv2_100" if large else "mobilenetv2_050", reason),
-        Choice("student.weights", "imagenet", "timm downloads them once. Offline, use "
-               "none or a safetensors file with timm's names."),
+        Choice(
+            "student.weights",
+            "imagenet",
+            "timm downloads them once. Offline, use none or a safetensors file with timm's names.",
+        ),
         Choice("student.aspp_channels", 64, head),
         Choice("student.decoder_channels", 64),
-    ]  # fmt: skip
+    ]
 
 
 def _terms(facts: Facts) -> list[Choice]:
@@ -265,21 +271,30 @@ def _terms(facts: Facts) -> list[Choice]:
         return []
     percent = f"{100 * shares[rare]:.2g}"
     return [
-        Choice("terms.cross_entropy.class_weights", "log_balanced",
-               f"Class imbalance: {rare!r} has {percent} % of the labelled pixels, while mIoU "
-               "counts every class alike.")
-    ]  # fmt: skip
+        Choice(
+            "terms.cross_entropy.class_weights",
+            "log_balanced",
+            f"Class imbalance: {rare!r} has {percent} % of the labelled pixels, while mIoU "
+            "counts every class alike.",
+        )
+    ]
 
 
 def _unlabelled(facts: Facts, repeat: int) -> list[Choice]:
     if not facts.unlabelled:
         return []
     return [
-        Choice("data.train_split", f"train+{UNLABELLED}", f"The student learns from the teacher on "
-               f"the {facts.unlabelled} images without labels."),
-        Choice("data.labelled_repeat", repeat, "This balances images with and without labels in an "
-               "epoch."),
-    ]  # fmt: skip
+        Choice(
+            "data.train_split",
+            f"train+{UNLABELLED}",
+            f"The student learns from the teacher on the {facts.unlabelled} images without labels.",
+        ),
+        Choice(
+            "data.labelled_repeat",
+            repeat,
+            "This balances images with and without labels in an epoch.",
+        ),
+    ]
 
 
 def _loading(facts: Facts, machine: Machine) -> list[Choice]:
@@ -296,8 +311,14 @@ def _loading(facts: Facts, machine: Machine) -> list[Choice]:
     need = 4 * pixels * (1 + facts.unlabelled / facts.images) / 1e9
     if machine.memory_gb is not None and need <= machine.memory_gb / 4:
         megabytes = math.ceil(need * 1000) + 1
-        choices.append(Choice("data.cache_mb", megabytes, "The decoded training images fit into a "
-                              f"quarter of the memory ({machine.memory_gb:.0f} GB)."))  # fmt: skip
+        choices.append(
+            Choice(
+                "data.cache_mb",
+                megabytes,
+                "The decoded training images fit into a "
+                f"quarter of the memory ({machine.memory_gb:.0f} GB).",
+            )
+        )
     return choices
 
 
@@ -315,8 +336,13 @@ def _optimizer(machine: Machine) -> list[Choice]:
         Choice("optimizer.warmup", 0.03, "This avoids large steps at the start."),
     ]
     if machine.bfloat16:
-        choices.append(Choice("precision", "bf16-mixed", f"{machine.gpu} computes in bfloat16: "
-                              "faster, and half the memory for maps."))  # fmt: skip
+        choices.append(
+            Choice(
+                "precision",
+                "bf16-mixed",
+                f"{machine.gpu} computes in bfloat16: faster, and half the memory for maps.",
+            )
+        )
     return choices
 
 
@@ -327,8 +353,9 @@ def render(choices: list[Choice], facts: Facts, machine: Machine) -> str:
     lines = _comment(
         f"Written by aicsd init from {facts.images} training images with labels, "
         f"{facts.unlabelled} without, {len(facts.classes)} classes; {machine.cores} "
-        f"core{'s' * (machine.cores > 1)}{memory}, {gpu}. Change whatever you know better.", ""
-    )  # fmt: skip
+        f"core{'s' * (machine.cores > 1)}{memory}, {gpu}. Change whatever you know better.",
+        "",
+    )
     above: list[str] = []
     for choice in choices:
         *sections, name = choice.key.split(".")
@@ -345,9 +372,12 @@ def render(choices: list[Choice], facts: Facts, machine: Machine) -> str:
 
 def _comment(text: str, indent: str) -> list[str]:
     return textwrap.wrap(
-        text, 96, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ",
+        text,
+        96,
+        initial_indent=f"{indent}# ",
+        subsequent_indent=f"{indent}# ",
         break_on_hyphens=False,
-    )  # fmt: skip
+    )
 
 
 def next_commands(choices: list[Choice], facts: Facts, root: str, path: Path) -> list[str]:

@@ -39,8 +39,9 @@ def run(options: argparse.Namespace, add: Add) -> None:
     seconds = 60 * options.minutes_campaign
     needed = ["camvid", "student.safetensors"]
     needed.append("backbone.safetensors" if options.teacher_epochs else "teacher.safetensors")
-    missing = [name for name in needed
-               if options.stage is None or not (options.stage / name).exists()]  # fmt: skip
+    missing = [
+        name for name in needed if options.stage is None or not (options.stage / name).exists()
+    ]
     if missing:
         detail = f"there is no {', '.join(missing)} in --stage"
         add("campaign", "benchmark methods", "not run", detail=detail)
@@ -61,8 +62,13 @@ def run(options: argparse.Namespace, add: Add) -> None:
     results = options.out / "campaign" / "results.json"
     cells = json.loads(results.read_text())["cells"] if results.is_file() else []
     figures = {"cells": len(cells), "seconds": round(time.monotonic() - begin, 1)}
-    add("campaign", "benchmark methods", "error" if code else "ok", figures=figures,
-        detail=f"exit code {code}" if code else "")  # fmt: skip
+    add(
+        "campaign",
+        "benchmark methods",
+        "error" if code else "ok",
+        figures=figures,
+        detail=f"exit code {code}" if code else "",
+    )
 
 
 @contextmanager
@@ -89,20 +95,32 @@ def shared_device(folder: Path) -> Iterator[dict[str, str]]:
 def common_options(options: argparse.Namespace) -> dict[str, Any]:
     """Options of every training."""
     return {
-        "val_every": 0, "logger": "none", "log_every": 50, "save_every": 1000, "report_images": 0,
-        "accelerator": options.device.type, "cuda_graphs": options.device.type == "cuda",
-    }  # fmt: skip
+        "val_every": 0,
+        "logger": "none",
+        "log_every": 50,
+        "save_every": 1000,
+        "report_images": 0,
+        "accelerator": options.device.type,
+        "cuda_graphs": options.device.type == "cuda",
+    }
 
 
 def teacher_command(options: argparse.Namespace) -> list[str]:
     """``aicsd train`` with the config of the CamVid teacher on a larger network."""
     stage = options.stage
     flags = {
-        "config": "camvid/teacher", "data.root": stage / "camvid", "data.workers": 4,
-        "data.cache_mb": 1000, "data.augment.crop": 320, "optimizer.lr": 0.001,
-        "model.backbone": TEACHER_BACKBONE, "model.weights": stage / "backbone.safetensors",
-        "epochs": options.teacher_epochs, "run": options.out / "teacher", **common_options(options),
-    }  # fmt: skip
+        "config": "camvid/teacher",
+        "data.root": stage / "camvid",
+        "data.workers": 4,
+        "data.cache_mb": 1000,
+        "data.augment.crop": 320,
+        "optimizer.lr": 0.001,
+        "model.backbone": TEACHER_BACKBONE,
+        "model.weights": stage / "backbone.safetensors",
+        "epochs": options.teacher_epochs,
+        "run": options.out / "teacher",
+        **common_options(options),
+    }
     words = (word for name, value in flags.items() for word in (f"--{name}", str(value)))
     resume = ["--resume"] if (options.out / "teacher" / "config.yaml").is_file() else []
     return [sys.executable, "-m", "aicsd", "train", *words, *resume]
@@ -113,13 +131,32 @@ def command_of_methods(options: argparse.Namespace, seconds: float) -> list[str]
     stage, out = options.stage, options.out
     teacher = out / "teacher" if options.teacher_epochs else stage / "teacher.safetensors"
     common = {
-        **common_options(options), "epochs": options.epochs,
+        **common_options(options),
+        "epochs": options.epochs,
         "data": {"cache_mb": 1000, "workers": 1},
-    }  # fmt: skip
+    }
     return [
-        sys.executable, "-m", "aicsd", "benchmark", "methods", "--config", str(options.campaign),
-        "--root", str(stage / "camvid"), "--teacher", str(teacher),
-        "--weights", str(stage / "student.safetensors"), "--runs", str(out / "runs"),
-        "--out", str(out / "campaign"), "--jobs", str(options.jobs),
-        "--minutes", f"{seconds / 60:.3f}", "--common", json.dumps(common),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "aicsd",
+        "benchmark",
+        "methods",
+        "--config",
+        str(options.campaign),
+        "--root",
+        str(stage / "camvid"),
+        "--teacher",
+        str(teacher),
+        "--weights",
+        str(stage / "student.safetensors"),
+        "--runs",
+        str(out / "runs"),
+        "--out",
+        str(out / "campaign"),
+        "--jobs",
+        str(options.jobs),
+        "--minutes",
+        f"{seconds / 60:.3f}",
+        "--common",
+        json.dumps(common),
+    ]

@@ -18,7 +18,7 @@ from aicsd.data.loaders import train_loader
 from aicsd.data.memory import CachedDataset
 from aicsd.data.protocol import Classes, SegDataset
 from aicsd.data.settings import AugmentConfig, DataConfig
-from aicsd.models.segmenter import IMAGENET_MEAN, IMAGENET_STD
+from aicsd.models.input_spec import IMAGENET_MEAN, IMAGENET_STD
 from aicsd.types import Batch
 from benchmarks.baselines import pil_training_sample, torchvision_training_sample
 from benchmarks.common import fastest, report

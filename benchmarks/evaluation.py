@@ -17,10 +17,14 @@ from aicsd.models.inference import InferenceConfig, infer
 from benchmarks.common import fastest, report
 
 CASES = (
-    ("mobilenetv2_050, head of 64", ModelConfig("mobilenetv2_050", aspp_channels=64,
-                                                decoder_channels=64), (360, 480), 11),
+    (
+        "mobilenetv2_050, head of 64",
+        ModelConfig("mobilenetv2_050", aspp_channels=64, decoder_channels=64),
+        (360, 480),
+        11,
+    ),
     ("resnet18", ModelConfig("resnet18"), (513, 513), 21),
-)  # fmt: skip
+)
 
 
 @torch.no_grad()

@@ -43,8 +43,10 @@ REST = 0.02
 """Seconds before each pass, so that the threads of the runtime before it no longer spin."""
 THREADS = (1, 2)
 VARIANTS: tuple[tuple[str, Output, bool], ...] = (
-    ("logits", "logits", False), ("labels", "labels", False), ("labels, INT8", "labels", True),
-)  # fmt: skip
+    ("logits", "logits", False),
+    ("labels", "labels", False),
+    ("labels, INT8", "labels", True),
+)
 CLASSES = Classes(tuple(f"class {number}" for number in range(11)), ((0, 0, 0),) * 11)
 STUDENT = ModelConfig("mobilenetv2_050", aspp_channels=64, decoder_channels=64)
 
@@ -132,9 +134,12 @@ def in_a_process(files: Mapping[str, Path], threads: int) -> dict[str, float]:
     """``seconds_of`` where no other runtime has set a number of threads."""
     rows = {name: str(path) for name, path in files.items()}
     found = subprocess.run(
-        [sys.executable, "-m", "benchmarks.export", json.dumps(rows), str(threads)], text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "benchmarks.export", json.dumps(rows), str(threads)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
     seconds: dict[str, float] = json.loads(found.stdout.splitlines()[-1])
     return seconds
 
@@ -152,14 +157,24 @@ def main(place: Path) -> None:
     sizes = {name: _bytes(path) for name, path in files.items()}
     baselines = {threads: seconds[threads]["PyTorch, eager: labels"] for threads in THREADS}
     rows = [
-        [*name.split(": "), *(f"{1000 * seconds[threads][name]:.1f}" for threads in THREADS),
-         *(f"{baselines[threads] / seconds[threads][name]:.2f}" for threads in THREADS),
-         f"{sizes[name] / 1e6:.1f}"]
+        [
+            *name.split(": "),
+            *(f"{1000 * seconds[threads][name]:.1f}" for threads in THREADS),
+            *(f"{baselines[threads] / seconds[threads][name]:.2f}" for threads in THREADS),
+            f"{sizes[name] / 1e6:.1f}",
+        ]
         for name in files
-    ]  # fmt: skip
+    ]
     figures = {"shape": [1, SIDE, SIDE, 3], "bytes": sizes, "seconds": seconds}
-    header = ["run by", "gives", "ms, 1 thread", "ms, 2 threads", "times as fast as eager labels",
-              "the same, 2 threads", "MB"]  # fmt: skip
+    header = [
+        "run by",
+        "gives",
+        "ms, 1 thread",
+        "ms, 2 threads",
+        "times as fast as eager labels",
+        "the same, 2 threads",
+        "MB",
+    ]
     report("export", figures, header, rows)
 
 

@@ -75,8 +75,12 @@ def main() -> None:
         axis.legend()
     figure.suptitle("ICS loss, forward and backward")
     figure.savefig(PICTURE, dpi=100)
-    report("growth", figures, ["over", "logits", "ms", "maps of memory", "theory"],
-           [row[:5] for row in rows])  # fmt: skip
+    report(
+        "growth",
+        figures,
+        ["over", "logits", "ms", "maps of memory", "theory"],
+        [row[:5] for row in rows],
+    )
 
 
 if __name__ == "__main__":

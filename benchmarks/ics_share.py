@@ -75,15 +75,26 @@ def main() -> None:
             }
             seconds = fastest(parts, repeats=5)
             share = seconds["term"] / (seconds["step"] + seconds["term"])
-            rows.append([
-                case.model.backbone, f"{case.batch}x{case.side}x{case.side}", str(count),
-                f"{1000 * seconds['step']:.0f}", f"{1000 * seconds['term']:.1f}",
-                f"{100 * share:.1f} %",
-            ])  # fmt: skip
-            figures.append({
-                "backbone": case.model.backbone, "batch": case.batch, "side": case.side,
-                "classes": count, "seconds": seconds, "share": share,
-            })  # fmt: skip
+            rows.append(
+                [
+                    case.model.backbone,
+                    f"{case.batch}x{case.side}x{case.side}",
+                    str(count),
+                    f"{1000 * seconds['step']:.0f}",
+                    f"{1000 * seconds['term']:.1f}",
+                    f"{100 * share:.1f} %",
+                ]
+            )
+            figures.append(
+                {
+                    "backbone": case.model.backbone,
+                    "batch": case.batch,
+                    "side": case.side,
+                    "classes": count,
+                    "seconds": seconds,
+                    "share": share,
+                }
+            )
     header = ["student", "images", "classes", "its step, ms", "ICS term, ms", "share of both"]
     report("ics_share", {"cases": figures}, header, rows)
 

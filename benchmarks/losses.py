@@ -114,8 +114,14 @@ class Comparison:
         times = f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
         maps = ("" if value is None else f"{value:.2f}" for value in self.maps.values())
         return [
-            self.loss, self.logits, self.against, f"{plain:.1f}", f"{package:.1f}", times, *maps,
-        ]  # fmt: skip
+            self.loss,
+            self.logits,
+            self.against,
+            f"{plain:.1f}",
+            f"{package:.1f}",
+            times,
+            *maps,
+        ]
 
     def figures(self) -> dict[str, object]:
         names = ("loss", "logits", "against", "seconds", "maps")

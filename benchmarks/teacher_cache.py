@@ -55,8 +55,11 @@ def write_data(root: Path) -> SegDataset:
         blurred = cv2.GaussianBlur(noise, (0, 0), 2)
         image = cv2.normalize(blurred, np.zeros_like(blurred), 0, 255, cv2.NORM_MINMAX)
         cv2.imwrite(str(root / "images" / "train" / f"{number}.png"), image)
-        mask = cv2.resize(rng.integers(0, 11, (9, 12), dtype=np.uint8), SIZE[::-1],
-                          interpolation=cv2.INTER_NEAREST)  # fmt: skip
+        mask = cv2.resize(
+            rng.integers(0, 11, (9, 12), dtype=np.uint8),
+            SIZE[::-1],
+            interpolation=cv2.INTER_NEAREST,
+        )
         cv2.imwrite(str(root / "masks" / "train" / f"{number}.png"), mask)
     return open_dataset("folder", str(root), "train")
 

@@ -87,12 +87,22 @@ def main() -> None:
         time, peak = seconds[each.method], memory[each.method]
         count = sum(parameter.numel() for parameter in each.parameters)
         rows.append(
-            [f"`{each.method}`", ", ".join(each.terms), f"{1000 * time:.1f}",
-             f"{time / seconds[ALONE]:.2f}", "" if peak is None else f"{peak / 2**20:.0f}",
-             f"{count:,}" if count else ""]
-        )  # fmt: skip
-    figures = {"batch": BATCH, "side": SIDE, "classes": CLASSES, "seconds": seconds,
-               "bytes": memory}  # fmt: skip
+            [
+                f"`{each.method}`",
+                ", ".join(each.terms),
+                f"{1000 * time:.1f}",
+                f"{time / seconds[ALONE]:.2f}",
+                "" if peak is None else f"{peak / 2**20:.0f}",
+                f"{count:,}" if count else "",
+            ]
+        )
+    figures = {
+        "batch": BATCH,
+        "side": SIDE,
+        "classes": CLASSES,
+        "seconds": seconds,
+        "bytes": memory,
+    }
     report("terms", figures, HEADER, rows)
 
 

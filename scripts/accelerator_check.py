@@ -70,8 +70,9 @@ class Report:
         lines = [f"# {machine_line(self.device)}", "", *counted, ""]
         for item in self.items:
             if item["status"] != "ok":
-                lines.append(f"* {item['part']}: {item['name']}: {item['status']}: "
-                             f"{item.get('detail', '')}")  # fmt: skip
+                lines.append(
+                    f"* {item['part']}: {item['name']}: {item['status']}: {item.get('detail', '')}"
+                )
         lines += ["", "| figure | |", "| --- | --- |"]
         lines += [
             f"| {item['name']} | {_shown(item['figures'])} |"

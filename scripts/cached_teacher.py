@@ -53,9 +53,10 @@ def compare(teacher: Teacher, batches: Iterable[Batch]) -> tuple[float, float, f
         ).sum(1)
         same = live.argmax(1) == cached.argmax(1)
         rows.append(
-            torch.stack([*entropies, divergence[batch.valid].mean(),
-                         same[batch.valid].float().mean()])
-        )  # fmt: skip
+            torch.stack(
+                [*entropies, divergence[batch.valid].mean(), same[batch.valid].float().mean()]
+            )
+        )
     means = torch.stack(rows).mean(0).tolist()
     return means[0], means[1], means[2], means[3]
 

@@ -171,8 +171,14 @@ def readers(run: Path) -> dict[str, Reader]:
     recipe = (
         b"terms:\n  cross_entropy: {resolution: input}\n  pixel_kd: {weight: 1, temperature: 4}\n"
     )
-    index_head = {"format": 1, "teacher": "x", "classes": ["a"], "top_k": 0, "names": ["n"],
-                  "sizes": [[4, 4]]}  # fmt: skip
+    index_head = {
+        "format": 1,
+        "teacher": "x",
+        "classes": ["a"],
+        "top_k": 0,
+        "names": ["n"],
+        "sizes": [[4, 4]],
+    }
     tar_head = {"format": 1, "url": TAR.url, "length": TAR.length, "version": TAR.version}
     tar_members = [["a.jpg", 512, 900], ["a.mask.png", 2048, 80]]
     tar_text = json.dumps(tar_head | {"members": tar_members}).encode()
@@ -213,35 +219,55 @@ def readers(run: Path) -> dict[str, Reader]:
         "json": Reader("x.json", [json_text], read_json),
         "log": Reader("x.jsonl", [line * 3], read_json_lines),
         "run": Reader("run/config.yaml", [config], lambda p: RunFolder(p.parent).read_config()),
-        "result": Reader("run/metrics.json", [json_text],
-                         lambda p: RunFolder(p.parent).read_result()),
-        "classes": Reader("classes.txt", [b"road\ncar\n", b"name,r,g,b\nroad,1,2,3\n"],
-                          read_classes),
-        "class colours": Reader("classes.csv", [b"name,r,g,b\nroad,1,2,3\ncar,4,5,6\n"],
-                                read_color_table),
-        "beside": Reader("model.yaml", [b"classes: [a, b]\nmean: [0, 0, 0]\nstd: [1, 1, 1]\n"],
-                         lambda p: read_beside(p.with_suffix(".onnx"))),
-        "shard": Reader("shards/train.tar", [bytes_of(partial(shard, images), "x.tar")],
-                        lambda p: open_shards(p.parent, "train").read(0)),
+        "result": Reader(
+            "run/metrics.json", [json_text], lambda p: RunFolder(p.parent).read_result()
+        ),
+        "classes": Reader(
+            "classes.txt", [b"road\ncar\n", b"name,r,g,b\nroad,1,2,3\n"], read_classes
+        ),
+        "class colours": Reader(
+            "classes.csv", [b"name,r,g,b\nroad,1,2,3\ncar,4,5,6\n"], read_color_table
+        ),
+        "beside": Reader(
+            "model.yaml",
+            [b"classes: [a, b]\nmean: [0, 0, 0]\nstd: [1, 1, 1]\n"],
+            lambda p: read_beside(p.with_suffix(".onnx")),
+        ),
+        "shard": Reader(
+            "shards/train.tar",
+            [bytes_of(partial(shard, images), "x.tar")],
+            lambda p: open_shards(p.parent, "train").read(0),
+        ),
         "archive": Reader("x.zip", [bytes_of(zipped, "x.zip")], unpacked),
-        "cache": Reader("cache/index.jsonl", [json.dumps(index_head).encode() + b"\n"],
-                        lambda p: read_index(p.parent)),
+        "cache": Reader(
+            "cache/index.jsonl",
+            [json.dumps(index_head).encode() + b"\n"],
+            lambda p: read_index(p.parent),
+        ),
         "tar index": Reader("shards/train.tar.index", [b"-\n" + tar_text], tar_index),
-        "history": Reader("h/ics.safetensors", [bytes_of(history, "ics.safetensors")],
-                          lambda p: read_history(p.parent)),
-        "checkpoint": Reader("c/checkpoints/last.pt",
-                             [bytes_of(write_checkpoint, "checkpoints/last.pt")],
-                             lambda p: load_checkpoint(RunFolder(p.parents[1]))),
-        "released": Reader("x.pth.tar", [bytes_of(partial(torch.save, {"state_dict": state}), "x")],
-                           load_model),
+        "history": Reader(
+            "h/ics.safetensors",
+            [bytes_of(history, "ics.safetensors")],
+            lambda p: read_history(p.parent),
+        ),
+        "checkpoint": Reader(
+            "c/checkpoints/last.pt",
+            [bytes_of(write_checkpoint, "checkpoints/last.pt")],
+            lambda p: load_checkpoint(RunFolder(p.parents[1])),
+        ),
+        "released": Reader(
+            "x.pth.tar", [bytes_of(partial(torch.save, {"state_dict": state}), "x")], load_model
+        ),
         "model": Reader("m.safetensors", [bytes_of(write_model, "m.safetensors")], load_model),
-        "step": Reader("run/nonfinite.pt", [bytes_of(partial(torch.save, {"format": 1}), "x")],
-                       replay),
-    }  # fmt: skip
+        "step": Reader(
+            "run/nonfinite.pt", [bytes_of(partial(torch.save, {"format": 1}), "x")], replay
+        ),
+    }
 
 
-SHARES = {"model": 0.01, "checkpoint": 0.3, "released": 0.3, "step": 0.3, "recipe": 0.3,
-          "config": 0.5}  # fmt: skip
+SHARES = {"model": 0.01, "config": 0.5} | dict.fromkeys(
+    ("checkpoint", "released", "step", "recipe"), 0.3
+)
 """Inputs of slow readers, as a part of those of the others."""
 
 
@@ -348,8 +374,10 @@ def main() -> None:
             numbers = range(options.first, options.first + count)
             found = fuzz_reader(name, every[name], folder, options.seed, numbers)
             done += count
-            print(f"{name}: {count} inputs, {len(found)} findings, "
-                  f"{time.monotonic() - begin:.0f} s", flush=True)  # fmt: skip
+            print(
+                f"{name}: {count} inputs, {len(found)} findings, {time.monotonic() - begin:.0f} s",
+                flush=True,
+            )
             kinds: dict[str, Finding] = {}
             for finding in found:
                 kinds.setdefault(finding.what.partition(": ")[0], finding)

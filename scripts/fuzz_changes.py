@@ -7,10 +7,32 @@ import random
 MOST_CHANGES = 8
 EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 63)
 WORDS = (
-    b"null", b"true", b"[]", b"{}", b"-1", b"1e400", b"1e999", b".nan", b".inf", b"0", b"''",
-    b"&a [*a]", b"!!python/object/apply:os.system ['true']", b"\x00", b"\xff\xfe", b"\n", b": ",
-    b"9" * 5000, b"[" * 2000, b"{a: " * 500, b'"', b"\\u0000", b"\xed\xa0\x80", b"NaN", b"2" * 20,
-)  # fmt: skip
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b"-1",
+    b"1e400",
+    b"1e999",
+    b".nan",
+    b".inf",
+    b"0",
+    b"''",
+    b"&a [*a]",
+    b"!!python/object/apply:os.system ['true']",
+    b"\x00",
+    b"\xff\xfe",
+    b"\n",
+    b": ",
+    b"9" * 5000,
+    b"[" * 2000,
+    b"{a: " * 500,
+    b'"',
+    b"\\u0000",
+    b"\xed\xa0\x80",
+    b"NaN",
+    b"2" * 20,
+)
 
 
 def change(data: bytes, draw: random.Random) -> bytes:

@@ -20,11 +20,23 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
-TESTS = ("tests/losses", "tests/models", "tests/methods", "tests/data", "tests/evaluation",
-         "tests/visualization", "tests/test_api.py", "tests/test_resume.py",
-         "tests/test_resume_stopped.py", "tests/test_resume_processes.py",
-         "tests/test_distiller.py", "tests/test_cli_help.py", "tests/test_cli_runs.py",
-         "tests/test_cli_settings.py", "tests/test_python_api.py")  # fmt: skip
+TESTS = (
+    "tests/losses",
+    "tests/models",
+    "tests/methods",
+    "tests/data",
+    "tests/evaluation",
+    "tests/visualization",
+    "tests/test_api.py",
+    "tests/test_resume.py",
+    "tests/test_resume_stopped.py",
+    "tests/test_resume_processes.py",
+    "tests/test_distiller.py",
+    "tests/test_cli_help.py",
+    "tests/test_cli_runs.py",
+    "tests/test_cli_settings.py",
+    "tests/test_python_api.py",
+)
 RUNNER = ("pytest>=8.3", "pytest-xdist>=3.6", "hypothesis>=6.112", "scipy>=1.14")
 """What the tests themselves need."""
 

@@ -130,9 +130,11 @@ def main() -> None:
             )
     logits, _ = make_terms(padded=False)["icsd"]
     entropy, products, rest = released_parts(logits)
-    print(f"\nreleased ICS matrix: entropy part {entropy.min():.1f} to {entropy.max():.1f}, "
-          f"product part {products.min():.2f} to {products.max():.2f}; entropies alone leave "
-          f"{rest:.1e} of its squared size")  # fmt: skip
+    print(
+        f"\nreleased ICS matrix: entropy part {entropy.min():.1f} to {entropy.max():.1f}, "
+        f"product part {products.min():.2f} to {products.max():.2f}; entropies alone leave "
+        f"{rest:.1e} of its squared size"
+    )
     matrix = ics_matrix(logits.double()).mean(dim=0)
     low, high = matrix[matrix > 0].min(), matrix.max()
     print(f"described ICS matrix: {low:.2f} to {high:.2f} nats")

@@ -47,8 +47,14 @@ from aicsd.teacher.cache import TeacherCache
 
 PHASES = ("start", "cache", "training", "validation", "checkpoint", "report")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-LONGEST = {"start": 1.0, "cache": 0.1, "training": 1.5, "validation": 0.1, "checkpoint": 0.01,
-           "report": 1.0}  # fmt: skip
+LONGEST = {
+    "start": 1.0,
+    "cache": 0.1,
+    "training": 1.5,
+    "validation": 0.1,
+    "checkpoint": 0.01,
+    "report": 1.0,
+}
 """Seconds after the beginning of a phase within which it is killed."""
 MOST = 6
 """Kills of one training."""
@@ -75,12 +81,22 @@ class Kill(NamedTuple):
 
 def settings(run: Path, workers: int) -> dict[str, Any]:
     """Arguments of the distillation."""
-    data = {"name": "digits", "options": {"size": 32, "scenes": 12}, "batch_size": 4,
-            "workers": workers, "augment": {"crop": 32}}  # fmt: skip
+    data = {
+        "name": "digits",
+        "options": {"size": 32, "scenes": 12},
+        "batch_size": 4,
+        "workers": workers,
+        "augment": {"crop": 32},
+    }
     return {
-        "data": data, "epochs": 3, "save_every": 2, "log_every": 1, "accelerator": "cpu",
-        "run": run, "teacher_cache": str(run.parent / f"{run.name}_cache"),
-    }  # fmt: skip
+        "data": data,
+        "epochs": 3,
+        "save_every": 2,
+        "log_every": 1,
+        "accelerator": "cpu",
+        "run": run,
+        "teacher_cache": str(run.parent / f"{run.name}_cache"),
+    }
 
 
 def told(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,10 +120,12 @@ def train(teacher: Path, run: Path, workers: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     for module, name, of in (
-        (record, "evaluate", "validation"), (record, "save_checkpoint", "checkpoint"),
-        (TeacherCache, "attach", "cache"), (engine, "fit", "training"),
+        (record, "evaluate", "validation"),
+        (record, "save_checkpoint", "checkpoint"),
+        (TeacherCache, "attach", "cache"),
+        (engine, "fit", "training"),
         (run_report, "write_report", "report"),
-    ):  # fmt: skip
+    ):
         setattr(module, name, told(of, getattr(module, name)))
     resume = (run / "config.yaml").is_file()
     try:
@@ -264,8 +282,13 @@ def soak(folder: Path, kills: int, seed: int) -> int:
 
 def make_teacher(path: Path) -> None:
     with contextlib.redirect_stderr(io.StringIO()):
-        data = {"name": "digits", "options": {"size": 32, "scenes": 8}, "batch_size": 4,
-                "workers": 0, "augment": {"crop": 32}}  # fmt: skip
+        data = {
+            "name": "digits",
+            "options": {"size": 32, "scenes": 8},
+            "batch_size": 4,
+            "workers": 0,
+            "augment": {"crop": 32},
+        }
         aicsd.train(NETWORK, data, path, epochs=1, accelerator="cpu", logger="none", val_every=0)
 
 

@@ -31,8 +31,13 @@ from aicsd.models import load_model, save_model  # noqa: E402
 from aicsd.models.model_file import is_model_file  # noqa: E402
 
 ALWAYS_THERE = ("torch", "torchvision", "numpy", "triton")
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64",
-             "manylinux2014_x86_64", "manylinux1_x86_64")  # fmt: skip
+PLATFORMS = (
+    "manylinux_2_28_x86_64",
+    "manylinux_2_27_x86_64",
+    "manylinux_2_17_x86_64",
+    "manylinux2014_x86_64",
+    "manylinux1_x86_64",
+)
 MIB = 2**20
 LOSSLESS = 101
 """Any quality of WebP above 100."""
@@ -70,17 +75,33 @@ def missing_packages(there: set[str], package: str = "aicsd") -> list[str]:
 def download(packages: list[str], python: str, folder: Path) -> None:
     """Wheels of ``packages`` for Linux on x86-64."""
     platforms = [word for name in PLATFORMS for word in ("--platform", name)]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary",
-               ":all:", "--python-version", python, "--implementation", "cp", *platforms,
-               "--dest", str(folder), *packages]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--python-version",
+        python,
+        "--implementation",
+        "cp",
+        *platforms,
+        "--dest",
+        str(folder),
+        *packages,
+    ]
     subprocess.run(command, check=True)
 
 
 def copy_dataset(root: Path, out: Path, quality: int) -> None:
     """CamVid with its images as JPEG of this quality, or, for 0, as lossless WebP."""
     suffix = ".jpg" if quality else ".webp"
-    settings = ([cv2.IMWRITE_JPEG_QUALITY, quality] if quality else
-                [cv2.IMWRITE_WEBP_QUALITY, LOSSLESS])  # fmt: skip
+    settings = (
+        [cv2.IMWRITE_JPEG_QUALITY, quality] if quality else [cv2.IMWRITE_WEBP_QUALITY, LOSSLESS]
+    )
     for split in ("train", "val"):
         for image in list_images(root / split):
             target = out / split / f"{image.stem}{suffix}"
@@ -114,8 +135,10 @@ def into_parts(whole: Path, out: Path, limit: int) -> list[int]:
     Raises:
         SystemExit: a file that is larger.
     """
-    files = sorted((path for path in whole.rglob("*") if path.is_file()),
-                   key=lambda path: (-path.stat().st_size, str(path)))  # fmt: skip
+    files = sorted(
+        (path for path in whole.rglob("*") if path.is_file()),
+        key=lambda path: (-path.stat().st_size, str(path)),
+    )
     sizes: list[int] = []
     for path in files:
         size = path.stat().st_size

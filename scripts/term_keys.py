@@ -45,7 +45,7 @@ DOCUMENTED = {
     "which weigh a class by its share of the labelled training pixels",
     "masked": "share of the student's pixels that are hidden",
     "numerics": "`released`: what the released AICSD code computes",
-}  # fmt: skip
+}
 """Options that several losses have in common."""
 
 
@@ -64,10 +64,13 @@ def _common() -> list[tuple[str, str, str, str]]:
         "adapter": "network between the two maps, trained with the student",
     }
     kinds = {
-        "loss": "a loss of this page, or your own", "weight": "number",
-        "schedule": _either(SCHEDULES), "at": "name, list or mapping",
-        "resolution": _either(get_args(Resolution)), "adapter": _either(ADAPTERS),
-    }  # fmt: skip
+        "loss": "a loss of this page, or your own",
+        "weight": "number",
+        "schedule": _either(SCHEDULES),
+        "at": "name, list or mapping",
+        "resolution": _either(get_args(Resolution)),
+        "adapter": _either(ADAPTERS),
+    }
     defaults = {"loss": "the term's name", "resolution": "that of the loss"}
     rows = []
     for key in COMMON_KEYS:

@@ -46,9 +46,12 @@ def main() -> None:
     print("| --- | --- | --- | --- |")
     for name, operations, size in (
         (f"{student.backbone} alone", flops, kept + 3 * weights),
-        (f"with teacher {teacher.backbone}", flops + extra_flops, kept + 3 * weights
-         + extra_weights),
-    ):  # fmt: skip
+        (
+            f"with teacher {teacher.backbone}",
+            flops + extra_flops,
+            kept + 3 * weights + extra_weights,
+        ),
+    ):
         hours = operations * steps / (options.tflops * 1e12) / 3600
         print(f"| {name} | {operations / 1e12:.2f} | {size / GIB:.1f} | {hours:.1f} |")
     print(f"{steps} steps of {batch} images, {side}x{side}; {options.tflops:g} x 10^12 a second")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from aicsd.data.protocol import Classes
 from aicsd.models import InputSpec, ModelConfig, Segmenter, build_model
-from aicsd.models.segmenter import IMAGENET
+from aicsd.models.input_spec import IMAGENET
 from aicsd.types import IGNORE_INDEX, Batch, SegOutput
 
 CLASSES = Classes(CLASS_NAMES, ((0, 0, 0), (255, 0, 0), (0, 0, 255)))

@@ -14,7 +14,7 @@ from tiny_runs import explanation
 
 import aicsd as package
 from aicsd.cli import find_command, main
-from aicsd.runs import flatten
+from aicsd.run_settings import flatten
 from aicsd.settings import leaves
 
 

@@ -25,7 +25,7 @@ hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not inst
 from huggingface_hub import ModelCard, constants  # noqa: E402
 
 from aicsd.errors import UserError  # noqa: E402
-from aicsd.hub import model_card, without_paths  # noqa: E402
+from aicsd.hub_push import model_card, without_paths  # noqa: E402
 from aicsd.models import Segmenter, load_model  # noqa: E402
 from aicsd.runs import RunFolder  # noqa: E402
 

@@ -21,11 +21,11 @@ from aicsd.runs import RunFolder
 PACKAGE = Path(__file__).parents[1] / "aicsd"
 LAYERS = (
     ("types", "errors", "telemetry", "_lazy", "_version"),
-    ("yaml_file", "settings"),
+    ("yaml_file", "settings", "run_settings"),
     ("files", "terminal", "benchmark.statistics"),
     ("config",),
     ("runs", "tensor_files"),
-    ("hub",),
+    ("hub", "hub_push"),
     ("images",),
     ("videos",),
     ("legend",),
@@ -164,7 +164,8 @@ def test_nothing_imports_the_command_line() -> None:
 
 GENERAL = (
     "distiller", "terms", "engine", "schedules", "methods/recipe", "methods/contract", "teacher",
-    "evaluation", "prediction", "exporting", "runs", "run_config", "commands", "inputs", "types",
+    "evaluation", "prediction", "exporting", "runs", "run_settings", "run_config", "commands",
+    "inputs", "types",
 )  # fmt: skip
 """Parts that serve every method, dataset and network alike."""
 NETWORKS = ("deeplab", "resnet", "mobilenet", "segformer")

@@ -211,10 +211,12 @@ class _Bench:
     def load(self) -> tuple[list[Batch], float]:
         """A few batches, and the seconds that this process takes to load those of a step."""
         loader = train_loader(
-            self.data.train, replace(self.config.data, workers=0),
-            replace(self.plan, stop=KEPT_BATCHES + 1), protocol=self.config.protocol,
+            self.data.train,
+            replace(self.config.data, workers=0),
+            replace(self.plan, stop=KEPT_BATCHES + 1),
+            protocol=self.config.protocol,
             color=self.student.input.color,
-        )  # fmt: skip
+        )
         batches, seconds = zip(*timed(loader), strict=True)
         # the first one opens files and fills caches
         return list(batches[1:]), mean(seconds[1:]) * self.accumulate
@@ -225,11 +227,13 @@ class _Bench:
         The median, but of the waiting for data the mean: one batch in several may be late.
         """
         batches = train_loader(
-            self.data.train, self.config.data,
+            self.data.train,
+            self.config.data,
             replace(self.plan, stop=(WARM_UP + count) * self.accumulate),
-            pin_memory=self.fabric.device.type == "cuda", protocol=self.config.protocol,
+            pin_memory=self.fabric.device.type == "cuda",
+            protocol=self.config.protocol,
             color=self.student.input.color,
-        )  # fmt: skip
+        )
         clocked = self._clocked(self.config, batches, self.fabric)
         found = []
         with progress_bar() as bar:
@@ -246,14 +250,18 @@ class _Bench:
 
     def memory(self, before: int | None) -> Memory:
         kept, _, _ = kept_bytes_and_flops(
-            self.config.network, self.data.train.classes, self.config.data.batch_size,
-            self.config.data.augment.crop, trains=True,
-        )  # fmt: skip
+            self.config.network,
+            self.data.train.classes,
+            self.config.data.batch_size,
+            self.config.data.augment.crop,
+            trains=True,
+        )
         on_gpu = self.fabric.device.type == "cuda"
         measure = (
-            "largest allocation on the GPU" if on_gpu else
-            "resident memory of this process, high-water mark"
-        )  # fmt: skip
+            "largest allocation on the GPU"
+            if on_gpu
+            else "resident memory of this process, high-water mark"
+        )
         return Memory(peak_memory(self.fabric.device), before, measure, kept)
 
     def run_time(self, step: float) -> RunTime | None:

@@ -16,7 +16,8 @@ from aicsd.data.batches import training_images
 from aicsd.errors import UserError
 from aicsd.models import ModelConfig, Segmenter, build_model, is_there, load_model
 from aicsd.run_config import DistillConfig, TrainConfig
-from aicsd.runs import RunFolder, renamed
+from aicsd.run_settings import renamed
+from aicsd.runs import RunFolder
 from aicsd.yaml_file import read_yaml
 
 SEVERAL = 64

@@ -36,7 +36,8 @@ from aicsd.errors import UserError, suggest
 from aicsd.files import read_yaml_mapping
 from aicsd.methods import Recipe
 from aicsd.run_config import DistillConfig
-from aicsd.runs import UNIMPORTANT, RunFolder, flatten, renamed
+from aicsd.run_settings import UNIMPORTANT, flatten, renamed
+from aicsd.runs import RunFolder
 
 MATCHES = ("steps", "labelled_views")
 KEYS = ("common", "students", "seeds", "methods", "baseline", "main", "equal_time", "search")

@@ -44,10 +44,12 @@ class Decider:
         """What each decision follows from."""
         benchmark, seed = self.benchmark, self.benchmark.seeds[0]
         for student in benchmark.students:
-            options = {row: said(benchmark.cell(Key(student, row, seed)).options)
-                       for row in benchmark.rows}  # fmt: skip
-            steps = {row: {k: v for k, v in own.items() if k != "epochs"}
-                     for row, own in options.items()}  # fmt: skip
+            options = {
+                row: said(benchmark.cell(Key(student, row, seed)).options) for row in benchmark.rows
+            }
+            steps = {
+                row: {k: v for k, v in own.items() if k != "epochs"} for row, own in options.items()
+            }
             for row in benchmark.rows.values():
                 key, own = Key(student, row.name, seed), steps[row.name]
                 yield step_time(key), (own, steps[benchmark.baseline])
@@ -114,13 +116,16 @@ class Decider:
             replace(
                 self.benchmark.cell(
                     first,
-                    {"epochs": epochs, "val_every": 0,
-                     "terms": {term: {"weight": factor * w} for term, w in matched.items()}},
+                    {
+                        "epochs": epochs,
+                        "val_every": 0,
+                        "terms": {term: {"weight": factor * w} for term, w in matched.items()},
+                    },
                 ),
                 key=first._replace(row=trial_name(key.row, factor)),
             )
             for factor in search.factors
-        ]  # fmt: skip
+        ]
 
     def _best(self, key: Key, trials: list[Cell]) -> dict[str, Any]:
         name = self._weights(key)

@@ -69,10 +69,12 @@ def prepare(cell: Cell) -> Prepared:
         else:
             teacher.speed_up(config.teacher_runtime, config.data.augment.crop)
     loader = train_loader(
-        train, replace(config.data, workers=0),
+        train,
+        replace(config.data, workers=0),
         replace(plan_run(config, train), stop=LOADED_BATCHES),
-        protocol=config.protocol, color=student.input.color,
-    )  # fmt: skip
+        protocol=config.protocol,
+        color=student.input.color,
+    )
     batches = [batch.to(fabric.device) for batch in loader]
     return Prepared(fabric, student, teacher, batches, pixels)
 

@@ -21,8 +21,18 @@ if TYPE_CHECKING:
 
 NOISE = "°"
 """Behind a difference whose sign is within the noise."""
-HEADER = ("student", "method", "seeds", "epochs", "val mIoU %", "gain [95 %]", "of the headroom",
-          "gain at equal time [95 %]", "step time", "parameters")  # fmt: skip
+HEADER = (
+    "student",
+    "method",
+    "seeds",
+    "epochs",
+    "val mIoU %",
+    "gain [95 %]",
+    "of the headroom",
+    "gain at equal time [95 %]",
+    "step time",
+    "parameters",
+)
 
 
 def write_tables(statistics: Statistics, folder: Path, picture: bool = True) -> str:
@@ -67,10 +77,14 @@ def markdown(statistics: Statistics, lines: Sequence[Line]) -> str:
     tried = statistics.trials()
     if tried:
         trials: list[Sequence[str]] = [
-            (student, row, ", ".join(f"{term} {weight:g}" for term, weight in weights.items()),
-             percent([] if miou is None else [miou]))
+            (
+                student,
+                row,
+                ", ".join(f"{term} {weight:g}" for term, weight in weights.items()),
+                percent([] if miou is None else [miou]),
+            )
             for student, row, weights, miou in tried
-        ]  # fmt: skip
+        ]
         head = ("student", "short training", "weights", "val mIoU %")
         text.append(_table([head, ("---",) * 4, *trials]))
     return "\n\n".join(part.strip() for part in text) + "\n"
@@ -151,20 +165,25 @@ def as_csv(lines: Sequence[Line]) -> str:
     rows = []
     for line in lines:
         row: dict[str, object] = {
-            "student": line.student, "method": line.row,
-            "seeds": " ".join(map(str, line.seeds)), "epochs": line.epochs,
+            "student": line.student,
+            "method": line.row,
+            "seeds": " ".join(map(str, line.seeds)),
+            "epochs": line.epochs,
             "miou": mean(line.miou) if line.miou else None,
             "miou_of_each": " ".join(map(repr, line.miou)),
             "class_accuracy": mean(line.class_accuracy) if line.class_accuracy else None,
-            "parameters": line.parameters, "step_time": line.cost,
+            "parameters": line.parameters,
+            "step_time": line.cost,
             "recovered": line.recovered,
-        }  # fmt: skip
+        }
         for name, gain in (("gain", line.gain), ("equal_time_gain", line.at_equal_time)):
             low, high = (None, None) if gain is None or gain.interval is None else gain.interval
             row |= {
-                name: None if gain is None else gain.mean, f"{name}_low": low, f"{name}_high": high,
+                name: None if gain is None else gain.mean,
+                f"{name}_low": low,
+                f"{name}_high": high,
                 f"{name}_clear": None if gain is None else gain.is_clear,
-            }  # fmt: skip
+            }
         rows.append(row)
     return csv_text(rows)
 
@@ -185,9 +204,17 @@ def latex(lines: Sequence[Line]) -> str:
         body.append(" & ".join(cells) + r" \\")
     head = " & ".join(map(escaped, HEADER)) + r" \\"
     return "\n".join(
-        [r"\begin{tabular}{ll" + "r" * (len(HEADER) - 2) + "}", r"\toprule", head, r"\midrule",
-         *body, r"\bottomrule", r"\end{tabular}", ""]
-    )  # fmt: skip
+        [
+            r"\begin{tabular}{ll" + "r" * (len(HEADER) - 2) + "}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
 
 
 PLACES = tuple(
@@ -227,9 +254,15 @@ def gain_figure(lines: Sequence[Line]) -> Figure:
         points += axes.plot(line.cost, gain, "o", color=color, markerfacecolor=face)
         name = line.row if len(students) == 1 else f"{line.student} {line.row}"
         names.append(
-            axes.annotate(name, (line.cost, gain), PLACES[0][:2], textcoords="offset points",
-                          fontsize=8, bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5})
-        )  # fmt: skip
+            axes.annotate(
+                name,
+                (line.cost, gain),
+                PLACES[0][:2],
+                textcoords="offset points",
+                fontsize=8,
+                bbox={"facecolor": "white", "linewidth": 0, "pad": 0.5},
+            )
+        )
     axes.set_xlabel("time of a step, student alone = 1")
     axes.set_ylabel("gain, points of mIoU")
     axes.spines[["top", "right"]].set_visible(False)

@@ -101,9 +101,11 @@ class Results:
             for row in benchmark.rows.values()
         ]
         self.shown = {
-            "students": list(benchmark.students), "seeds": list(benchmark.seeds), "rows": rows,
+            "students": list(benchmark.students),
+            "seeds": list(benchmark.seeds),
+            "rows": rows,
             "baseline": benchmark.baseline,
-        }  # fmt: skip
+        }
         self.unused += self.cells.values()
         self.cells = {}
 

@@ -138,11 +138,17 @@ class Campaign:
         Returns:
             Whether something is known that was not before.
         """
-        rows = [row.name for row in self.benchmark.rows.values()
-                if row.name != self.benchmark.baseline and not row.is_control]  # fmt: skip
+        rows = [
+            row.name
+            for row in self.benchmark.rows.values()
+            if row.name != self.benchmark.baseline and not row.is_control
+        ]
         done = {key._replace(seed=self.benchmark.seeds[0]) for key in self.results.cells}
-        waiting = [key for key in sorted(done) if key.row in rows
-                   and step_time(key) not in self.results.decided]  # fmt: skip
+        waiting = [
+            key
+            for key in sorted(done)
+            if key.row in rows and step_time(key) not in self.results.decided
+        ]
         found = 0
         for key in waiting:
             self._decider.ratio(key)
@@ -201,8 +207,16 @@ class Campaign:
         plain = json.loads(json.dumps({**cell.options, "in_benchmark": True}))
         config, log = self.runs / f"{name}.yaml", self.runs / f"{name}.log"
         write_text(config, yaml.safe_dump(plain, sort_keys=False))
-        command = [sys.executable, "-c", RUN_AICSD, "distill", "--config", str(config),
-                   "--run", str(folder.path)]  # fmt: skip
+        command = [
+            sys.executable,
+            "-c",
+            RUN_AICSD,
+            "distill",
+            "--config",
+            str(config),
+            "--run",
+            str(folder.path),
+        ]
         if folder.config.is_file():
             command.append("--resume")
         threads = max(1, _cores() // jobs)
@@ -210,9 +224,13 @@ class Campaign:
         with log.open("ab") as output:
             # a session of its own: a Ctrl-C reaches the training once, through this process
             process = Popen(
-                command, stdout=output, stderr=output, stdin=PIPE, env=environment,
+                command,
+                stdout=output,
+                stderr=output,
+                stdin=PIPE,
+                env=environment,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         self._running.append(Running(cell, folder, process))
         self._say(f"{name}: {'continues' if '--resume' in command else 'starts'}")
 

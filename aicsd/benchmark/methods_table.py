@@ -106,8 +106,9 @@ class Statistics:
         keys = [Key(student, row, seed) for seed in self.results.shown["seeds"]]
         return {key.seed: cells[key] for key in keys if key in cells}
 
-    def _line(self, student: str, row: str, compare_to: str | None, alone: str | None
-              ) -> Line | None:  # fmt: skip
+    def _line(
+        self, student: str, row: str, compare_to: str | None, alone: str | None
+    ) -> Line | None:
         cells = self._cells(student, row)
         if not cells:
             return None
@@ -120,12 +121,18 @@ class Statistics:
             paired = [others[seed].figures["miou"] for seed in _pairs(cells, others)]
             headroom = teachers[0] - mean(paired)
         return Line(
-            student, row, list(cells), _known(cells, "miou"), _known(cells, "class_accuracy"),
-            first["epochs"], first["parameters"], gain,
+            student,
+            row,
+            list(cells),
+            _known(cells, "miou"),
+            _known(cells, "class_accuracy"),
+            first["epochs"],
+            first["parameters"],
+            gain,
             gain.mean / headroom if gain is not None and headroom and headroom > 0 else None,
             None if alone is None else self._gain(cells, self._cells(student, alone), alone),
             self.results.decided.get(step_time(Key(student, row, 0)), {}).get("ratio"),
-        )  # fmt: skip
+        )
 
     def _gain(
         self, cells: dict[int, CellResult], others: dict[int, CellResult], to: str
@@ -136,8 +143,9 @@ class Statistics:
         values = [one.figures["miou"] - other.figures["miou"] for one, other in pairs]
         over_images = []
         if all(cell.parts is not None for pair in pairs for cell in pair):
-            over_images = [self._over_images(one) - self._over_images(other)
-                           for one, other in pairs]  # fmt: skip
+            over_images = [
+                self._over_images(one) - self._over_images(other) for one, other in pairs
+            ]
         return gain_over(to, values, over_images)
 
     def _over_images(self, cell: CellResult) -> Floats:
@@ -155,9 +163,10 @@ def _known(cells: dict[int, CellResult], score: str) -> list[float]:
 def _pairs(cells: dict[int, CellResult], others: dict[int, CellResult]) -> list[int]:
     """Seeds of which both have a score."""
     return [
-        seed for seed, cell in cells.items() if seed in others
-        and None not in (cell.figures["miou"], others[seed].figures["miou"])
-    ]  # fmt: skip
+        seed
+        for seed, cell in cells.items()
+        if seed in others and None not in (cell.figures["miou"], others[seed].figures["miou"])
+    ]
 
 
 def to_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
@@ -168,9 +177,13 @@ def to_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
             return None
         interval = None if found.interval is None else list(found.interval)
         return {
-            "to": found.to, "values": found.values, "mean": found.mean, "interval_95": interval,
-            "clear": found.is_clear, "over_images": found.over_images,
-        }  # fmt: skip
+            "to": found.to,
+            "values": found.values,
+            "mean": found.mean,
+            "interval_95": interval,
+            "clear": found.is_clear,
+            "over_images": found.over_images,
+        }
 
     return [
         {**vars(line), "gain": gain(line.gain), "at_equal_time": gain(line.at_equal_time)}

@@ -30,9 +30,14 @@ def _markdown(groups: Sequence[Group], per_class: bool) -> str:
     header = [
         *groups[0].names,
         *(["settings"] if apart else []),
-        "n", "seeds", "mIoU % of each", "mIoU %", "class accuracy %", "parameters",
+        "n",
+        "seeds",
+        "mIoU % of each",
+        "mIoU %",
+        "class accuracy %",
+        "parameters",
         *([f"mIoU % minus {compared.baseline}"] if compared else []),
-    ]  # fmt: skip
+    ]
     rows = [header, ["---"] * len(header)]
     for group in groups:
         row = [*group.names.values()]

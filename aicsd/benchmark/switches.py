@@ -68,9 +68,11 @@ def estimated_switches(
     computing = step - parts["data"]
     workers = math.ceil(load / computing)
     if workers > config.data.workers:
-        how = f"from the split; needs {workers} idle cores" if workers > 1 else (
-            "from the split; needs an idle core"
-        )  # fmt: skip
+        how = (
+            f"from the split; needs {workers} idle cores"
+            if workers > 1
+            else ("from the split; needs an idle core")
+        )
         found.append(of_step(f"data.workers {workers}", computing, parts, run, how))
     if run is not None and run.validations > 1:
         saved = run.validation * (1 - 1 / run.validations) / run.total

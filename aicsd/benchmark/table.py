@@ -16,7 +16,8 @@ from aicsd.files import read_json
 from aicsd.methods import Recipe, load_recipe
 from aicsd.models.settings import DEFAULT_FAMILY
 from aicsd.run_config import DistillConfig
-from aicsd.runs import LABELS_ALONE, UNIMPORTANT, RunFolder, flatten, learns_alone
+from aicsd.run_settings import UNIMPORTANT, flatten
+from aicsd.runs import LABELS_ALONE, RunFolder, learns_alone
 from aicsd.types import has_own_name
 
 NAMES = {

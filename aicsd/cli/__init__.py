@@ -34,28 +34,41 @@ COMMANDS = {
     "init": Entry("write a config for your own data, with the reason of each value", "init"),
     "train": Entry("train a network on labels only: a teacher, or a baseline", "fit", "TRAIN"),
     "distill": Entry("distil a teacher into a student", "fit", "DISTILL"),
-    "evaluate": Entry("evaluate a trained model on a split of a dataset: mIoU and more",
-                      "evaluate"),
-    "predict": Entry("run inference on images, folders, videos and pipelines: class-id PNGs, "
-                     "overlays", "predict"),
-    "visualize": Entry("draw pictures of runs: panels, ICS matrices, intra-class distributions, "
-                       "curves", "visualize"),
+    "evaluate": Entry(
+        "evaluate a trained model on a split of a dataset: mIoU and more", "evaluate"
+    ),
+    "predict": Entry(
+        "run inference on images, folders, videos and pipelines: class-id PNGs, overlays", "predict"
+    ),
+    "visualize": Entry(
+        "draw pictures of runs: panels, ICS matrices, intra-class distributions, curves",
+        "visualize",
+    ),
     "report": Entry("compare runs in one self-contained HTML page", "report"),
-    "export": Entry("export a trained model to ONNX, OpenVINO, mobile formats and more, in float "
-                    "or INT8", "export"),
+    "export": Entry(
+        "export a trained model to ONNX, OpenVINO, mobile formats and more, in float or INT8",
+        "export",
+    ),
     "demo": Entry("show teacher and student on your images in the browser", "demo"),
     "push": Entry("upload a finished run to the Hugging Face Hub, with a model card", "push"),
-    "submit": Entry("write predictions as an archive for the benchmark server of a dataset",
-                    "submit"),
-    "import": Entry("convert a checkpoint of the released AICSD code into a model file",
-                    "import_checkpoint"),
-    "benchmark": Entry("measure the cost of a training and the latency of models, compare methods: "
-                       "cost, latency, table, methods", "benchmark", "ACTIONS"),
-    "data": Entry("check, download or convert a dataset: check, prepare, convert", "data",
-                  "ACTIONS"),
+    "submit": Entry(
+        "write predictions as an archive for the benchmark server of a dataset", "submit"
+    ),
+    "import": Entry(
+        "convert a checkpoint of the released AICSD code into a model file", "import_checkpoint"
+    ),
+    "benchmark": Entry(
+        "measure the cost of a training and the latency of models, compare methods: "
+        "cost, latency, table, methods",
+        "benchmark",
+        "ACTIONS",
+    ),
+    "data": Entry(
+        "check, download or convert a dataset: check, prepare, convert", "data", "ACTIONS"
+    ),
     "reproduce": Entry("repeat a finished run and compare the result", "reproduce"),
     "debug": Entry("examine a training that failed: replay", "debug", "ACTIONS"),
-}  # fmt: skip
+}
 """Every command of ``aicsd``. A new one is a file here and a line."""
 
 
@@ -75,8 +88,10 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get("AICSD_DEBUG") or not is_out_of_memory(error):
             raise
         reason = one_line(error)
-        print(f"aicsd: error: not enough memory; use fewer or smaller images at once: {reason}",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"aicsd: error: not enough memory; use fewer or smaller images at once: {reason}",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -44,10 +44,13 @@ def cost(options: CostOptions) -> int:
 
     config = CostConfig(**{f.name: getattr(options, f.name) for f in fields(CostConfig)})
     measured = measure_cost(
-        config, steps=options.steps, teacher_config=options.teacher_config,
-        classes=options.classes, images=options.images,
+        config,
+        steps=options.steps,
+        teacher_config=options.teacher_config,
+        classes=options.classes,
+        images=options.images,
         size=None if options.size is None else parse_size(options.size),
-    )  # fmt: skip
+    )
     _write_json(options.json, asdict(measured))
     print_cost(measured)
     return 0
@@ -91,11 +94,20 @@ def latency(
     _write_json(json, {"machine": machine(), **settings, "models": figures})
     _print_table(
         ["model", "gives", "ms, min", "ms, median", "images/s", "MB", "parameters", "GMACs"],
-        [[name, figure.gives, f"{1000 * figure.minimum:.2f}", f"{1000 * figure.median:.2f}",
-          f"{figure.images_per_second:.1f}", f"{figure.megabytes:.1f}",
-          _millions(figure.parameters), _gmacs(figure.gmacs)]
-         for name, figure in found.items()],
-    )  # fmt: skip
+        [
+            [
+                name,
+                figure.gives,
+                f"{1000 * figure.minimum:.2f}",
+                f"{1000 * figure.median:.2f}",
+                f"{figure.images_per_second:.1f}",
+                f"{figure.megabytes:.1f}",
+                _millions(figure.parameters),
+                _gmacs(figure.gmacs),
+            ]
+            for name, figure in found.items()
+        ],
+    )
     used = torch.get_num_threads()
     print(
         f"{pixels[0]}x{pixels[1]}, batches of {batch}, {repeats} interleaved repeats, "
@@ -216,18 +228,33 @@ def print_cost(cost: Cost) -> None:
     print(f"machine: {cost.machine_line}\n")
     networks = {"teacher": cost.teacher, "student": cost.student}
     _print_table(
-        ["network", "backbone", "parameters", f"GMACs, crop {side}x{side}",
-         f"GMACs, image {width}x{height}"],
-        [[name, network.backbone, _millions(network.parameters),
-          _gmacs(network.gmacs_crop), _gmacs(network.gmacs_image)]
-         for name, network in networks.items() if network is not None],
-    )  # fmt: skip
+        [
+            "network",
+            "backbone",
+            "parameters",
+            f"GMACs, crop {side}x{side}",
+            f"GMACs, image {width}x{height}",
+        ],
+        [
+            [
+                name,
+                network.backbone,
+                _millions(network.parameters),
+                _gmacs(network.gmacs_crop),
+                _gmacs(network.gmacs_image),
+            ]
+            for name, network in networks.items()
+            if network is not None
+        ],
+    )
     print()
     _print_table(
         ["part of a step", "ms", "share"],
-        [[name, f"{1000 * seconds:.1f}", f"{100 * seconds / cost.step:.1f} %"]
-         for name, seconds in [*cost.parts.items(), ("step", cost.step)]],
-    )  # fmt: skip
+        [
+            [name, f"{1000 * seconds:.1f}", f"{100 * seconds / cost.step:.1f} %"]
+            for name, seconds in [*cost.parts.items(), ("step", cost.step)]
+        ],
+    )
     print(
         f"{cost.measured_steps} steps of {cost.batch_size} images measured; "
         f"{cost.images_per_second:.1f} images/s; one process loads the batches of a step in "
@@ -252,9 +279,16 @@ def print_cost(cost: Cost) -> None:
     print()
     _print_table(
         ["switch", "step, ms", "saves of the run" if cost.run else "saves of a step", "how known"],
-        [[f"--{switch.setting}", "-" if switch.step is None else f"{1000 * switch.step:.1f}",
-          f"{100 * switch.saved:.1f} %", switch.how] for switch in cost.switches],
-    )  # fmt: skip
+        [
+            [
+                f"--{switch.setting}",
+                "-" if switch.step is None else f"{1000 * switch.step:.1f}",
+                f"{100 * switch.saved:.1f} %",
+                switch.how,
+            ]
+            for switch in cost.switches
+        ],
+    )
 
 
 def _millions(parameters: int) -> str:
@@ -296,15 +330,29 @@ def _write_json(path: str | None, content: dict[str, Any]) -> None:
 
 ACTIONS = {
     "cost": Command(
-        CostOptions, cost,
-        ("data.name", "data.root", "teacher", "method", "steps", "teacher_config", "classes",
-         "images", "size", "json", "accelerator", "precision"),
+        CostOptions,
+        cost,
+        (
+            "data.name",
+            "data.root",
+            "teacher",
+            "method",
+            "steps",
+            "teacher_config",
+            "classes",
+            "images",
+            "size",
+            "json",
+            "accelerator",
+            "precision",
+        ),
         "aicsd benchmark cost --config cityscapes/aicsd --teacher_config cityscapes/teacher",
     ),
     "latency": Command(latency, latency, example="aicsd benchmark latency runs/teacher runs/aicsd"),
     "table": Command(table, table, example="aicsd benchmark table runs/*"),
     "methods": Command(
-        methods, methods,
+        methods,
+        methods,
         example="aicsd benchmark methods --config camvid/methods --root CAMVID --teacher TEACHER",
     ),
-}  # fmt: skip
+}

@@ -70,9 +70,14 @@ def check(
 
 
 def _check_teacher(
-    teacher: str, class_map: str | None, dataset: SegDataset, split: str, images: int, crop: int,
+    teacher: str,
+    class_map: str | None,
+    dataset: SegDataset,
+    split: str,
+    images: int,
+    crop: int,
     device: str,
-) -> None:  # fmt: skip
+) -> None:
     """Print how well a teacher fits the labels, aligned correctly and in wrong ways."""
     from aicsd.evaluation.alignment import alignment, misalignment
     from aicsd.teacher import with_classes

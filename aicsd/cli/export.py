@@ -46,11 +46,12 @@ def _parity(done: Exported, output: str) -> str:
 
 
 COMMAND = Command(
-    export, run,
+    export,
+    run,
     example="aicsd export runs/aicsd -o model.onnx",
     notes={
         "out": ", ".join(f"{known.suffix} ({known.title})" for known in FORMATS),
         "format": ", ".join(known.name for known in FORMATS),
         "size": ", ".join(known.name for known in FORMATS if known.one_size),
     },
-)  # fmt: skip
+)

@@ -14,10 +14,21 @@ from aicsd.run_config import DistillConfig, TrainConfig
 from aicsd.runs import RunFolder
 
 COMMON = (
-    "run", "resume", "data.name", "data.root", "data.batch_size", "data.augment.crop",
-    "optimizer.name", "optimizer.lr", "epochs", "seed", "accelerator", "devices", "precision",
+    "run",
+    "resume",
+    "data.name",
+    "data.root",
+    "data.batch_size",
+    "data.augment.crop",
+    "optimizer.name",
+    "optimizer.lr",
+    "epochs",
+    "seed",
+    "accelerator",
+    "devices",
+    "precision",
     "logger",
-)  # fmt: skip
+)
 NETWORK = ("backbone", "output_stride", "weights")
 
 
@@ -46,9 +57,11 @@ def _run(training: Callable[[], Any]) -> int:
         return 130
     except EndedElsewhereError:
         return 2
-    print(f"{run.path}: val mIoU {score_text(run.metrics['miou'])}, "
-          f"{run.metrics['parameters'] / 1e6:.2f} M parameters, "
-          f"{run.metrics['seconds']:.0f} s of training")  # fmt: skip
+    print(
+        f"{run.path}: val mIoU {score_text(run.metrics['miou'])}, "
+        f"{run.metrics['parameters'] / 1e6:.2f} M parameters, "
+        f"{run.metrics['seconds']:.0f} s of training"
+    )
     return 0
 
 
@@ -72,23 +85,36 @@ def _of_one_family(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str,
             kept[section] = without_other_family(held, given["family"])
             left = [f"{section}.{key}" for key in held if key not in kept[section]]
             if left:
-                print(f"aicsd: note: {section}.family {given['family']} leaves out "
-                      f"{', '.join(left)} of the config", file=sys.stderr)  # fmt: skip
+                print(
+                    f"aicsd: note: {section}.family {given['family']} leaves out "
+                    f"{', '.join(left)} of the config",
+                    file=sys.stderr,
+                )
     return kept
 
 
 TRAIN = Command(
-    TrainConfig, train, (*COMMON, "model", *(f"model.{key}" for key in NETWORK)),
+    TrainConfig,
+    train,
+    (*COMMON, "model", *(f"model.{key}" for key in NETWORK)),
     "aicsd train --config folder/teacher --data.root my_data --run runs/teacher",
-    base=_saved_config, beneath=_of_one_family,
-)  # fmt: skip
+    base=_saved_config,
+    beneath=_of_one_family,
+)
 DISTILL = Command(
-    DistillConfig, distill,
+    DistillConfig,
+    distill,
     (
-        "teacher", "teacher_classes", "method", "terms", *COMMON, "student",
+        "teacher",
+        "teacher_classes",
+        "method",
+        "terms",
+        *COMMON,
+        "student",
         *(f"student.{key}" for key in NETWORK),
     ),
     "aicsd distill --config folder/aicsd --data.root my_data --teacher runs/teacher --run runs/kd",
     notes={"method": ", ".join(list_methods())},
-    base=_saved_config, beneath=_of_one_family,
-)  # fmt: skip
+    base=_saved_config,
+    beneath=_of_one_family,
+)

@@ -26,9 +26,18 @@ def overview(program: str, description: str, commands: Mapping[str, str]) -> str
     """The help of a program that has commands: a line for each."""
     rows = [_filled(f"    {name:<11} {text}", indent=16) for name, text in commands.items()]
     return "\n".join(
-        [f"usage: {program} COMMAND ...", "", _filled(description), "", "commands:", *rows, "",
-         f"{program} COMMAND --help explains a command.", ""]
-    )  # fmt: skip
+        [
+            f"usage: {program} COMMAND ...",
+            "",
+            _filled(description),
+            "",
+            "commands:",
+            *rows,
+            "",
+            f"{program} COMMAND --help explains a command.",
+            "",
+        ]
+    )
 
 
 def command_help(program: str, command: Command, everything: bool = False) -> str:
@@ -71,8 +80,11 @@ def purpose(command: Command) -> str:
 
 def _general(command: Command) -> Iterable[Row]:
     if command.takes_config:
-        yield ("--config FILE", "YAML file, or the name of a packaged config; flags override it, "
-               "and a later file overrides an earlier one")  # fmt: skip
+        yield (
+            "--config FILE",
+            "YAML file, or the name of a packaged config; flags override it, "
+            "and a later file overrides an earlier one",
+        )
         yield PRINT_CONFIG, "print the complete config as YAML and exit"
     if command.common:
         yield EVERYTHING, "explain every option"
@@ -138,6 +150,10 @@ def _filled(text: str, indent: int = 0) -> str:
     width = min(shutil.get_terminal_size().columns, 100)
     first = text[: len(text) - len(text.lstrip())]
     return textwrap.fill(
-        text.lstrip(), max(width, COLUMN + 30), initial_indent=first,
-        subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
+        text.lstrip(),
+        max(width, COLUMN + 30),
+        initial_indent=first,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

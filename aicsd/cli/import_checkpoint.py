@@ -40,12 +40,15 @@ def import_checkpoint(
         f"{', '.join([f'{model.num_parameters() / 1e6:.2f} M parameters', *told])}"
     )
     if info["left_out"]:
-        print(f"{source}: left out, as no logit depends on them: {', '.join(info['left_out'])}",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"{source}: left out, as no logit depends on them: {', '.join(info['left_out'])}",
+            file=sys.stderr,
+        )
     return 0
 
 
 COMMAND = Command(
-    import_checkpoint, import_checkpoint,
+    import_checkpoint,
+    import_checkpoint,
     example="aicsd import NAME.pth.tar --out teacher.safetensors",
-)  # fmt: skip
+)

@@ -23,7 +23,7 @@ from aicsd.config import (
     unknown_key,
 )
 from aicsd.errors import UserError
-from aicsd.runs import renamed
+from aicsd.run_settings import renamed
 from aicsd.settings import Setting, leaves, settings_of
 from aicsd.yaml_file import read_yaml
 

@@ -13,7 +13,7 @@ def push(run: str, name: str, *, private: bool = False) -> int:
         name: user/name of the model on the hub.
         private: make a new model visible to its owner only.
     """
-    from aicsd.hub import push as put
+    from aicsd.hub_push import push as put
 
     print(put(run, name, private))
     print(f"use it: aicsd predict hf:{name} IMAGES --out DIR")

@@ -55,9 +55,13 @@ def submit(
     with progress_bar() as bar:
         task = bar.add_task("predicting", total=len(images), note="")
         write_submission(
-            server, images, split, partial(predict_ids, network, config=inference), archive,
+            server,
+            images,
+            split,
+            partial(predict_ids, network, config=inference),
+            archive,
             advance=lambda: bar.advance(task),
-        )  # fmt: skip
+        )
     print(f"{archive}: {len(images)} predictions, checked")
     return 0
 

@@ -60,10 +60,20 @@ def unpack(archive: Path, inside: str, place: Path, progress: Progress | None = 
             raise UserError(f"{archive} holds no folder {inside}; remove it and run again")
         temporary.replace(place)
     except (
-        tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError,
-        EOFError, RuntimeError, ValueError, NotImplementedError, MemoryError, IndexError,
-        OverflowError, struct.error,
-    ) as error:  # fmt: skip
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        gzip.BadGzipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        NotImplementedError,
+        MemoryError,
+        IndexError,
+        OverflowError,
+        struct.error,
+    ) as error:
         if isinstance(error, UserError):
             raise
         reason = one_line(error, 500)

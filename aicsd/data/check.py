@@ -73,8 +73,11 @@ def survey(
         dataset = open_unchecked(name, root, split, options)
     except MasksWithheldError as error:
         paths = image_paths(name, root, split, options)
-        problems = [e for e in _in_threads(_errors_of(lambda i: read_image(paths[i])), len(paths))
-                    if e is not None]  # fmt: skip
+        problems = [
+            e
+            for e in _in_threads(_errors_of(lambda i: read_image(paths[i])), len(paths))
+            if e is not None
+        ]
         note = f"only images are checked: {error}"
         return Survey(len(paths), problems, [note], Counter(), (), (), 0, ())
     return survey_dataset(dataset, decode_images)
@@ -99,9 +102,15 @@ def survey_dataset(dataset: SegDataset, decode_images: bool = False) -> Survey:
         present += found.pixels > 0
     count = len(dataset.classes.names)
     result = Survey(
-        len(dataset), problems, list(getattr(dataset, "notes", [])), sizes, dataset.classes.names,
-        tuple(pixels[:count].tolist()), int(pixels[IGNORE_INDEX]), tuple(present[:count].tolist()),
-    )  # fmt: skip
+        len(dataset),
+        problems,
+        list(getattr(dataset, "notes", [])),
+        sizes,
+        dataset.classes.names,
+        tuple(pixels[:count].tolist()),
+        int(pixels[IGNORE_INDEX]),
+        tuple(present[:count].tolist()),
+    )
     refused, notes = _meaning(result, dataset)
     notes += _turned(dataset) if decode_images else []
     return result._replace(refusals=tuple(refused), notes=[*result.notes, *notes])

@@ -166,8 +166,10 @@ def _class_id(name: Any, classes: Classes) -> int:
 
 
 def _layout(root: Path, images: str, masks: str, nested: bool) -> _Layout:
-    for name, template, words in (("images", images, ["split"]), ("masks", masks,
-                                                                  ["split", "stem"])):  # fmt: skip
+    for name, template, words in (
+        ("images", images, ["split"]),
+        ("masks", masks, ["split", "stem"]),
+    ):
         if not isinstance(template, str):
             raise UserError(f"data.options.{name} is {template!r}; it must be a path")
         for word in re.findall(r"\{(.*?)\}", template):

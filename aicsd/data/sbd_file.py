@@ -22,8 +22,17 @@ HEADER = 128
 """Bytes before the first element."""
 MATRIX, COMPRESSED = 14, 15
 NUMBERS = {
-    1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8",
-}  # fmt: skip
+    1: "i1",
+    2: "u1",
+    3: "i2",
+    4: "u2",
+    5: "i4",
+    6: "u4",
+    7: "f4",
+    9: "f8",
+    12: "i8",
+    13: "u8",
+}
 """Kind of an element -> its dtype, without byte order."""
 STRUCT = 2
 NUMERIC = range(6, 16)

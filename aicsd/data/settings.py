@@ -139,7 +139,11 @@ class DataConfig:
         if self.images is not None:
             named = {} if self.classes is None else {"classes": str(Path(self.classes).absolute())}
             return replace(
-                self, name=PHOTOS_ONLY, root=self.images, images=None, classes=None,
+                self,
+                name=PHOTOS_ONLY,
+                root=self.images,
+                images=None,
+                classes=None,
                 options={**named, **self.options},
-            )  # fmt: skip
+            )
         return replace(self, name=find_name(self.name, self.root))

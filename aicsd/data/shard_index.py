@@ -108,9 +108,12 @@ def _open(path: Path, url: str, stop: threading.Event) -> RemoteTar:
 
 def _text(file: WebFile, members: list[Member]) -> str:
     content = {
-        "format": FORMAT, "url": shown(file.url), "length": file.length, "version": file.version,
+        "format": FORMAT,
+        "url": shown(file.url),
+        "length": file.length,
+        "version": file.version,
         "members": members,
-    }  # fmt: skip
+    }
     return json.dumps(content, separators=(",", ":"))
 
 

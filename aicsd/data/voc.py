@@ -39,10 +39,28 @@ def voc_color(class_id: int) -> Color:
 
 
 NAMES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
-    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
-    "train", "tvmonitor",
-)  # fmt: skip
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
 CLASSES = Classes(NAMES, tuple(voc_color(class_id) for class_id in range(len(NAMES))))
 COUNTS = {"train": 1464, "val": 1449, "trainval": 2913, "trainaug": 10582, "test": 1456}
 """Images of the splits."""

@@ -101,8 +101,10 @@ def _read(url: str, offset: int, size: int, known: WebFile | None) -> tuple[byte
 def _answer(url: str, first: int, last: int) -> http.client.HTTPResponse:
     """The answer to a request for bytes ``first`` to ``last``, behind redirects."""
     headers = {
-        "User-Agent": "aicsd", "Accept-Encoding": "identity", "Range": f"bytes={first}-{last}",
-    }  # fmt: skip
+        "User-Agent": "aicsd",
+        "Accept-Encoding": "identity",
+        "Range": f"bytes={first}-{last}",
+    }
     place = _here.places().get(url, url)
     is_new = place == url
     for _ in range(REDIRECTS + 1):

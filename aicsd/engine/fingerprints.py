@@ -11,7 +11,8 @@ from aicsd.data.protocol import SegDataset, Splits
 from aicsd.data.wrappers import spread
 from aicsd.errors import UserError
 from aicsd.files import read_json, write_text
-from aicsd.runs import RunFolder, against_divergence, flatten
+from aicsd.run_settings import against_divergence, flatten
+from aicsd.runs import RunFolder
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import fingerprint
 

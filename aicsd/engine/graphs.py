@@ -52,9 +52,11 @@ class StudentGraph:
         self._names: list[str] = []
         kept = [buffer.clone() for buffer in student.buffers()]
         self._flat: Any = torch.cuda.make_graphed_callables(
-            _Flat(student, self._names), (image.clone(),), num_warmup_iters=WARM_UP,
+            _Flat(student, self._names),
+            (image.clone(),),
+            num_warmup_iters=WARM_UP,
             allow_unused_input=True,
-        )  # fmt: skip
+        )
         for buffer, before in zip(student.buffers(), kept, strict=True):
             buffer.copy_(before)
 

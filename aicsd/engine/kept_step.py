@@ -138,10 +138,11 @@ def keep_step(
     worst = next((part for part in parts if part.cause), parts[0])
     values = ", ".join(f"{name} = {value:g}" for name, value in worst.values.items())
     advice = (
-        "Give it another teacher" if worst.cause == TEACHER
+        "Give it another teacher"
+        if worst.cause == TEACHER
         else "Lower optimizer.lr or a weight, set optimizer.clip or optimizer.skip_nonfinite, and "
         "continue with --resume and that flag"
-    )  # fmt: skip
+    )
     return UserError(
         f"the loss is no longer finite at step {step + 1} of {total} ({values}; "
         f"{worst.cause or 'not so when it was repeated'}; images {_listed(worst.names)}). "

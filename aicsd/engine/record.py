@@ -65,9 +65,14 @@ class RunRecord:
         share = -(-len(self.val_data) // self.fabric.world_size)
         with logger.counting(what, share) as advance:
             return evaluate(
-                model, self.val_data, workers=data.workers, short_side=short_side,
-                per_image=per_image, advance=advance, cut=self._say_once,
-            )  # fmt: skip
+                model,
+                self.val_data,
+                workers=data.workers,
+                short_side=short_side,
+                per_image=per_image,
+                advance=advance,
+                cut=self._say_once,
+            )
 
     def validate(self, logger: RunLogger) -> Metrics:
         """Metrics of the student, logged; the best student so far is kept."""

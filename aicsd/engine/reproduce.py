@@ -60,8 +60,9 @@ def differences(run: RunFolder, other: RunFolder) -> Iterator[str]:
     """How two finished runs differ: inputs, the first line of the log, figures, weights."""
     if run.inputs.is_file() and other.inputs.is_file():
         before, now = read_json(run.inputs), read_json(other.inputs)
-        changed = [key for key in sorted(before.keys() | now.keys())
-                   if before.get(key) != now.get(key)]  # fmt: skip
+        changed = [
+            key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)
+        ]
         if changed:
             yield f"inputs: another {', '.join(changed)}"
     yield from _first_line(run, other)
@@ -83,8 +84,10 @@ def _first_line(run: RunFolder, other: RunFolder) -> Iterator[str]:
         first, second = (each.get(step, {}) for each in lines)
         for key in sorted(first.keys() | second.keys()):
             if first.get(key) != second.get(key):
-                yield (f"{run.metrics.name}: first at step {step}, where {key} was "
-                       f"{first.get(key)} and is {second.get(key)}")  # fmt: skip
+                yield (
+                    f"{run.metrics.name}: first at step {step}, where {key} was "
+                    f"{first.get(key)} and is {second.get(key)}"
+                )
                 return
 
 
@@ -104,18 +107,25 @@ def _weights(name: str, one: Path, two: Path) -> Iterator[str]:
     different = _different(first, second)
     if different:
         furthest = max(
-            (float((first[key].double() - second[key].double()).abs().max())
-             for key in different if key in first and key in second
-             and first[key].shape == second[key].shape), default=float("nan"),
-        )  # fmt: skip
-        yield (f"weights of {name}: {len(different)} of {len(first)} tensors, first "
-               f"{different[0]}, by {furthest:.3g} at most")  # fmt: skip
+            (
+                float((first[key].double() - second[key].double()).abs().max())
+                for key in different
+                if key in first and key in second and first[key].shape == second[key].shape
+            ),
+            default=float("nan"),
+        )
+        yield (
+            f"weights of {name}: {len(different)} of {len(first)} tensors, first "
+            f"{different[0]}, by {furthest:.3g} at most"
+        )
 
 
 def _different(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> list[str]:
-    return [key for key in {**first, **second}
-            if key not in first or key not in second
-            or not torch.equal(first[key], second[key])]  # fmt: skip
+    return [
+        key
+        for key in {**first, **second}
+        if key not in first or key not in second or not torch.equal(first[key], second[key])
+    ]
 
 
 def _short(value: object) -> str:

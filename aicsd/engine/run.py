@@ -268,8 +268,12 @@ def _train_together(
     for remark in remarks:
         _say(fabric, folder, remark)
     if longer:
-        _say(fabric, folder, f"continues to {config.epochs} epochs: from here on the learning rate "
-             "and the weights of the terms follow the schedule of that many")  # fmt: skip
+        _say(
+            fabric,
+            folder,
+            f"continues to {config.epochs} epochs: from here on the learning rate "
+            "and the weights of the terms follow the schedule of that many",
+        )
     if fabric.is_global_zero:
         changed = changed_settings(folder, asdict(config)) if config.resume else {}
         if longer:

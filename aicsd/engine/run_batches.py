@@ -22,9 +22,14 @@ def plan_run(config: FitConfig, train: SegDataset, rank: int = 0, world: int = 1
         UserError: too few images for a batch of each process, or for a step.
     """
     return plan_batches(
-        len(epoch_indices(train, config.data)), config.data, config.seed, config.epochs,
-        config.optimizer.accumulate, rank, world,
-    )  # fmt: skip
+        len(epoch_indices(train, config.data)),
+        config.data,
+        config.seed,
+        config.epochs,
+        config.optimizer.accumulate,
+        rank,
+        world,
+    )
 
 
 class RunBatches(NamedTuple):
@@ -59,7 +64,10 @@ class RunBatches(NamedTuple):
 
     def _load(self, plan: TrainBatches, workers: int) -> Iterator[Batch]:
         return train_loader(
-            self.data, replace(self.config.data, workers=workers), plan,
-            pin_memory=self.fabric.device.type == "cuda", protocol=self.config.protocol,
+            self.data,
+            replace(self.config.data, workers=workers),
+            plan,
+            pin_memory=self.fabric.device.type == "cuda",
+            protocol=self.config.protocol,
             color=self.color,
-        )  # fmt: skip
+        )

@@ -151,9 +151,11 @@ def _update(training: Training) -> None:
     if training.settings.clip:
         # 16-mixed finds its loss scale by steps with infinite gradients, which it skips
         training.fabric.clip_gradients(
-            training.model, training.optimizer, max_norm=training.settings.clip,
+            training.model,
+            training.optimizer,
+            max_norm=training.settings.clip,
             error_if_nonfinite=False,
-        )  # fmt: skip
+        )
     training.optimizer.step()
     if training.average is not None:
         training.average.update_parameters(training.distiller.student)

@@ -94,9 +94,13 @@ class _WandB:
 
         self._wandb: Any = wandb
         self._run: Any = wandb.init(
-            project=PROJECT, name=run.name, dir=str(run), config=dict(settings),
-            id=_known_id(run, "wandb"), resume="allow",
-        )  # fmt: skip
+            project=PROJECT,
+            name=run.name,
+            dir=str(run),
+            config=dict(settings),
+            id=_known_id(run, "wandb"),
+            resume="allow",
+        )
         _keep_id(run, "wandb", self._run.id)
         # a resumed run repeats steps that were logged before the cut; W&B refuses those of its
         # own counter, not those of an axis

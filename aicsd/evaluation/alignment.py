@@ -21,7 +21,7 @@ from aicsd.errors import UserError
 from aicsd.evaluation.metrics import confusion_counts, metrics_from_confusion
 from aicsd.images import UInt8Array
 from aicsd.models import InputSpec, Segmenter, predict_ids
-from aicsd.models.segmenter import IMAGENET
+from aicsd.models.input_spec import IMAGENET
 
 SHIFTS = (1, 2)
 """Pixels by which predictions are moved."""
@@ -106,10 +106,13 @@ def alignment(
         if advance is not None:
             advance()
     return [
-        Variant(name, metrics_from_confusion(total, dataset.classes.names, images).miou,
-                name not in (AS_IT_IS, CROPS))
+        Variant(
+            name,
+            metrics_from_confusion(total, dataset.classes.names, images).miou,
+            name not in (AS_IT_IS, CROPS),
+        )
         for name, total in totals.items()
-    ]  # fmt: skip
+    ]
 
 
 def misalignment(variants: list[Variant], gain: float = 0.0) -> str | None:

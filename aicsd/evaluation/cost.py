@@ -48,11 +48,15 @@ def measure_costs(models: Mapping[str, Segmenter], height: int, width: int) -> d
     seconds = time_passes(models, image, REPEATS, ENOUGH_SECONDS)
     return {
         name: PassCost(
-            model.num_parameters(), gmacs(model, width, height), 1000 * min(seconds[name]),
-            height, width, model.device.type,
+            model.num_parameters(),
+            gmacs(model, width, height),
+            1000 * min(seconds[name]),
+            height,
+            width,
+            model.device.type,
         )
         for name, model in models.items()
-    }  # fmt: skip
+    }
 
 
 def gmacs(model: Segmenter, width: int, height: int) -> float | None:

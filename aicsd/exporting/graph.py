@@ -89,10 +89,11 @@ def file_size(model: Segmenter, size: tuple[int, int] | None) -> tuple[int, int]
         height, width = size
         fixed = model.input.size
         rule = (
-            f"{fixed[1]}x{fixed[0]} alone" if fixed
+            f"{fixed[1]}x{fixed[0]} alone"
+            if fixed
             else f"sides of {smallest_side(model)} pixels or more, multiples of "
             f"{model.input.multiple}"
-        )  # fmt: skip
+        )
         raise UserError(f"size is {width}x{height}; the network takes {rule}")
     return size
 
@@ -118,10 +119,12 @@ def trace(
     images = torch.zeros((2, *model.input.fit(TRACED), 3), dtype=torch.uint8)
     with torch.no_grad(), any_size_pooling():
         return torch.export.export(
-            graph, (images,), dynamic_shapes=(sizes,),
+            graph,
+            (images,),
+            dynamic_shapes=(sizes,),
             # that two maps differ in size holds from smallest_side on, but is not proven by itself
             prefer_deferred_runtime_asserts_over_guards=True,
-        )  # fmt: skip
+        )
 
 
 def describe(

@@ -21,7 +21,7 @@ from aicsd.formats.base import (
     quiet,
     require,
     unreadable,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     import torch
@@ -64,13 +64,18 @@ def _write(program: torch.export.ExportedProgram, path: Path, about: About) -> N
         tools = require("coremltools", "mobile")
         height, width = _size(program)
         model = tools.convert(
-            _on_photos(program), convert_to="mlprogram",
+            _on_photos(program),
+            convert_to="mlprogram",
             minimum_deployment_target=tools.target.iOS16,
-            inputs=[tools.ImageType(INPUT_NAME, (1, 3, height, width),
-                                    color_layout=tools.colorlayout.RGB)],
+            inputs=[
+                tools.ImageType(
+                    INPUT_NAME, (1, 3, height, width), color_layout=tools.colorlayout.RGB
+                )
+            ],
             outputs=[tools.TensorType("labels" if about["output"] == "labels" else "logits")],
-            compute_precision=tools.precision.FLOAT32, skip_model_load=True,
-        )  # fmt: skip
+            compute_precision=tools.precision.FLOAT32,
+            skip_model_load=True,
+        )
         model.user_defined_metadata[ABOUT_KEY] = json.dumps(about)
         model.save(str(path))
 
@@ -120,8 +125,16 @@ def _check_structure(path: Path, about: About) -> None:
 
 
 FORMAT = Format(
-    "coreml", ".mlpackage", "Core ML", _write, _read,
-    libraries=("coremltools",), extra="mobile", one_size=True, folder=True,
-    runs=_runs, checked=_check_structure,
+    "coreml",
+    ".mlpackage",
+    "Core ML",
+    _write,
+    _read,
+    libraries=("coremltools",),
+    extra="mobile",
+    one_size=True,
+    folder=True,
+    runs=_runs,
+    checked=_check_structure,
     int8_note="Core ML measures the ranges of activations on macOS alone",
-)  # fmt: skip
+)

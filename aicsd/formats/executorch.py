@@ -20,7 +20,7 @@ from aicsd.formats.base import (
     quiet,
     require,
     unreadable,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     import torch
@@ -34,10 +34,11 @@ def _write(program: torch.export.ExportedProgram, path: Path, about: About) -> N
         exir = require("executorch.exir", "mobile")
         xnnpack = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", "mobile")
         edge = exir.to_edge_transform_and_lower(
-            program, partitioner=[xnnpack.XnnpackPartitioner()],
+            program,
+            partitioner=[xnnpack.XnnpackPartitioner()],
             # a method without inputs that returns the description
             constant_methods={ABOUT_KEY: json.dumps(about)},
-        )  # fmt: skip
+        )
         path.write_bytes(edge.to_executorch().buffer)
 
 
@@ -92,7 +93,14 @@ def _quantize(exported: Exported, target: Path, images: Iterator[Images], about:
 
 
 FORMAT = Format(
-    "executorch", ".pte", "ExecuTorch", _write, _read,
-    libraries=("executorch",), extra="mobile", quantize=_quantize, int8_libraries=("torchao",),
+    "executorch",
+    ".pte",
+    "ExecuTorch",
+    _write,
+    _read,
+    libraries=("executorch",),
+    extra="mobile",
+    quantize=_quantize,
+    int8_libraries=("torchao",),
     one_size=True,
-)  # fmt: skip
+)

@@ -22,7 +22,7 @@ from aicsd.formats.base import (
     quiet,
     require,
     unreadable,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     import torch
@@ -65,8 +65,10 @@ def _without_expand(module: torch.fx.GraphModule) -> torch.fx.GraphModule:
     graph = module.graph
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.expand.default):
         source, sizes = node.args[:2]
-        shape = [held if side == -1 else side
-                 for side, held in zip(sizes, source.meta["val"].shape, strict=True)]  # fmt: skip
+        shape = [
+            held if side == -1 else side
+            for side, held in zip(sizes, source.meta["val"].shape, strict=True)
+        ]
         with graph.inserting_before(node):
             zeros = graph.call_function(torch.ops.aten.zeros.default, (shape,))
             node.replace_all_uses_with(
@@ -162,7 +164,14 @@ def _quantize(exported: Exported, target: Path, images: Iterator[Images], about:
 
 
 FORMAT = Format(
-    "litert", ".tflite", "LiteRT", _write, _read,
-    libraries=("litert_torch", "ai_edge_litert"), extra="litert", quantize=_quantize,
-    int8_libraries=("ai_edge_quantizer",), one_size=True,
-)  # fmt: skip
+    "litert",
+    ".tflite",
+    "LiteRT",
+    _write,
+    _read,
+    libraries=("litert_torch", "ai_edge_litert"),
+    extra="litert",
+    quantize=_quantize,
+    int8_libraries=("ai_edge_quantizer",),
+    one_size=True,
+)

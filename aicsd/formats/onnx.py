@@ -26,15 +26,20 @@ from aicsd.formats.base import (
     known,
     require,
     unreadable,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     import torch
 
 QUANTIZED = ("Conv", "Relu", "Clip", "Add", "Concat", "Resize")
 """Operators with INT8 kernels in ONNX Runtime; pooling over the whole image stays in float."""
-TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(int64)": "int64",
-         "tensor(int32)": "int32", "tensor(float16)": "float16"}  # fmt: skip
+TYPES = {
+    "tensor(uint8)": "uint8",
+    "tensor(float)": "float32",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(float16)": "float16",
+}
 
 
 def to_onnx(program: torch.export.ExportedProgram, output: str) -> Any:
@@ -46,9 +51,13 @@ def to_onnx(program: torch.export.ExportedProgram, output: str) -> Any:
     with warnings.catch_warnings(), contextlib.redirect_stdout(silent):
         warnings.simplefilter("ignore")
         exported = torch.onnx.export(
-            program, dynamo=True, verbose=False, opset_version=OPSET,
-            input_names=[INPUT_NAME], output_names=["labels" if output == "labels" else "logits"],
-        )  # fmt: skip
+            program,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[INPUT_NAME],
+            output_names=["labels" if output == "labels" else "logits"],
+        )
     assert exported is not None
     model = exported.model_proto
     _forget_sources(model.graph)
@@ -57,8 +66,14 @@ def to_onnx(program: torch.export.ExportedProgram, output: str) -> Any:
 
 def _forget_sources(graph: Any) -> None:
     """Drop the stack traces that the exporter adds: they name folders of this machine."""
-    for held in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output,
-                 *graph.initializer):  # fmt: skip
+    for held in (
+        graph,
+        *graph.node,
+        *graph.value_info,
+        *graph.input,
+        *graph.output,
+        *graph.initializer,
+    ):
         del held.metadata_props[:]
         held.doc_string = ""
 
@@ -138,14 +153,16 @@ def _quantize(exported: Exported, target: Path, images: Iterator[Images], about:
     logging.root.setLevel(logging.ERROR)  # it advises on standard error, through the root logger
     try:
         tools.quantize_static(
-            model, target, _Reader(images),
+            model,
+            target,
+            _Reader(images),
             quant_format=tools.QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTIZED),
             nodes_to_exclude=[_normalization(model.graph), *_last_resize(model.graph)],
             per_channel=True,
             activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8,
-        )  # fmt: skip
+        )
     finally:
         logging.root.setLevel(level)
     _save(onnx.load(target), target, about)
@@ -166,6 +183,11 @@ def _last_resize(graph: Any) -> list[str]:
 
 
 FORMAT = Format(
-    "onnx", ".onnx", "ONNX Runtime", _write, _read,
-    libraries=("onnx", "onnxscript", "onnxruntime"), quantize=_quantize,
-)  # fmt: skip
+    "onnx",
+    ".onnx",
+    "ONNX Runtime",
+    _write,
+    _read,
+    libraries=("onnx", "onnxscript", "onnxruntime"),
+    quantize=_quantize,
+)

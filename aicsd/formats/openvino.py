@@ -24,7 +24,7 @@ from aicsd.formats.base import (
     Port,
     require,
     unreadable,
-)  # fmt: skip
+)
 from aicsd.formats.onnx import to_onnx
 
 if TYPE_CHECKING:
@@ -65,10 +65,14 @@ def _read(path: Path, threads: int) -> Graph:
         model = core.read_model(path)
         # processors with bfloat16 would round to it, and no longer give the exported logits
         compiled = core.compile_model(
-            model, "CPU",
-            {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY",
-             "INFERENCE_NUM_THREADS": threads},
-        )  # fmt: skip
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": "f32",
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": threads,
+            },
+        )
         described = model.has_rt_info([ABOUT_KEY])
         about = model.get_rt_info([ABOUT_KEY]).astype(str) if described else ""
         inputs, outputs = (
@@ -118,7 +122,13 @@ def _quantize(exported: Exported, target: Path, images: Iterator[Images], about:
 
 
 FORMAT = Format(
-    "openvino", ".xml", "OpenVINO", _write, _read,
-    libraries=("onnx", "onnxscript", "openvino"), companions=(".bin",),
-    quantize=_quantize, int8_libraries=("nncf",),
-)  # fmt: skip
+    "openvino",
+    ".xml",
+    "OpenVINO",
+    _write,
+    _read,
+    libraries=("onnx", "onnxscript", "openvino"),
+    companions=(".bin",),
+    quantize=_quantize,
+    int8_libraries=("nncf",),
+)

@@ -43,6 +43,11 @@ def _trusted(path: Path, _: int) -> Graph:
 
 
 FORMAT = Format(
-    "torch", ".pt2", "torch.export", _write, _refuse, trusted=_trusted,
+    "torch",
+    ".pt2",
+    "torch.export",
+    _write,
+    _refuse,
+    trusted=_trusted,
     int8_note="its programs stay in float",
-)  # fmt: skip
+)

@@ -55,8 +55,13 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *(f"{name}_loss" for name in list_losses()),
-                   *(loss_class(name).__name__ for name in list_losses())})  # fmt: skip
+    return sorted(
+        {
+            *globals(),
+            *(f"{name}_loss" for name in list_losses()),
+            *(loss_class(name).__name__ for name in list_losses()),
+        }
+    )
 
 
 def list_losses() -> list[str]:

@@ -315,11 +315,13 @@ def _check_common(where: str, term: TermRecipe) -> None:
     if not is_number or not 0 <= term.weight < float("inf"):
         raise UserError(f"{where}: weight is {term.weight!r}; it is a number of 0 or above")
     if term.schedule not in list(SCHEDULES):
-        raise UserError(f"{where}: unknown schedule {term.schedule!r}"
-                        f"{suggest(str(term.schedule), SCHEDULES)}")  # fmt: skip
+        raise UserError(
+            f"{where}: unknown schedule {term.schedule!r}{suggest(str(term.schedule), SCHEDULES)}"
+        )
     if term.adapter not in list(ADAPTERS):
-        raise UserError(f"{where}: unknown adapter {term.adapter!r}"
-                        f"{suggest(str(term.adapter), ADAPTERS)}")  # fmt: skip
+        raise UserError(
+            f"{where}: unknown adapter {term.adapter!r}{suggest(str(term.adapter), ADAPTERS)}"
+        )
     if term.adapter != IDENTITY and not term.contract.needs_teacher:
         raise UserError(f"{where}: adapter is {term.adapter!r}, but the term has no teacher's map")
 

@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from aicsd.models.build import build_model, without_names, wrap_module
     from aicsd.models.deeplabv3plus import DeepLabV3Plus
     from aicsd.models.inference import InferenceConfig, image_batch, infer, predict_ids
+    from aicsd.models.input_spec import InputSpec
     from aicsd.models.load import is_there, load_model
     from aicsd.models.maps import MapInfo, as_output, class_ids, evaluating, map_named, resize
     from aicsd.models.model_file import save_model
-    from aicsd.models.segmenter import InputSpec, Origin, Segmenter
+    from aicsd.models.segmenter import Origin, Segmenter
     from aicsd.models.settings import ModelConfig
     from aicsd.models.sources.released import import_checkpoint
     from aicsd.models.taps import Tap, Tapped
@@ -25,11 +26,12 @@ _HOMES = {
     "aicsd.models.load": ("is_there", "load_model"),
     "aicsd.models.maps": ("MapInfo", "as_output", "class_ids", "evaluating", "map_named", "resize"),
     "aicsd.models.model_file": ("save_model",),
-    "aicsd.models.segmenter": ("InputSpec", "Origin", "Segmenter"),
+    "aicsd.models.input_spec": ("InputSpec",),
+    "aicsd.models.segmenter": ("Origin", "Segmenter"),
     "aicsd.models.settings": ("ModelConfig",),
     "aicsd.models.sources.released": ("import_checkpoint",),
     "aicsd.models.taps": ("Tap", "Tapped"),
-}  # fmt: skip
+}
 """Module -> the names of this package that live in it; settings are read without PyTorch."""
 
 __all__ = [

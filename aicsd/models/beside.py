@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from aicsd.data.classes_file import distinct_color, read_classes
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError, one_line, suggest
-from aicsd.models.segmenter import IMAGENET, InputSpec
+from aicsd.models.input_spec import IMAGENET, InputSpec
 from aicsd.yaml_file import read_yaml
 
 KEYS = ("classes", "mean", "std", "scale", "bgr", "align_corners", "window")
@@ -48,10 +48,12 @@ def read_beside(path: Path) -> Beside:
             raise UserError(f"description {place}: unknown key {key!r}{suggest(key, KEYS)}")
     try:
         spec = InputSpec(
-            _three(found.get("mean", IMAGENET.mean)), _three(found.get("std", IMAGENET.std)),
-            float(found.get("scale", IMAGENET.scale)), bgr=_flag(found.get("bgr", False)),
+            _three(found.get("mean", IMAGENET.mean)),
+            _three(found.get("std", IMAGENET.std)),
+            float(found.get("scale", IMAGENET.scale)),
+            bgr=_flag(found.get("bgr", False)),
             window=int(found.get("window", 0)),
-        )  # fmt: skip
+        )
         if min(spec.std) <= 0 or spec.scale <= 0 or spec.window < 0:
             raise ValueError("std and scale must be above 0, window 0 or more")
         aligned = _flag(found.get("align_corners", False))

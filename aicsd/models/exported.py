@@ -17,8 +17,9 @@ from aicsd.errors import UserError, one_line
 from aicsd.formats import find_format
 from aicsd.formats.base import Graph, Port, unreadable
 from aicsd.models.beside import beside, read_beside
+from aicsd.models.input_spec import IMAGENET, InputSpec
 from aicsd.models.one_size import RESIZINGS
-from aicsd.models.segmenter import IMAGENET, InputSpec, Segmenter
+from aicsd.models.segmenter import Segmenter
 
 ABOUT_FORMAT = 1
 RAW = InputSpec((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), scale=1.0)
@@ -95,11 +96,13 @@ def _described(path: Path, graph: Graph) -> ExportedSegmenter:
         if output not in ("logits", "native", "labels"):
             raise ValueError(f"output {output!r}")
         spec = RAW._replace(
-            multiple=int(about.get("multiple", 1)), window=int(about.get("window", 0)),
+            multiple=int(about.get("multiple", 1)),
+            window=int(about.get("window", 0)),
             size=None if size is None else (int(size[0]), int(size[1])),
             mean=tuple(map(float, about["padding"])) if "padding" in about else RAW.mean,
-            bicubic=bool(about.get("bicubic", False)), resizing=about.get("resizing", "stretch"),
-        )  # fmt: skip
+            bicubic=bool(about.get("bicubic", False)),
+            resizing=about.get("resizing", "stretch"),
+        )
         if spec.resizing not in RESIZINGS:
             raise ValueError(f"resizing {spec.resizing!r}")
         parameters = int(about.get("parameters", graph.parameters))

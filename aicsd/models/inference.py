@@ -30,8 +30,16 @@ from aicsd.models.views import (
 if TYPE_CHECKING:
     from aicsd.models.segmenter import Segmenter
 
-__all__ = ["InferenceConfig", "NotEnoughMemoryError", "image_batch", "infer", "infer_or_cut",
-           "memory_for", "predict_ids", "window_starts"]  # fmt: skip
+__all__ = [
+    "InferenceConfig",
+    "NotEnoughMemoryError",
+    "image_batch",
+    "infer",
+    "infer_or_cut",
+    "memory_for",
+    "predict_ids",
+    "window_starts",
+]
 
 
 _FREED = FreedMemory()  # one, as the process has one heap

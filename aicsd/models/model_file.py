@@ -12,8 +12,9 @@ from torch import Tensor
 
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
+from aicsd.models.input_spec import InputSpec
 from aicsd.models.one_size import RESIZINGS
-from aicsd.models.segmenter import InputSpec, Segmenter
+from aicsd.models.segmenter import Segmenter
 from aicsd.tensor_files import read_tensors, write_tensors
 
 HEADER_KEY = "aicsd"

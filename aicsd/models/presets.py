@@ -6,8 +6,10 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
     "small": {
-        "family": "lraspp", "backbone": "mobilenetv2_050", "weights": "imagenet",
+        "family": "lraspp",
+        "backbone": "mobilenetv2_050",
+        "weights": "imagenet",
         "options": {"channels": 128},
     },
-}  # fmt: skip
+}
 """Name -> keys of ``ModelConfig``."""

@@ -18,63 +18,16 @@ from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.images import UInt8Array, read_image
 from aicsd.models.inference import InferenceConfig, image_batch, predict_ids
+from aicsd.models.input_spec import IMAGENET, InputSpec
 from aicsd.models.maps import LOGITS, MapInfo, as_output, evaluating, resize
-from aicsd.models.one_size import Resizing, run_in_one_size
+from aicsd.models.one_size import run_in_one_size
 from aicsd.runs import MODEL_FILE, RunFolder
 from aicsd.types import SegOutput
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 HUB_NAME = r"[\w.-]+/[\w.-]+(@[\w./-]+)?"
 """``user/name``, or ``user/name@revision``."""
 MEASURED_SIDE = 128
 """Side in pixels of the image on which maps are measured."""
-
-
-class InputSpec(NamedTuple):
-    """What a network wants of an image: (pixel * scale - mean) / std, channel by channel."""
-
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    """In RGB order."""
-    std: tuple[float, ...] = IMAGENET_STD
-    """In RGB order."""
-    scale: float = 1 / 255
-    """Factor on pixels of 0 to 255, before the mean is subtracted."""
-    bgr: bool = False
-    """Whether the network takes the channels in the order blue, green, red."""
-    multiple: int = 1
-    """Number that both sides must be multiples of; others are padded by the mean colour."""
-    least: int = 1
-    """Smallest side of an image; a smaller one is padded too."""
-    size: tuple[int, int] | None = None
-    """(H, W) that a network takes if it takes no other; images are resized to it."""
-    window: int = 0
-    """Side in pixels of the windows that larger images are cut into; 0 takes them whole."""
-    bicubic: bool = False
-    """Whether images are resized to ``size`` bicubically, and not bilinearly."""
-    resizing: Resizing = "stretch"
-    """How images of another shape are brought to ``size``."""
-
-    @property
-    def color(self) -> tuple[int, int, int]:
-        """The mean colour, RGB, which normalisation makes 0: what padding is filled with."""
-        red, green, blue = (min(max(round(value / self.scale), 0), 255) for value in self.mean)
-        return red, green, blue
-
-    @property
-    def takes_any(self) -> bool:
-        """Whether the network takes images of every size as they are."""
-        return self.multiple == 1 and self.least == 1 and self.size is None
-
-    def fit(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) that the network gets for an image of ``size``."""
-        height, width = (
-            math.ceil(max(side, self.least) / self.multiple) * self.multiple for side in size
-        )
-        return self.size or (height, width)
-
-
-IMAGENET = InputSpec()
 NAMES_SHOWN = 4
 """Classes that a network names when it is printed."""
 
@@ -181,9 +134,14 @@ class Segmenter(nn.Module):
         if maps:
             maps[LOGITS] = MapInfo(len(classes.names), maps[LOGITS].stride)
         model = Segmenter(
-            net, classes, self.input, maps=maps,
-            align_corners=self.align_corners, min_batch=self.min_batch, of_masks=self.of_masks,
-        )  # fmt: skip
+            net,
+            classes,
+            self.input,
+            maps=maps,
+            align_corners=self.align_corners,
+            min_batch=self.min_batch,
+            of_masks=self.of_masks,
+        )
         return model.to(self.device)
 
     def with_input(self, input: InputSpec) -> Segmenter:
@@ -191,10 +149,16 @@ class Segmenter(nn.Module):
         if input == self.input:
             return self
         return Segmenter(
-            self.net, self.classes, input, maps=self._maps, align_corners=self.align_corners,
-            backbone=self.backbone, min_batch=self.min_batch, of_masks=self.of_masks,
+            self.net,
+            self.classes,
+            input,
+            maps=self._maps,
+            align_corners=self.align_corners,
+            backbone=self.backbone,
+            min_batch=self.min_batch,
+            of_masks=self.of_masks,
             origin=self.origin,
-        )  # fmt: skip
+        )
 
     def forward(self, image: Tensor) -> SegOutput:
         """(B, 3, H, W) uint8 RGB -> logits at the network's own resolution, and features."""
@@ -203,9 +167,13 @@ class Segmenter(nn.Module):
             output = self._prepared(image)
         else:
             output = run_in_one_size(
-                self._prepared, image, size, spec.resizing,
-                bicubic=spec.bicubic, of_masks=self.of_masks,
-            )  # fmt: skip
+                self._prepared,
+                image,
+                size,
+                spec.resizing,
+                bicubic=spec.bicubic,
+                of_masks=self.of_masks,
+            )
         if not self.of_masks:
             return output
         return output._replace(logits=output.logits.log_softmax(dim=1))
@@ -252,8 +220,10 @@ class Segmenter(nn.Module):
         the padded image, ``exact`` maps are resized to the pixels before they are cut; others keep
         that cell.
         """
-        shown = [side * cells / whole for side, cells, whole in zip(
-            size, maps.shape[-2:], padded, strict=True)]  # fmt: skip
+        shown = [
+            side * cells / whole
+            for side, cells, whole in zip(size, maps.shape[-2:], padded, strict=True)
+        ]
         if exact and (self.align_corners or not all(cells.is_integer() for cells in shown)):
             return resize(maps, padded, self.align_corners)[..., : size[0], : size[1]]
         rows, columns = (math.ceil(cells) for cells in shown)
@@ -350,11 +320,11 @@ class Segmenter(nn.Module):
         Raises:
             UserError: no login (``hf auth login``), no access or no network.
         """
-        from aicsd import hub
+        from aicsd.hub_push import NetworkFacts, push_file
 
-        facts = hub.NetworkFacts(self.name, self.classes.names, self.num_parameters())
+        facts = NetworkFacts(self.name, self.classes.names, self.num_parameters())
         with TemporaryDirectory() as folder:
-            return hub.push_file(self.save_pretrained(folder), name, facts, private)
+            return push_file(self.save_pretrained(folder), name, facts, private)
 
     def backbone_parameters(self) -> list[nn.Parameter]:
         """Parameters of the declared backbone; none if the network declares none."""

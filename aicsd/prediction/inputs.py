@@ -12,8 +12,12 @@ from aicsd.errors import UserError
 from aicsd.images import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_image, is_video, list_images
 from aicsd.prediction.settings import PredictConfig
 
-ENDS = {"ids": ".png", "overlay": "_overlay.png", "color": "_color.png",
-        "probabilities": "_probabilities.npy"}  # fmt: skip
+ENDS = {
+    "ids": ".png",
+    "overlay": "_overlay.png",
+    "color": "_color.png",
+    "probabilities": "_probabilities.npy",
+}
 VIDEO_ENDS = {"ids": "", "overlay": "_overlay.mp4", "color": "_color.mp4"}
 """The ids of a video are a folder of PNGs, one a frame."""
 

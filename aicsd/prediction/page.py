@@ -151,9 +151,7 @@ def disagreeing_pairs(
         titles: titles of the two networks.
     """
     differs = one != other
-    pairs, counts = np.unique(
-        np.stack([one[differs], other[differs]]), axis=1, return_counts=True
-    )  # fmt: skip
+    pairs, counts = np.unique(np.stack([one[differs], other[differs]]), axis=1, return_counts=True)
     lines = [f"They disagree on {100 * differs.mean():.1f}&nbsp;% of the pixels."]
     for place in np.argsort(-counts, kind="stable")[:PAIRS_LISTED]:
         said = (
@@ -201,8 +199,13 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
 
     with gradio.Blocks(title="aicsd", analytics_enabled=False, delete_cache=KEPT) as page:
         with gradio.Row():
-            source = gradio.Image(type="numpy", image_mode="RGB", sources=["upload", "clipboard"],
-                                  label="image", height=320)  # fmt: skip
+            source = gradio.Image(
+                type="numpy",
+                image_mode="RGB",
+                sources=["upload", "clipboard"],
+                label="image",
+                height=320,
+            )
             source.preprocess = refusing(read, gradio.Error)
             opacity = gradio.Slider(0, 1, 0.5, step=0.05, label="opacity of the class colours")
         results: list[Any] = []
@@ -211,23 +214,31 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
                 with gradio.Column():
                     gradio.Markdown(f"### {name}{_size_of(model)}")
                     results += [
-                        gradio.Image(label="classes", format="png", interactive=False,
-                                     buttons=BUTTONS),
+                        gradio.Image(
+                            label="classes", format="png", interactive=False, buttons=BUTTONS
+                        ),
                         gradio.Markdown(),
                         gradio.HTML(),
-                        gradio.Image(label="inter-class similarity", show_label=False,
-                                     format="png", interactive=False, buttons=BUTTONS),
-                    ]  # fmt: skip
+                        gradio.Image(
+                            label="inter-class similarity",
+                            show_label=False,
+                            format="png",
+                            interactive=False,
+                            buttons=BUTTONS,
+                        ),
+                    ]
             if compares:
                 with gradio.Column():
                     gradio.Markdown("### where they disagree")
                     results += [
-                        gradio.Image(label="disagreement", format="png", interactive=False,
-                                     buttons=BUTTONS),
+                        gradio.Image(
+                            label="disagreement", format="png", interactive=False, buttons=BUTTONS
+                        ),
                         gradio.HTML(),
-                    ]  # fmt: skip
-        gradio.on([source.change, opacity.release], show, [source, opacity], results,
-                  api_name=False)  # fmt: skip
+                    ]
+        gradio.on(
+            [source.change, opacity.release], show, [source, opacity], results, api_name=False
+        )
     return page
 
 
@@ -240,8 +251,10 @@ def shown_values(
     for name, model in models.items():
         found = predictions[name]
         picture = overlay(image, found.ids, model.classes.palette, opacity)
-        speed = (f"{1000 * found.seconds:.0f} ms on {device} for "
-                 f"{image.shape[1]} x {image.shape[0]} pixels")  # fmt: skip
+        speed = (
+            f"{1000 * found.seconds:.0f} ms on {device} for "
+            f"{image.shape[1]} x {image.shape[0]} pixels"
+        )
         values += [picture, speed, legend(model.classes, found.ids), found.matrix]
     if len(models) == 2:
         (one, first), (other, second) = models.items()
@@ -288,10 +301,18 @@ def launch(page: Any, port: int | None) -> str:
     theme = gradio.themes.Default(font=FONTS, font_mono=("monospace",))
     try:
         _, address, _ = page.launch(
-            server_name=ADDRESS, server_port=port, share=False, quiet=True, inbrowser=False,
-            prevent_thread_lock=True, ssr_mode=False, footer_links=[], theme=theme,
-            enable_monitoring=False, max_file_size=MAX_UPLOAD,
-        )  # fmt: skip
+            server_name=ADDRESS,
+            server_port=port,
+            share=False,
+            quiet=True,
+            inbrowser=False,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            footer_links=[],
+            theme=theme,
+            enable_monitoring=False,
+            max_file_size=MAX_UPLOAD,
+        )
     except OSError as error:
         wanted = f"{port}" if port is not None else f"{FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
         raise UserError(f"port {wanted} cannot be used: taken; choose another --port") from error

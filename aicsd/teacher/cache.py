@@ -54,8 +54,11 @@ _LATER_FIELDS = {"least": 1, "bicubic": False, "resizing": "stretch"}
 """Fields of the input that the first version did not have, and their defaults."""
 _LEFT_OUT = (
     ("least", "resizing"),  # of this version
-    ("least",), ("resizing",), ("bicubic", "resizing"), ("least", "bicubic", "resizing"),
-)  # fmt: skip
+    ("least",),
+    ("resizing",),
+    ("bicubic", "resizing"),
+    ("least", "bicubic", "resizing"),
+)
 """Fields that a digest leaves out at their defaults, by version, so that older ones are known."""
 
 
@@ -76,8 +79,7 @@ def fingerprint(model: Segmenter, known: str | None = None) -> str:
 def _fingerprint(model: Segmenter, left_out: tuple[str, ...]) -> str:
     structure = model.origin or repr(model.net)
     fields = model.input._asdict().items()
-    spec = [value for name, value in fields
-            if name not in left_out or value != _LATER_FIELDS[name]]  # fmt: skip
+    spec = [value for name, value in fields if name not in left_out or value != _LATER_FIELDS[name]]
     facts = (structure, model.classes.names, spec, model.align_corners)
     digest = sha256(json.dumps(facts).encode())
     for name, tensor in model.net.state_dict().items():
@@ -176,8 +178,9 @@ class TeacherCache:
         held = f", {len(done)} of them done" if done else ""
         print(
             f"teacher cache: {count} images{held}, {_size(offsets[-1])} in {self.folder}",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            file=sys.stderr,
+            flush=True,
+        )
         lines = [json.dumps(checks) + "\n" for checks in done]
         text = "".join([first_line(key), *lines])  # the lines of a begun index are the same
         with (

@@ -200,8 +200,13 @@ def read_index(folder: Path) -> Index | None:
         complete = bool(lines) and isinstance(lines[-1], dict)
         checks = [Checksums(*line) for line in (lines[:-1] if complete else lines)]
     except (
-        ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError,
-    ) as error:  # fmt: skip
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         if isinstance(error, UserError):
             raise
         raise _damaged(folder, f"{INDEX_FILE} makes no sense") from error

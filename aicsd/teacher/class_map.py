@@ -205,8 +205,9 @@ class GroupedClasses(nn.Module):
         output = as_output(self.net(image))
         logits = output.logits
         merged = [
-            logits[:, numbers[0]] if len(numbers) == 1
+            logits[:, numbers[0]]
+            if len(numbers) == 1
             else logits[:, list(numbers)].logsumexp(dim=1)
             for numbers in self.members
-        ]  # fmt: skip
+        ]
         return output._replace(logits=torch.stack(merged, dim=1))

@@ -34,9 +34,14 @@ def fold_batch_norm(net: nn.Module, example: Tensor) -> nn.Module:
     with torch.no_grad():
         for norm, convolution in _pairs(folded, example).items():
             convolution.weight, convolution.bias = fuse_conv_bn_weights(
-                convolution.weight, convolution.bias, norm.running_mean, norm.running_var,
-                norm.eps, norm.weight, norm.bias,
-            )  # fmt: skip
+                convolution.weight,
+                convolution.bias,
+                norm.running_mean,
+                norm.running_var,
+                norm.eps,
+                norm.weight,
+                norm.bias,
+            )
             parent, _, name = names[norm].rpartition(".")
             # timm's batch norms hold their activation
             rest = getattr(norm, "act", None)
@@ -80,7 +85,8 @@ def _pairs(net: nn.Module, example: Tensor) -> dict[Any, Any]:
 
 def _close(ours: SegOutput, theirs: SegOutput) -> bool:
     pairs = zip(
-        (ours.logits, *ours.features.values()), (theirs.logits, *theirs.features.values()),
+        (ours.logits, *ours.features.values()),
+        (theirs.logits, *theirs.features.values()),
         strict=True,
-    )  # fmt: skip
+    )
     return all(bool((a - b).abs().max() <= TOLERANCE * b.abs().max()) for a, b in pairs)

@@ -75,10 +75,11 @@ def draw_chart(title: str, lines: Sequence[Line]) -> Chart | None:
         text = " ".join(f"{x(step):g},{y(value):g}" for step, value in points)
         drawn.append((line.title, line.color, text))
     return Chart(
-        title, drawn,
+        title,
+        drawn,
         [(x(tick), f"{tick:g}") for tick in nice_ticks(last) if tick <= last],
         [(y(tick), f"{tick:g}") for tick in ticks],
-    )  # fmt: skip
+    )
 
 
 def nice_ticks(highest: float) -> list[float]:
@@ -112,9 +113,11 @@ def heat_map(matrix: FloatArray, colors: str, lowest: float, highest: float) -> 
     values = [[None if v != v else float(f"{v:.3g}") for v in row] for row in matrix.tolist()]
     labels = [f"{lowest + part * span:.3g}" for part in (1, 0.5, 0)]
     return {
-        "picture": png(Image.fromarray(pixels)), "values": values,
-        "bar": png(Image.fromarray(bar)), "labels": [*map(_minus, labels)],
-    }  # fmt: skip
+        "picture": png(Image.fromarray(pixels)),
+        "values": values,
+        "bar": png(Image.fromarray(bar)),
+        "labels": [*map(_minus, labels)],
+    }
 
 
 def _minus(text: str) -> str:

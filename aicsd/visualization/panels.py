@@ -121,6 +121,9 @@ def add_legend(figure: Figure, entries: Sequence[tuple[str, Color]]) -> None:
     ]
     lines = math.ceil(len(handles) / (figure.get_figwidth() / 0.95))
     figure.legend(
-        handles=handles, loc="outside lower center", fontsize=8, frameon=False,
+        handles=handles,
+        loc="outside lower center",
+        fontsize=8,
+        frameon=False,
         ncols=math.ceil(len(handles) / lines),
-    )  # fmt: skip
+    )

@@ -83,9 +83,12 @@ def write_report(
     names = [dataset.names[index] for index in indices]
     runs = [net for setting in settings for net in setting.networks]
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     html = environment.get_template("report.html.j2").render(
         title=" · ".join(setting.title for setting in settings if not setting.is_teacher),
         about=_about(settings, len(samples), len(dataset), measured_on, shown_from),
@@ -156,9 +159,10 @@ def _table(settings: Sequence[Setting], costs: dict[str, PassCost]) -> list[dict
         parameters = cost.parameters if cost else setting.mean("parameters")
         row = {"network": setting.title}
         if seeds:
-            row["seeds"] = ", ".join(
-                str(net.seed) for net in setting.networks if net.seed is not None
-            ) or NO_VALUE  # fmt: skip
+            row["seeds"] = (
+                ", ".join(str(net.seed) for net in setting.networks if net.seed is not None)
+                or NO_VALUE
+            )
         row["mIoU %"] = _percent(setting.values("miou"))
         if gains:
             row[f"points against {gains[0].to}"] = (
@@ -196,8 +200,12 @@ def _classes(settings: Sequence[Setting], classes: Classes) -> dict[str, Any]:
             gain = None if end is None or begin is None else 100 * (end - begin)
         rows.append({"name": name, "color": hex_color(color), "values": values, "gain": gain})
     gains = f"{last.title} {MINUS} {base}" if last is not None and base is not None else None
-    return {"networks": [setting.title for setting in measured], "gains": gains, "rows": rows,
-            "colors": [settings.index(setting) for setting in measured]}  # fmt: skip
+    return {
+        "networks": [setting.title for setting in measured],
+        "gains": gains,
+        "rows": rows,
+        "colors": [settings.index(setting) for setting in measured],
+    }
 
 
 def _confusions(settings: Sequence[Setting], names: tuple[str, ...]) -> dict[str, Any]:
@@ -239,10 +247,13 @@ def _ics(settings: Sequence[Setting], views: dict[str, Views]) -> dict[str, Any]
         bound = max((float(np.abs(matrix).max()) for matrix in left.values()), default=1.0)
         for title, matrix in left.items():
             loss = ics_distance(matrices[title], target)
-            differences.append({
-                "title": f"{title} {MINUS} {teacher}", "loss": f"{loss:.2g}",
-                **heat_map(matrix, DIVERGING, -bound, bound),
-            })  # fmt: skip
+            differences.append(
+                {
+                    "title": f"{title} {MINUS} {teacher}",
+                    "loss": f"{loss:.2g}",
+                    **heat_map(matrix, DIVERGING, -bound, bound),
+                }
+            )
     return {"maps": maps, "differences": differences, "highest": f"{highest:.3g}"}
 
 
@@ -268,27 +279,37 @@ def _charts(settings: Sequence[Setting]) -> list[Chart]:
     charts = [draw_chart("mIoU on the validation split, %", progress)]
     target = shared_teacher(net.history for _, _, net in students if net.history is not None)
     if target is not None and target.teacher is not None:
-        charts.append(draw_chart(
-            "L_ICS to the teacher on a few validation images",
-            [Line(title, *net.history.distances(target.teacher), color)
-             for title, color, net in students
-             if net.history is not None and net.history.images == target.images],
-        ))  # fmt: skip
+        charts.append(
+            draw_chart(
+                "L_ICS to the teacher on a few validation images",
+                [
+                    Line(title, *net.history.distances(target.teacher), color)
+                    for title, color, net in students
+                    if net.history is not None and net.history.images == target.images
+                ],
+            )
+        )
     for setting in settings:
         net = setting.shown
         if setting.is_teacher or net.run is None:
             continue
         lines = net.run.lines
         terms = term_names(lines)
-        charts.append(draw_chart(
-            f"{net.title}: what each term adds to the loss",
-            [_weighted(lines, name, number) for number, name in enumerate(terms)],
-        ))  # fmt: skip
-        charts.append(draw_chart(
-            f"{net.title}: weights of the terms",
-            [Line(name, *series(lines, WEIGHT + name), number)
-             for number, name in enumerate(terms)],
-        ))  # fmt: skip
+        charts.append(
+            draw_chart(
+                f"{net.title}: what each term adds to the loss",
+                [_weighted(lines, name, number) for number, name in enumerate(terms)],
+            )
+        )
+        charts.append(
+            draw_chart(
+                f"{net.title}: weights of the terms",
+                [
+                    Line(name, *series(lines, WEIGHT + name), number)
+                    for number, name in enumerate(terms)
+                ],
+            )
+        )
     return [chart for chart in charts if chart is not None]
 
 

@@ -13,7 +13,8 @@ from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.files import read_json
 from aicsd.models import Segmenter, load_model
-from aicsd.runs import UNIMPORTANT, FinishedRun, RunFolder, flatten
+from aicsd.run_settings import UNIMPORTANT, flatten
+from aicsd.runs import FinishedRun, RunFolder
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import fingerprint
 from aicsd.visualization.ics_history import ICSHistory, read_history
@@ -106,8 +107,9 @@ def open_networks(
     networks = _with_unique_titles(networks)
     return networks, notes + [
         f"{net.title} was distilled from another teacher ({net.run.teacher}) than the one shown."
-        for net in networks if net.of_other_teacher and net.run is not None
-    ]  # fmt: skip
+        for net in networks
+        if net.of_other_teacher and net.run is not None
+    ]
 
 
 def data_title(name: str | None, root: str | None, split: str) -> str:

@@ -17,7 +17,7 @@ from tiny_network import CLASSES
 from aicsd.errors import UserError
 from aicsd.models import load_model
 from aicsd.models.exported import load_exported
-from aicsd.models.segmenter import InputSpec
+from aicsd.models.input_spec import InputSpec
 
 onnx = pytest.importorskip("onnx", reason="needs aicsd[export]")
 pytest.importorskip("onnxruntime", reason="needs aicsd[export]")

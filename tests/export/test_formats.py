@@ -36,7 +36,8 @@ from aicsd.formats import (
     torch_export,
 )
 from aicsd.models import load_model
-from aicsd.models.segmenter import InputSpec, Segmenter
+from aicsd.models.input_spec import InputSpec
+from aicsd.models.segmenter import Segmenter
 
 every_format = pytest.mark.parametrize("known", FORMATS, ids=lambda known: known.name)
 every_int8 = pytest.mark.parametrize(

@@ -156,9 +156,13 @@ def photos(tree: Tree, file: str, content: Record, remarks: list[Remark]) -> dic
 
 
 def _draw(
-    photo: Photo, objects: list[Record], class_of: dict[int, int], rest: int,
-    frame: Frame, remarks: list[Remark],
-) -> UInt8Array:  # fmt: skip
+    photo: Photo,
+    objects: list[Record],
+    class_of: dict[int, int],
+    rest: int,
+    frame: Frame,
+    remarks: list[Remark],
+) -> UInt8Array:
     drawn = frame.of(photo.size, photo.where)
     shapes = []
     for entry in objects:

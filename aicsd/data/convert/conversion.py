@@ -90,9 +90,16 @@ def _printable() -> Iterator[None]:
 
 
 def _convert(
-    source: Path, out: Path, format: str | None, val: float, seed: int, classes: Path | None,
-    background: bool, empty: Empty, progress: Callable[[int, int], None] | None,
-) -> Conversion:  # fmt: skip
+    source: Path,
+    out: Path,
+    format: str | None,
+    val: float,
+    seed: int,
+    classes: Path | None,
+    background: bool,
+    empty: Empty,
+    progress: Callable[[int, int], None] | None,
+) -> Conversion:
     _check_out(source, out)
     if not 0 <= val < 1:
         raise UserError(f"val is {val}; it must be from 0 to below 1")

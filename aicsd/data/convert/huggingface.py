@@ -190,8 +190,11 @@ def _classes(tree: Tree, table: ClassTable | None) -> tuple[ClassTable, dict[int
     if table is None and ID_NAMES in tree.by_base:
         content = record(tree.json(min(tree.by_base[ID_NAMES])))
         named = {integer(number): string(name) for number, name in content.items()}
-        pairs = sorted((number, clean_name(name)) for number, name in named.items()
-                       if number is not None and name is not None)  # fmt: skip
+        pairs = sorted(
+            (number, clean_name(name))
+            for number, name in named.items()
+            if number is not None and name is not None
+        )
         kept = [(number, name) for number, name in pairs if name not in IGNORED_WORDS]
         names = tuple(dict.fromkeys(name for _, name in kept))
         return ClassTable(names, (), ()), {number: names.index(name) for number, name in kept}
@@ -214,9 +217,15 @@ def _image(reader: Reader, group: Group, row: int, column: str) -> bytes:
 
 
 def _draw(
-    reader: Reader, group: Group, row: int, column: str, ids: dict[int, int],
-    colors: ColorReader | None, frame: Frame, remarks: list[Remark],  # noqa: ARG001
-) -> UInt8Array | None:  # fmt: skip
+    reader: Reader,
+    group: Group,
+    row: int,
+    column: str,
+    ids: dict[int, int],
+    colors: ColorReader | None,
+    frame: Frame,  # noqa: ARG001
+    remarks: list[Remark],
+) -> UInt8Array | None:
     where = f"{group.file}, row {row}"
     held = reader.cell(group, row, column)
     if held is None:

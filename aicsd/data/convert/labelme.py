@@ -94,9 +94,13 @@ def _label(shape: Record) -> str | None:
 
 
 def _item(
-    tree: Tree, file: str, content: Record, ids: dict[str, int], settings: Settings,
+    tree: Tree,
+    file: str,
+    content: Record,
+    ids: dict[str, int],
+    settings: Settings,
     remarks: list[Remark],
-) -> Item | None:  # fmt: skip
+) -> Item | None:
     rest = 0 if settings.background else 255
     draw = partial(_draw, tree, file, ids, rest) if content["shapes"] else None
     folder = folder_of(file)

@@ -25,8 +25,13 @@ from aicsd.errors import UserError
 from aicsd.images import UInt8Array
 
 TABLES = (
-    "classes.csv", "class_dict.csv", "colors.csv", "colours.csv", "label_colors.txt", "classes.txt",
-)  # fmt: skip
+    "classes.csv",
+    "class_dict.csv",
+    "colors.csv",
+    "colours.csv",
+    "label_colors.txt",
+    "classes.txt",
+)
 """Names that tables of classes go by."""
 _MASK = r"masks?|labels?|annot(?:ations?)?|segmentations?|seg|gt|ground_?truth"
 _IMAGE = r"images?|imgs?|photos?|jpegimages"
@@ -120,9 +125,13 @@ def _key(file: str) -> str:
 
 
 def _draw(
-    mask: Path, ids: dict[int, int], colors: ColorReader | None, grey: bool, frame: Frame,
+    mask: Path,
+    ids: dict[int, int],
+    colors: ColorReader | None,
+    grey: bool,
+    frame: Frame,
     remarks: list[Remark],
-) -> UInt8Array:  # fmt: skip
+) -> UInt8Array:
     where = str(mask)
     kind = kind_of(mask, where)
     if colors is None:
@@ -140,6 +149,10 @@ def _draw(
 
 
 FORMAT = Format(
-    "masks", "images and masks of one name, in folders such as images and masks", recognise, read,
-    takes_table=True, general=True,
-)  # fmt: skip
+    "masks",
+    "images and masks of one name, in folders such as images and masks",
+    recognise,
+    read,
+    takes_table=True,
+    general=True,
+)

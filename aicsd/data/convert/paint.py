@@ -141,7 +141,7 @@ def paint(
         remarks: gets one if two classes claim pixels.
         by_area: put smaller objects on top of larger ones, crowds below all; otherwise the order
             of ``shapes`` counts.
-    """  # fmt: skip
+    """
     mask = require_pycocotools("an outline")
     ordered = list(shapes)
     if by_area:

@@ -25,12 +25,25 @@ SNIFFED_FILES = 50
 """JSON files that are looked into to recognise a format."""
 _CHUNK = 1 << 20
 _JSON_KEYS = (
-    "images", "annotations", "categories", "segmentation", "segments_info", "shapes", "imagePath",
-)  # fmt: skip
+    "images",
+    "annotations",
+    "categories",
+    "segmentation",
+    "segments_info",
+    "shapes",
+    "imagePath",
+)
 _SPLITS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test", "unlabelled": "unlabelled", "unlabeled": "unlabelled",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+    "unlabelled": "unlabelled",
+    "unlabeled": "unlabelled",
+}
 
 
 class OutsideError(Exception):

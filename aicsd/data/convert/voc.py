@@ -165,9 +165,13 @@ def _splits(tree: Tree, top: str, masks: dict[str, str]) -> dict[str, str | None
 
 
 def _draw(
-    by_id: bool, ids: dict[int, int], reader: ColorReader, mask: Path, frame: Frame,
+    by_id: bool,
+    ids: dict[int, int],
+    reader: ColorReader,
+    mask: Path,
+    frame: Frame,
     remarks: list[Remark],
-) -> UInt8Array:  # fmt: skip
+) -> UInt8Array:
     kind = kind_of(mask, str(mask))
     if kind == "grey" or (by_id and kind == "palette"):
         return draw_ids(mask, ids, frame, remarks)
@@ -178,6 +182,8 @@ FORMAT = Format(
     "voc", "SegmentationClass/*.png and JPEGImages, as PASCAL VOC", recognise_voc, read_voc
 )
 CVAT = Format(
-    "cvat", "SegmentationClass/*.png and labelmap.txt, as CVAT's segmentation mask",
-    recognise_cvat, read_cvat,
-)  # fmt: skip
+    "cvat",
+    "SegmentationClass/*.png and labelmap.txt, as CVAT's segmentation mask",
+    recognise_cvat,
+    read_cvat,
+)

@@ -61,9 +61,13 @@ class _Ready(NamedTuple):
 
 
 def write(
-    source: Source, folder: Path, val: float, seed: int, empty: Empty,
+    source: Source,
+    folder: Path,
+    val: float,
+    seed: int,
+    empty: Empty,
     progress: Callable[[int, int], None] | None = None,
-) -> Written:  # fmt: skip
+) -> Written:
     """Write images, masks and ``classes.txt`` below ``folder``, which is there and empty.
 
     Args:

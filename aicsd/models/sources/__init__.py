@@ -20,15 +20,27 @@ from aicsd.models.sources import (
 from aicsd.models.sources.base import Library, Source
 
 SOURCES: tuple[Source, ...] = (
-    deeplabv3plus, lraspp, torchvision, smp, transformers, released, exported, hub,
-)  # fmt: skip
+    deeplabv3plus,
+    lraspp,
+    torchvision,
+    smp,
+    transformers,
+    released,
+    exported,
+    hub,
+)
 
 LIBRARIES = tuple(source for source in SOURCES if isinstance(source, Library))
 
 __all__ = [
-    "LIBRARIES", "SOURCES", "Library", "Source", "find_source", "has_backbone",
+    "LIBRARIES",
+    "SOURCES",
+    "Library",
+    "Source",
+    "find_source",
+    "has_backbone",
     "without_other_family",
-]  # fmt: skip
+]
 
 
 def find_source(prefix: str) -> Source | None:

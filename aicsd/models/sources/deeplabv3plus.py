@@ -10,7 +10,8 @@ import timm
 
 from aicsd.data.protocol import Classes
 from aicsd.models.deeplabv3plus import DeepLabV3Plus
-from aicsd.models.segmenter import InputSpec, Origin, Segmenter
+from aicsd.models.input_spec import InputSpec
+from aicsd.models.segmenter import Origin, Segmenter
 from aicsd.models.settings import DEFAULT_FAMILY as PREFIX
 from aicsd.models.settings import DeepLabV3PlusOptions as Options
 from aicsd.models.sources.base import only_built, parse_options
@@ -43,11 +44,16 @@ def build(options: Mapping[str, Any], classes: Classes) -> Segmenter:
     )
     backbone = net.backbone
     model = Segmenter(
-        net, classes, InputSpec(backbone.mean, backbone.std, **backbone.sizes._asdict()),
-        maps=net.maps, align_corners=True, backbone="backbone", min_batch=2,
+        net,
+        classes,
+        InputSpec(backbone.mean, backbone.std, **backbone.sizes._asdict()),
+        maps=net.maps,
+        align_corners=True,
+        backbone="backbone",
+        min_batch=2,
         # the weights of the whole network will be in its file: where they began matters no more
         origin=Origin(PREFIX, asdict(replace(parsed, weights="none"))),
-    )  # fmt: skip
+    )
     model.notes += backbone.notes()
     return model
 

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from aicsd.data.protocol import Classes
+from aicsd.models.input_spec import InputSpec
 from aicsd.models.lraspp import LRASPP
-from aicsd.models.segmenter import InputSpec, Origin, Segmenter
+from aicsd.models.segmenter import Origin, Segmenter
 from aicsd.models.sources.base import only_built, parse_options
 from aicsd.models.sources.deeplabv3plus import names
 
@@ -45,10 +46,13 @@ def build(options: Mapping[str, Any], classes: Classes) -> Segmenter:
     )
     backbone = net.backbone
     model = Segmenter(
-        net, classes, InputSpec(backbone.mean, backbone.std, **backbone.sizes._asdict()),
-        maps=net.maps, backbone="backbone",
+        net,
+        classes,
+        InputSpec(backbone.mean, backbone.std, **backbone.sizes._asdict()),
+        maps=net.maps,
+        backbone="backbone",
         origin=Origin(PREFIX, asdict(replace(parsed, weights="none"))),
-    )  # fmt: skip
+    )
     model.notes += backbone.notes()
     return model
 

@@ -22,8 +22,9 @@ from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.models.backbone import OUTPUT_STRIDES
 from aicsd.models.deeplabv3plus import DeepLabV3Plus
+from aicsd.models.input_spec import InputSpec
 from aicsd.models.model_file import classes_of, input_of, require_finite
-from aicsd.models.segmenter import InputSpec, Segmenter
+from aicsd.models.segmenter import Segmenter
 from aicsd.models.sources import deeplabv3plus
 from aicsd.models.sources.base import nameless_classes, only_loaded
 from aicsd.models.state_keys import shorten, state_differences

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError, one_line, suggest
+from aicsd.models.input_spec import IMAGENET, InputSpec
 from aicsd.models.maps import STAGES
-from aicsd.models.segmenter import IMAGENET, InputSpec, Origin, Segmenter
+from aicsd.models.segmenter import Origin, Segmenter
 from aicsd.models.sources.base import nameless_classes, parse_options, require
 from aicsd.models.sources.folder import fill, find_folder, folder_classes, read_config, read_weights
 from aicsd.types import SegOutput
@@ -25,15 +26,31 @@ SUFFIXES: tuple[str, ...] = ()
 SHARED: frozenset[str] = frozenset(("weights",))
 LIBRARY = "segmentation_models_pytorch"
 ARCHITECTURES = (
-    "deeplabv3", "deeplabv3plus", "dpt", "fpn", "linknet", "manet", "pan", "pspnet", "segformer",
-    "unet", "unetplusplus", "upernet",
-)  # fmt: skip
+    "deeplabv3",
+    "deeplabv3plus",
+    "dpt",
+    "fpn",
+    "linknet",
+    "manet",
+    "pan",
+    "pspnet",
+    "segformer",
+    "unet",
+    "unetplusplus",
+    "upernet",
+)
 POOLED = ("deeplabv3", "deeplabv3plus", "pan", "upernet")
 """Architectures that normalise an image-level pooling over the batch."""
 TAKEN = (
-    "self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes", "activation",
+    "self",
+    "kwargs",
+    "encoder_name",
+    "encoder_weights",
+    "in_channels",
+    "classes",
+    "activation",
     "aux_params",
-)  # fmt: skip
+)
 """Parameters of an architecture that are no options."""
 ENCODER_OPTIONS = ("dynamic_img_size", "img_size", "patch_size", "drop_path_rate")
 """Further options of encoders of timm (``tu-...``)."""
@@ -44,9 +61,16 @@ PYRAMID = "pan"
 _HALF = InputSpec((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _DPN = InputSpec((124 / 255, 117 / 255, 104 / 255), (1 / (0.0167 * 255),) * 3)
 KNOWN_INPUTS = {
-    "inceptionresnetv2": _HALF, "inceptionv4": _HALF, "xception": _HALF, "dpn68": _DPN,
-    "dpn68b": _DPN, "dpn92": _DPN, "dpn98": _DPN, "dpn107": _DPN, "dpn131": _DPN,
-}  # fmt: skip
+    "inceptionresnetv2": _HALF,
+    "inceptionv4": _HALF,
+    "xception": _HALF,
+    "dpn68": _DPN,
+    "dpn68b": _DPN,
+    "dpn92": _DPN,
+    "dpn98": _DPN,
+    "dpn107": _DPN,
+    "dpn131": _DPN,
+}
 """Encoders of the library whose ImageNet weights do not take the usual mean and std."""
 
 
@@ -65,8 +89,9 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.name not in ARCHITECTURES:
-            raise UserError(f"smp has no architecture {self.name!r}"
-                            f"{suggest(self.name, ARCHITECTURES)}")  # fmt: skip
+            raise UserError(
+                f"smp has no architecture {self.name!r}{suggest(self.name, ARCHITECTURES)}"
+            )
         if self.weights not in ("none", "imagenet"):
             raise UserError(f"weights is {self.weights!r}; smp has none, imagenet")
 
@@ -97,8 +122,9 @@ class SMPNet(nn.Module):
         if self._binary:
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         # some encoders have an empty map at stride 2
-        return SegOutput(logits, {n: m for n, m in (named | {"decoder": decoded}).items()
-                                  if m.shape[1]})  # fmt: skip
+        return SegOutput(
+            logits, {n: m for n, m in (named | {"decoder": decoded}).items() if m.shape[1]}
+        )
 
 
 def names() -> list[str]:
@@ -131,8 +157,13 @@ def build(options: Mapping[str, Any], classes: Classes) -> Segmenter:
         further["dynamic_img_size"] = True
     count = 1 if parsed.binary else len(classes.names)
     whole = _create(kind, encoder, parsed.weights, count, further)
-    described = {"name": parsed.name, "encoder": encoder, "weights": "none",
-                 "binary": parsed.binary, **further}  # fmt: skip
+    described = {
+        "name": parsed.name,
+        "encoder": encoder,
+        "weights": "none",
+        "binary": parsed.binary,
+        **further,
+    }
     return _segmenter(whole, described, classes)
 
 
@@ -157,9 +188,14 @@ def adopt(module: nn.Module, classes: Classes | None = None) -> Segmenter | None
 def _segmenter(whole: nn.Module, described: dict[str, Any], classes: Classes) -> Segmenter:
     name, spec = described["name"], _input(described["name"], described["encoder"], whole)
     return Segmenter(
-        SMPNet(whole, name == VIT, described["binary"]), classes, spec, align_corners=True,
-        backbone="encoder", min_batch=2 if name in POOLED else 1, origin=Origin(PREFIX, described),
-    )  # fmt: skip
+        SMPNet(whole, name == VIT, described["binary"]),
+        classes,
+        spec,
+        align_corners=True,
+        backbone="encoder",
+        min_batch=2 if name in POOLED else 1,
+        origin=Origin(PREFIX, described),
+    )
 
 
 def load(reference: str) -> Segmenter:
@@ -207,9 +243,11 @@ def _described(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], i
     if config.get("in_channels", 3) != 3 or config.get("aux_params") is not None:
         raise UserError(f"{where}: only networks for 3 channels without aux_params can be used")
     count = int(config.get("classes", 1))
-    options = {key: list(value) if isinstance(value, tuple) else value
-               for key, value in config.items()
-               if key not in TAKEN and not key.startswith("_") and value is not None}  # fmt: skip
+    options = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in config.items()
+        if key not in TAKEN and not key.startswith("_") and value is not None
+    }
     if name == VIT:
         options.setdefault("dynamic_img_size", False)
     encoder = str(config.get("encoder_name", ""))
@@ -231,9 +269,12 @@ def _create(
     named = f"smp:{kind.__name__.lower()} with the encoder {encoder!r}"
     try:
         net: nn.Module = kind(
-            encoder_name=encoder, encoder_weights="imagenet" if weights == "imagenet" else None,
-            in_channels=3, classes=count, **options,
-        )  # fmt: skip
+            encoder_name=encoder,
+            encoder_weights="imagenet" if weights == "imagenet" else None,
+            in_channels=3,
+            classes=count,
+            **options,
+        )
     except OSError as error:
         raise UserError(
             f"the ImageNet weights of {named} could not be downloaded ({type(error).__name__})"

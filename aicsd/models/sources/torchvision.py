@@ -40,8 +40,10 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.name not in names():
-            raise UserError(f"torchvision has no segmentation network {self.name!r}"
-                            f"{suggest(self.name, names())}")  # fmt: skip
+            raise UserError(
+                f"torchvision has no segmentation network {self.name!r}"
+                f"{suggest(self.name, names())}"
+            )
         if self.weights not in WEIGHTS:
             raise UserError(f"weights is {self.weights!r}; torchvision has {', '.join(WEIGHTS)}")
 
@@ -96,9 +98,12 @@ def build(options: Mapping[str, Any], classes: Classes) -> Segmenter:
     if full is not None:
         _load_matching(net, full)
     return Segmenter(
-        net, classes, backbone="backbone", min_batch=2 if "deeplabv3" in parsed.name else 1,
+        net,
+        classes,
+        backbone="backbone",
+        min_batch=2 if "deeplabv3" in parsed.name else 1,
         origin=Origin(PREFIX, asdict(replace(parsed, weights="none"))),
-    )  # fmt: skip
+    )
 
 
 def load(reference: str) -> Segmenter:

@@ -14,8 +14,9 @@ from torch import nn
 
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError, one_line, suggest
+from aicsd.models.input_spec import IMAGENET, InputSpec
 from aicsd.models.one_size import Resizing
-from aicsd.models.segmenter import IMAGENET, InputSpec, Origin, Segmenter
+from aicsd.models.segmenter import Origin, Segmenter
 from aicsd.models.sources.base import named_classes, nameless_classes, parse_options, require
 from aicsd.models.sources.folder import (
     find_folder,
@@ -39,13 +40,22 @@ CLIP_TASK = (49406, 518, 10549, 533, 29119, 1550, 49407)
 CONFIG_OPTION = "config"
 """Option of a loaded network: its whole configuration."""
 STUDENTS: dict[str, dict[str, Any]] = {
-    "segformer-b0": {"hidden_sizes": [32, 64, 160, 256], "depths": [2, 2, 2, 2],
-                     "decoder_hidden_size": 256},
-    "segformer-b1": {"hidden_sizes": [64, 128, 320, 512], "depths": [2, 2, 2, 2],
-                     "decoder_hidden_size": 256},
-    "segformer-b2": {"hidden_sizes": [64, 128, 320, 512], "depths": [3, 4, 6, 3],
-                     "decoder_hidden_size": 768},
-}  # fmt: skip
+    "segformer-b0": {
+        "hidden_sizes": [32, 64, 160, 256],
+        "depths": [2, 2, 2, 2],
+        "decoder_hidden_size": 256,
+    },
+    "segformer-b1": {
+        "hidden_sizes": [64, 128, 320, 512],
+        "depths": [2, 2, 2, 2],
+        "decoder_hidden_size": 256,
+    },
+    "segformer-b2": {
+        "hidden_sizes": [64, 128, 320, 512],
+        "depths": [3, 4, 6, 3],
+        "decoder_hidden_size": 768,
+    },
+}
 """Networks that can be built by name -> their configuration (table 6 of arXiv 2105.15203)."""
 
 
@@ -128,9 +138,14 @@ def load_folder(folder: Path) -> Segmenter:
     classes = folder_classes(folder, len(labels), None if _are_numbers(labels) else labels)
     try:
         net, report = getattr(library, kind.model).from_pretrained(
-            folder, config=config, local_files_only=True, use_safetensors=True,
-            dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True,
-        )  # fmt: skip
+            folder,
+            config=config,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
     except Exception as error:  # whatever the library meets in files of anybody
         reason = one_line(error, 300)
         raise UserError(f"{folder} does not hold the network of its config: {reason}") from error
@@ -223,12 +238,17 @@ def _are_numbers(labels: list[str]) -> bool:
 
 
 def _assemble(
-    kind_name: str, settings: Mapping[str, Any], name: str, config: Mapping[str, Any] | None,
-    classes: Classes, spec: InputSpec,
-) -> Segmenter:  # fmt: skip
+    kind_name: str,
+    settings: Mapping[str, Any],
+    name: str,
+    config: Mapping[str, Any] | None,
+    classes: Classes,
+    spec: InputSpec,
+) -> Segmenter:
     if kind_name not in KINDS:
-        raise UserError(f"transformers has no segmentation network {kind_name!r}"
-                        f"{suggest(kind_name, KINDS)}")  # fmt: skip
+        raise UserError(
+            f"transformers has no segmentation network {kind_name!r}{suggest(kind_name, KINDS)}"
+        )
     kind = KINDS[kind_name]
     library = _library()
     settled = _config(library, kind, settings, classes)
@@ -241,17 +261,29 @@ def _assemble(
 
 
 def _segmenter(
-    kind: Kind, net: Any, name: str, config: Mapping[str, Any] | None, classes: Classes,
+    kind: Kind,
+    net: Any,
+    name: str,
+    config: Mapping[str, Any] | None,
+    classes: Classes,
     spec: InputSpec,
-) -> Segmenter:  # fmt: skip
+) -> Segmenter:
     described: dict[str, Any] = {"name": name, "weights": "none"}
     if config is not None:
-        described[CONFIG_OPTION] = {key: _plain(value) for key, value in _harmless(config).items()
-                                    if key not in ("id2label", "label2id")}  # fmt: skip
+        described[CONFIG_OPTION] = {
+            key: _plain(value)
+            for key, value in _harmless(config).items()
+            if key not in ("id2label", "label2id")
+        }
     return Segmenter(
-        TransformersNet(net, kind), classes, spec, backbone=kind.backbone,
-        min_batch=kind.min_batch, of_masks=bool(kind.masks), origin=Origin(PREFIX, described),
-    )  # fmt: skip
+        TransformersNet(net, kind),
+        classes,
+        spec,
+        backbone=kind.backbone,
+        min_batch=kind.min_batch,
+        of_masks=bool(kind.masks),
+        origin=Origin(PREFIX, described),
+    )
 
 
 def _config(library: Any, kind: Kind, held: Mapping[str, Any], classes: Classes | None) -> Any:
@@ -270,10 +302,20 @@ def _config(library: Any, kind: Kind, held: Mapping[str, Any], classes: Classes 
 
 def _harmless(held: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without what names code or weights to download."""
-    dropped = ("auto_map", "quantization_config", "_name_or_path", "dtype", "torch_dtype",
-               "custom_pipelines", "architectures")  # fmt: skip
-    found = {key: _harmless(value) if isinstance(value, Mapping) and key != "id2label" else value
-             for key, value in held.items() if key not in dropped}  # fmt: skip
+    dropped = (
+        "auto_map",
+        "quantization_config",
+        "_name_or_path",
+        "dtype",
+        "torch_dtype",
+        "custom_pipelines",
+        "architectures",
+    )
+    found = {
+        key: _harmless(value) if isinstance(value, Mapping) and key != "id2label" else value
+        for key, value in held.items()
+        if key not in dropped
+    }
     for key in ("use_pretrained_backbone", "use_pretrained"):
         if key in found:
             found[key] = False
