@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aicsd.errors import UserError
 from aicsd.files import at_home
@@ -24,9 +24,7 @@ from aicsd.inputs import (
     parse_size,
     pick_device,
 )
-from aicsd.types import EvaluationProtocol
-
-Output = Literal["logits", "native", "labels"]
+from aicsd.types import EvaluationProtocol, Output
 
 if TYPE_CHECKING:
     from aicsd.data.protocol import SegDataset

@@ -131,6 +131,11 @@ class FitConfig:
         """What stands for ``{word}`` in the help."""
         return {"loggers": ", ".join(LOGGERS)}
 
+    @property
+    def val_short_side(self) -> int:
+        """Shorter side of validation images in pixels, as the released code has it; 0: native."""
+        return self.data.augment.crop if self.protocol == "released" else 0
+
     def __post_init__(self) -> None:
         for name in ("epochs", "save_every", "log_every", "devices", "num_nodes"):
             if getattr(self, name) < 1:

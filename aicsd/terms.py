@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from aicsd.errors import UserError, suggest
-from aicsd.losses.adapters import IDENTITY, LOGITS, make_adapters
+from aicsd.losses.adapters import IDENTITY, make_adapters
 from aicsd.methods import TermRecipe
 from aicsd.models import MapInfo, map_named, resize
-from aicsd.types import Batch, SegOutput
+from aicsd.types import LOGITS, Batch, SegOutput
 
 Maps = Mapping[str, MapInfo]
 
@@ -72,15 +72,16 @@ class Term(nn.Module):
         wanted = self.recipe.contract.inputs
         own = [map_named(student, at, f"{self.name}: the student") for at in self.recipe.at_student]
         if self.recipe.resolution == "input":
-            own = [_resize_like(maps, batch.mask, student.align_corners) for maps in own]
+            own = [resize(maps, batch.mask.shape[-2:], student.align_corners) for maps in own]
         inputs: dict[str, Any] = {}
         if "teacher" in wanted:
             assert teacher is not None
+            named = [
+                map_named(teacher, at, f"{self.name}: the teacher") for at in self.recipe.at_teacher
+            ]
             targets = [
-                _resize_like(
-                    map_named(teacher, at, f"{self.name}: the teacher"), maps, teacher.align_corners
-                )
-                for at, maps in zip(self.recipe.at_teacher, own, strict=True)
+                resize(target, maps.shape[-2:], teacher.align_corners)
+                for target, maps in zip(named, own, strict=True)
             ]
             own = [adapter(maps) for adapter, maps in zip(self.adapters, own, strict=True)]
             inputs["teacher"] = self._named(targets)
@@ -96,11 +97,6 @@ class Term(nn.Module):
         if not self.recipe.lists_maps:
             return maps[0]
         return dict(zip(self.recipe.at_student, maps, strict=True))
-
-
-def _resize_like(maps: Tensor, other: Tensor, align_corners: bool) -> Tensor:
-    height, width = other.shape[-2:]
-    return resize(maps, (height, width), align_corners)
 
 
 def _channels(maps: Maps, name: str, owner: str) -> int:

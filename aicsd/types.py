@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # a dataset or a command line needs no PyTorch
 IGNORE_INDEX = 255
 """Class id of unlabelled pixels. Losses on labels and metrics skip them."""
 
+LOGITS = "logits"
+"""Name of the logits among the maps of a network."""
+
 OWN_MODULE = "module"
 """Family, in a config, of a network that was given as a module."""
 
@@ -22,6 +25,10 @@ EvaluationProtocol = Literal["standard", "released"]
 
 Runtime = Literal["eager", "compiled", "openvino"]
 """How the frozen teacher is run."""
+
+
+Output = Literal["logits", "native", "labels"]
+"""Output of an exported network: logits at the image's size, at the network's own, or class ids."""
 
 
 class Batch(NamedTuple):

@@ -277,11 +277,11 @@ class _Bench:
 
     def _validate(self, model: Segmenter) -> float:
         """Seconds to validate one image."""
-        short_side = self.config.data.augment.crop if self.config.protocol == "released" else 0
         seconds = 0.0
         for count in (1, min(VALIDATED, len(self.data.val))):  # the first to warm up
             begin = time.perf_counter()
-            evaluate(model, Subset(self.data.val, count), short_side=short_side)
+            val = Subset(self.data.val, count)
+            evaluate(model, val, short_side=self.config.val_short_side)
             synchronize(self.fabric.device)
             seconds = (time.perf_counter() - begin) / count
         return seconds

@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 from aicsd.cli.parser import Command
-from aicsd.commands import Exported, Output, export
+from aicsd.commands import Exported, export
 from aicsd.formats import FORMATS
+from aicsd.types import Output
 
 
 def run(*, output: Output = "logits", int8: bool = False, **options: Any) -> int:

@@ -17,7 +17,7 @@ from aicsd.engine.peers import any_process
 from aicsd.engine.record import RunRecord
 from aicsd.engine.reporting import Meter
 from aicsd.engine.run_batches import RunBatches
-from aicsd.engine.step import Training, train_step
+from aicsd.engine.step import StepResult, Training, train_step
 from aicsd.engine.stop import Interrupted, stop_signal
 from aicsd.engine.watchers import Watched, watchers_of
 from aicsd.models import Segmenter
@@ -56,15 +56,15 @@ def fit(
     state = run.state
     finished = run.finished(total)
     if finished is not None:
-        return finished, run.training.final
+        return finished, training.final
 
     source = RunBatches(config, train_data, plan, fabric, distiller.student.input.color)
     if config.cuda_graphs:
-        run.training.record(config.data.batch_size, config.data.augment.crop)
+        training.record(config.data.batch_size, config.data.augment.crop)
     batches = Waiting(source.load(state.step))
     with run.logger(total) as logger, stop_signal() as stop:
         watched = Watched(
-            run.folder, run.training, state, val_data, logger, run.evaluate, asdict(config), total
+            run.folder, training, state, val_data, logger, run.evaluate, asdict(config), total
         )
         watchers = watchers_of(distiller)
         for watcher in watchers:
@@ -72,36 +72,37 @@ def fit(
         meter = Meter(distiller.recipe)
         started = time.monotonic() - state.seconds
 
-        def log(step: int, epoch: int) -> None:
-            with kept(run.folder, run.training, source):
-                run.training.finite.require()
+        def log(result: StepResult, progress: float, epoch: int) -> None:
+            with kept(run.folder, training, source):
+                training.finite.require()
             line = meter.line(result.losses, progress, result.lr)
-            logger.scalars(step, {"epoch": epoch, **line, **run.skipped})
+            logger.scalars(state.step, {"epoch": epoch, **line, **run.skipped})
 
         while state.step < total:
             progress = state.step / total
-            with kept(run.folder, run.training, source):
-                result = train_step(run.training, batches, state.step, progress)
+            with kept(run.folder, training, source):
+                result = train_step(training, batches, state.step, progress)
             meter.count(result.images * fabric.world_size, batches.take_seconds())
             step = state.step = state.step + 1
             state.seconds = time.monotonic() - started
-            state.skipped = run.training.finite.skipped
+            state.skipped = training.finite.skipped
             due = due_after(step, total, config, plan.per_epoch)
-            looks = fabric.device.type == "cpu" or step % config.log_every == 0 or step == total
-            loss = result.losses["loss"].item() if looks else None  # elsewhere it would wait
+            # between these steps, a GPU is not waited for
+            waits = fabric.device.type == "cpu" or step % config.log_every == 0 or step == total
+            loss = result.losses["loss"].item() if waits else None
             logger.advance(step, f"epoch {due.begun}/{config.epochs}", loss)
-            stopped = looks and any_process(bool(stop), fabric)
+            stopped = waits and any_process(bool(stop), fabric)
             logged = due.log or stopped
             if logged:
-                log(step, due.epoch)
+                log(result, progress, due.epoch)
             if due.validation:
                 run.validate(logger)
                 for watcher in watchers:
                     watcher.on_validation(watched)
-            if fabric.world_size == 1 or due.validation:  # perhaps since the look above
+            if fabric.world_size == 1 or due.validation:  # or since the check above
                 stopped = stopped or any_process(bool(stop), fabric)
             if stopped and not logged:
-                log(step, due.epoch)
+                log(result, progress, due.epoch)
             if due.checkpoint or stopped:
                 run.save()
             if stopped and step < total:
@@ -110,7 +111,7 @@ def fit(
         metrics = run.validate(logger)
         for watcher in watchers:
             watcher.on_validation(watched)
-    return run.finish(metrics), run.training.final
+    return run.finish(metrics), training.final
 
 
 class Due(NamedTuple):

@@ -60,15 +60,13 @@ class RunRecord:
             what: the words for it there.
             per_image: gets the counts of every image.
         """
-        data = self.config.data
-        short_side = data.augment.crop if self.config.protocol == "released" else 0
         share = -(-len(self.val_data) // self.fabric.world_size)
         with logger.counting(what, share) as advance:
             return evaluate(
                 model,
                 self.val_data,
-                workers=data.workers,
-                short_side=short_side,
+                workers=self.config.data.workers,
+                short_side=self.config.val_short_side,
                 per_image=per_image,
                 advance=advance,
                 cut=self._say_once,

@@ -53,8 +53,8 @@ class Training:
         if distiller.teacher is not None:
             distiller.teacher.to(fabric.device)
         distiller.student.to(memory_format=torch.channels_last)  # the layout of the images
-        self.model: Any
-        self.optimizer: Any
+        self.model: Any  # Fabric's wrapper of the distiller, whose class is private
+        self.optimizer: torch.optim.Optimizer
         self.model, self.optimizer = fabric.setup(distiller, build_optimizer(settings, distiller))
         self.average = _average(distiller.student, settings.ema)
         self.finite = FiniteCheck(distiller, fabric, settings.skip_nonfinite)

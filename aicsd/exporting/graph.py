@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,7 @@ from aicsd.exporting.pooling import any_size_pooling
 from aicsd.formats.base import INPUT_NAME
 from aicsd.models import Segmenter, as_output, resize
 from aicsd.models.exported import ABOUT_FORMAT
-
-Output = Literal["logits", "native", "labels"]
+from aicsd.types import LOGITS, Output
 
 SMALLEST_EXPORTED_SIDE = 33
 """Side of an image in pixels, at least: so that no map at stride 32 is a single pixel wide."""
@@ -131,7 +130,7 @@ def describe(
     model: Segmenter, output: Output, int8: bool, size: tuple[int, int] | None = None
 ) -> dict[str, Any]:
     """Description of the file for its users; JSON in the file's metadata."""
-    stride, corners = model.maps["logits"].stride, "with" if model.align_corners else "without"
+    stride, corners = model.maps[LOGITS].stride, "with" if model.align_corners else "without"
     spec = model.input
     results = {
         "logits": "logits (B, C, H, W) float32; the class id of a pixel is their arg max over C",

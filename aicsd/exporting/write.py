@@ -15,13 +15,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from aicsd.data.protocol import SegDataset
 from aicsd.errors import UserError, one_line
 from aicsd.exporting.check import Parity, compare, compare_int8
-from aicsd.exporting.graph import ExportGraph, Output, describe, file_size, trace
+from aicsd.exporting.graph import ExportGraph, describe, file_size, trace
 from aicsd.files import atomic_folder, atomic_path
 from aicsd.formats import FORMATS, Format, format_of
 from aicsd.formats.base import Exported, Images
 from aicsd.models import Segmenter
 from aicsd.models.exported import ExportedSegmenter
 from aicsd.models.inference import image_batch
+from aicsd.types import Output
 
 
 def check_target(

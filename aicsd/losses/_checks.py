@@ -46,6 +46,28 @@ def check_sizes(**sizes: int) -> None:
             raise UserError(f"{name} is {size}; it must be 1 or more")
 
 
+def check_not_negative(**numbers: float) -> None:
+    """Refuse a number that is below 0 or not finite.
+
+    Raises:
+        UserError: names the option.
+    """
+    for name, number in numbers.items():
+        if not 0 <= number < float("inf"):
+            raise UserError(f"{name} is {number}; it is a number of 0 or above")
+
+
+def check_weights(**weights: float) -> None:
+    """Refuse weights of the parts of a loss that are negative, not finite or all 0.
+
+    Raises:
+        UserError: names the option or options.
+    """
+    check_not_negative(**weights)
+    if not any(weights.values()):
+        raise UserError(f"{' and '.join(weights)} are 0: nothing is compared")
+
+
 def prepare_pair(
     student: Tensor, teacher: Tensor, *, same_channels: bool = True
 ) -> tuple[Tensor, Tensor]:
@@ -95,6 +117,14 @@ def match_valid(valid: Tensor | None, logits: Tensor) -> Tensor | None:
     if valid.shape[-2:] != size:
         valid = F.interpolate(valid[:, None].float(), size=size, mode="nearest")[:, 0] > 0.5
     return valid.bool()
+
+
+def valid_pixels(valid: Tensor | None, logits: Tensor) -> Tensor:
+    """:func:`match_valid`, with True everywhere where ``valid`` is None."""
+    matched = match_valid(valid, logits)
+    if matched is None:
+        return logits.new_ones((len(logits), *logits.shape[2:]), dtype=torch.bool)
+    return matched
 
 
 def match_mask(mask: Tensor, logits: Tensor) -> Tensor:

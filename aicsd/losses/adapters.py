@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from torch import nn
 
 from aicsd.errors import UserError
+from aicsd.types import LOGITS
 
-LOGITS = "logits"
 IDENTITY = "identity"
 
 

@@ -12,14 +12,14 @@ from torch import Tensor
 from aicsd.losses._checks import (
     check_sizes,
     check_temperature,
+    check_weights,
     match_mask,
-    match_valid,
     prepare_pair,
+    valid_pixels,
 )
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import mean_over_ranks
 from aicsd.losses.channel_wise import channel_wise_loss
-from aicsd.losses.dist import check_weights
 from aicsd.types import IGNORE_INDEX
 
 
@@ -79,9 +79,7 @@ def label_borders(
     The arguments are those of :func:`boundary_kd_loss`; the maps have the size of ``teacher``.
     """
     labels = match_mask(mask, teacher).long()
-    inside = match_valid(valid, teacher)
-    if inside is None:
-        inside = torch.ones_like(labels, dtype=torch.bool)
+    inside = valid_pixels(valid, teacher)
     labels = torch.where(labels == ignore_index, teacher.argmax(dim=1), labels)
     return labels, _borders(labels, inside, radius), inside
 

@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.errors import UserError
-from aicsd.losses._checks import check_sizes, check_temperature, prepare_pair
+from aicsd.losses._checks import check_not_negative, check_sizes, check_temperature, prepare_pair
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import shared_count
 from aicsd.losses.boundary_kd import label_borders
@@ -49,7 +48,7 @@ def boundary_weighted_kd_loss(
         UserError: shapes that differ, or a bad option.
     """
     check_temperature(temperature)
-    check_boost(boost)
+    check_not_negative(boost=boost)
     check_sizes(radius=radius)
     student, teacher = prepare_pair(student, teacher)
     _, borders, inside = label_borders(mask, teacher, radius, ignore_index, valid)
@@ -59,16 +58,6 @@ def boundary_weighted_kd_loss(
     weights = (1 + boost * borders.to(divergence.dtype)).masked_fill(~inside, 0.0)
     total = (weights * divergence.masked_fill(~inside, 0.0)).sum()
     return temperature**2 * total / shared_count(weights.sum())
-
-
-def check_boost(boost: float) -> None:
-    """Refuse what is no additional weight.
-
-    Raises:
-        UserError: a number below 0, or not finite.
-    """
-    if not 0 <= boost < float("inf"):
-        raise UserError(f"boost is {boost}; it is a number of 0 or above")
 
 
 @dataclass(eq=False, repr=False)
@@ -85,7 +74,7 @@ class BoundaryWeightedKDLoss(LossModule):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_temperature(self.temperature)
-        check_boost(self.boost)
+        check_not_negative(boost=self.boost)
         check_sizes(radius=self.radius)
 
     def forward(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.losses._checks import check_sizes, check_temperature, match_valid, prepare_pair
+from aicsd.losses._checks import check_sizes, check_temperature, prepare_pair, valid_pixels
 from aicsd.losses._directions import pixel_directions
 from aicsd.losses._module import LossModule
 
@@ -46,9 +46,7 @@ def cross_image_loss(
     check_temperature(temperature)
     check_sizes(patch=patch)
     student, teacher = prepare_pair(student, teacher, same_channels=False)
-    where = match_valid(valid, student)
-    if where is None:
-        where = student.new_ones((len(student), *student.shape[2:]), dtype=torch.bool)
+    where = valid_pixels(valid, student)
     is_node = F.max_pool2d(where[:, None].float(), patch, ceil_mode=True).flatten(1) > 0  # B n
     has_nodes = is_node.any(dim=1)
     outside = ~is_node & has_nodes[:, None]  # an image without nodes keeps all, and counts as 0

@@ -12,6 +12,7 @@ from torch import Tensor
 from aicsd.losses._checks import (
     check_sizes,
     check_temperature,
+    check_weights,
     match_mask,
     match_valid,
     prepare_pair,
@@ -20,7 +21,6 @@ from aicsd.losses._directions import directions, pixel_directions
 from aicsd.losses._memory import ClassMemory
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import shared_count
-from aicsd.losses.dist import check_weights
 from aicsd.types import IGNORE_INDEX
 
 NEW_PIXELS = 16

@@ -8,10 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.losses._checks import check_sizes, check_temperature, match_valid, prepare_pair
+from aicsd.losses._checks import (
+    check_sizes,
+    check_temperature,
+    check_weights,
+    match_valid,
+    prepare_pair,
+    valid_pixels,
+)
 from aicsd.losses._directions import directions
 from aicsd.losses._ranks import shared_count
-from aicsd.losses.dist import check_weights
 from aicsd.losses.masked_generative import MaskedGenerativeLoss, masked_generative_loss
 
 LEAST_CHANNELS = 2
@@ -53,9 +59,7 @@ def dense_contrast_loss(
     check_temperature(temperature)
     check_sizes(groups=groups, pool=pool, patch=patch)
     student, teacher = prepare_pair(student, teacher)
-    where = match_valid(valid, student)
-    if where is None:
-        where = student.new_ones((len(student), *student.shape[2:]), dtype=torch.bool)
+    where = valid_pixels(valid, student)
     is_node = F.max_pool2d(where[:, None].float(), pool, ceil_mode=True)
     is_node = _by_patch(is_node, 1, patch)[:, :, 0, 0] > 0  # P nodes
     width = max(-(-student.shape[1] // groups), LEAST_CHANNELS)

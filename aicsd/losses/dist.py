@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aicsd.errors import UserError
-from aicsd.losses._checks import check_temperature, match_valid, prepare_pair
+from aicsd.losses._checks import check_temperature, check_weights, prepare_pair, valid_pixels
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import mean_over_ranks, shared_count
 
@@ -49,10 +48,8 @@ def dist_loss(
     check_temperature(temperature)
     check_weights(inter=inter, intra=intra)
     student, teacher = prepare_pair(student, teacher)
-    valid = match_valid(valid, student)
+    valid = valid_pixels(valid, student)
     p, q = ((maps / temperature).softmax(dim=1) for maps in (student, teacher))
-    if valid is None:
-        valid = student.new_ones((student.shape[0], *student.shape[2:]), dtype=torch.bool)
     by_pixel = (1 - _correlation(p - p.mean(1, True), q - q.mean(1, True))) * valid
     between_classes = by_pixel.sum() / shared_count(valid.sum())
     return inter * between_classes + intra * _between_pixels(p, q, valid)
@@ -81,19 +78,6 @@ def _between_pixels(p: Tensor, q: Tensor, valid: Tensor) -> Tensor:
     distance: Tensor = (1 - covariance / (deviations[0] * deviations[1])).mean()
     is_any = mean_over_ranks(where.amax()) > 0
     return distance * is_any
-
-
-def check_weights(**weights: float) -> None:
-    """Refuse weights of parts that are no weights.
-
-    Raises:
-        UserError: a number below 0, or not finite; or all are 0.
-    """
-    for name, weight in weights.items():
-        if not 0 <= weight < float("inf"):
-            raise UserError(f"{name} is {weight}; it is a number of 0 or above")
-    if not any(weights.values()):
-        raise UserError(f"{' and '.join(weights)} are 0: nothing is compared")
 
 
 @dataclass(eq=False, repr=False)

@@ -15,9 +15,9 @@ from aicsd.losses._checks import match_valid, prepare_pair
 from aicsd.losses._directions import directions
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import shared_count
+from aicsd.types import LOGITS
 
 Maps = Tensor | Mapping[str, Tensor]
-LOGITS = "logits"
 
 
 def feature_kd_loss(

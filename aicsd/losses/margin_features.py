@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aicsd.losses._checks import match_valid, prepare_pair
+from aicsd.losses._checks import match_valid, prepare_pair, valid_pixels
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import mean_over_ranks, ranks, shared_count
 
@@ -89,8 +89,7 @@ class MarginFeaturesLoss(LossModule):
 
     def observe(self, teacher: Tensor, where: Tensor | None) -> None:
         """Take the statistics of a batch (B, D, H, W) into the averages."""
-        if where is None:
-            where = teacher.new_ones((len(teacher), *teacher.shape[2:]), dtype=torch.bool)
+        where = valid_pixels(where, teacher)
         inside = teacher.masked_fill(~where[:, None], 0.0)
         count = where.sum().to(teacher.dtype).expand(teacher.shape[1])
         sums = torch.stack([inside.sum(dim=(0, 2, 3)), inside.square().sum(dim=(0, 2, 3)), count])

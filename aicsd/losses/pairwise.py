@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import match_valid, prepare_pair
+from aicsd.losses._checks import prepare_pair, valid_pixels
 from aicsd.losses._module import LossModule
 from aicsd.losses._numerics import Numerics, check_numerics
 
@@ -61,9 +61,7 @@ def pairwise_loss(
             for maps in (student, teacher)
         )
         return (ours - target).square().mean()
-    where = match_valid(valid, student)
-    if where is None:
-        where = student.new_ones((student.shape[0], height, width), dtype=torch.bool)
+    where = valid_pixels(valid, student)
     pair = (maps.masked_fill(~where[:, None], 0.0) for maps in (student, teacher))
     # this divides by all pixels of a square, not by those valid: a direction has no length
     ours, target = (

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from aicsd.losses._checks import check_sizes, match_valid, prepare_pair
+from aicsd.losses._checks import check_sizes, match_valid, prepare_pair, valid_pixels
 from aicsd.losses._directions import directions
 from aicsd.losses._module import LossModule
 
@@ -101,9 +101,7 @@ class RefinedFeaturesLoss(LossModule):
     def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """Maps (B, D_S, H, W) and (B, D_T, H, W) -> scalar."""
         student, teacher = prepare_pair(student, teacher, same_channels=False)
-        where = match_valid(valid, student)
-        if where is None:
-            where = student.new_ones((len(student), *student.shape[2:]), dtype=torch.bool)
+        where = valid_pixels(valid, student)
         with torch.autocast(student.device.type, enabled=False):
             student = self.connector(self.gates(student, where))
             teacher = self.teacher_gates(teacher, where) if self.refine_teacher else teacher

@@ -11,10 +11,11 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from aicsd.errors import UserError, check_options, suggest
-from aicsd.losses.adapters import ADAPTERS, IDENTITY, LOGITS
+from aicsd.losses.adapters import ADAPTERS, IDENTITY
 from aicsd.methods.contract import CHANNELS, CLASS_PIXELS, LossContract, Losses, contract_of
 from aicsd.methods.shipped import RECIPE_FOLDER, list_methods
 from aicsd.schedules import SCHEDULES
+from aicsd.types import LOGITS
 from aicsd.yaml_file import read_yaml
 
 Resolution = Literal["native", "input"]

@@ -22,28 +22,38 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def class_probabilities(
+def summed_probabilities(
     model: Segmenter, images: Tensor, config: InferenceConfig, batch_size: int = VIEWS_PER_PASS
 ) -> Tensor:
-    """What :func:`aicsd.models.infer` takes the largest of.
+    """Sum over the scales of the class probabilities of images.
 
     Args:
         model: in evaluation mode.
         images: (B, 3, H, W) uint8 RGB on the model's device; B is 1 where windows are cut.
-        config: scales and mirrored views, which are averaged, and windows.
+        config: scales, mirrored views and windows; views of one scale are averaged.
         batch_size: views that share a forward pass.
 
     Returns:
-        (B, C, H, W), float; over the classes they sum to 1.
+        (B, C, H, W), float; over the classes they sum to the number of scales.
     """
     size = (images.shape[-2], images.shape[-1])
     total: Tensor | None = None
     for scale in config.scales:
         maps = view_probabilities(model, scale_images(images, scale), config, batch_size)
         maps = resize(maps, size, align_corners=True)  # as scale_images has it
-        total = maps if total is None else total + maps
+        total = maps if total is None else total.add_(maps)
     assert total is not None
-    return total / len(config.scales)
+    return total
+
+
+def class_probabilities(
+    model: Segmenter, images: Tensor, config: InferenceConfig, batch_size: int = VIEWS_PER_PASS
+) -> Tensor:
+    """Mean class probabilities of images, (B, C, H, W) float: over the classes they sum to 1.
+
+    The arguments are those of :func:`summed_probabilities`.
+    """
+    return summed_probabilities(model, images, config, batch_size) / len(config.scales)
 
 
 def has_bands(height: int, config: InferenceConfig) -> bool:

@@ -9,13 +9,12 @@ from torch import nn
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError, suggest
 from aicsd.models.load import is_reference, load_model
-from aicsd.models.maps import LOGITS
 from aicsd.models.model_file import is_model_file
 from aicsd.models.segmenter import Segmenter
 from aicsd.models.settings import ModelConfig
 from aicsd.models.sources import LIBRARIES, SOURCES, find_source
 from aicsd.models.sources.base import nameless_classes
-from aicsd.types import OWN_MODULE
+from aicsd.types import LOGITS, OWN_MODULE
 
 
 def wrap_module(net: nn.Module, classes: Classes) -> Segmenter:

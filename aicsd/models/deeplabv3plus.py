@@ -11,8 +11,8 @@ from torch import Tensor, distributed, nn
 
 from aicsd.errors import UserError
 from aicsd.models.backbone import Backbone
-from aicsd.models.maps import LOGITS, STAGES, MapInfo, resize
-from aicsd.types import SegOutput
+from aicsd.models.maps import STAGES, MapInfo, resize
+from aicsd.types import LOGITS, SegOutput
 
 ASPP_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
 

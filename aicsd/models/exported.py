@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from aicsd.models.beside import beside, read_beside
 from aicsd.models.input_spec import IMAGENET, InputSpec
 from aicsd.models.one_size import RESIZINGS
 from aicsd.models.segmenter import Segmenter
+from aicsd.types import Output
 
 ABOUT_FORMAT = 1
 RAW = InputSpec((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), scale=1.0)
@@ -93,7 +94,7 @@ def _described(path: Path, graph: Graph) -> ExportedSegmenter:
         palette = tuple((int(r), int(g), int(b)) for r, g, b in about["palette"])
         classes = Classes(tuple(map(str, about["classes"])), palette)
         output, size = str(about["output"]), about.get("size")
-        if output not in ("logits", "native", "labels"):
+        if output not in get_args(Output):
             raise ValueError(f"output {output!r}")
         spec = RAW._replace(
             multiple=int(about.get("multiple", 1)),

@@ -13,17 +13,15 @@ from torch import Tensor
 
 from aicsd.errors import NotEnoughMemoryError, UserError, enough_memory
 from aicsd.images import UInt8Array
-from aicsd.models.bands import has_bands, probability_bands
+from aicsd.models.bands import has_bands, probability_bands, summed_probabilities
 from aicsd.models.freed_memory import FreedMemory
-from aicsd.models.maps import class_ids, evaluating, resize
+from aicsd.models.maps import class_ids, evaluating
 from aicsd.models.views import (
     VIEWS_PER_PASS,
     WHOLE_PIXELS,
     WINDOW,
     InferenceConfig,
     is_larger,
-    scale_images,
-    view_probabilities,
     window_starts,
 )
 
@@ -94,13 +92,7 @@ def infer(
     if height * width > WHOLE_PIXELS and has_bands(height, config):
         bands = probability_bands(model, images, config, batch_size)
         return torch.cat([maps.max(dim=1).indices for _, maps in bands], dim=1)
-    total: Tensor | None = None
-    for scale in config.scales:
-        maps = view_probabilities(model, scale_images(images, scale), config, batch_size)
-        maps = resize(maps, (height, width), align_corners=True)  # as scale_images has it
-        total = maps if total is None else total.add_(maps)
-    assert total is not None
-    return total.max(dim=1).indices
+    return summed_probabilities(model, images, config, batch_size).max(dim=1).indices
 
 
 def infer_or_cut(

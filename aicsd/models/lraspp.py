@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from aicsd.errors import UserError
 from aicsd.models.backbone import Backbone
-from aicsd.models.maps import LOGITS, STAGES, MapInfo, resize
-from aicsd.types import SegOutput
+from aicsd.models.maps import STAGES, MapInfo, resize
+from aicsd.types import LOGITS, SegOutput
 
 
 class LRASPP(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aicsd.errors import UserError, suggest
-from aicsd.types import SegOutput
+from aicsd.types import LOGITS, SegOutput
 
-LOGITS = "logits"
 STAGES = ("stage1", "stage2", "stage3", "stage4")
 """Maps that every family names alike: of the backbone, from stride 4 to the deepest."""
 
@@ -25,7 +24,7 @@ class MapInfo(NamedTuple):
     stride: int
 
 
-def resize(maps: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+def resize(maps: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     """(B, D, h, w) -> (B, D, *size), bilinear.
 
     Args:
@@ -33,9 +32,9 @@ def resize(maps: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
         size: rows and columns.
         align_corners: as that network declares it (:class:`aicsd.models.Segmenter`).
     """
-    if maps.shape[-2:] == size:
+    if maps.shape[-2:] == tuple(size):
         return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 def class_ids(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:

@@ -19,10 +19,10 @@ from aicsd.errors import UserError
 from aicsd.images import UInt8Array, read_image
 from aicsd.models.inference import InferenceConfig, image_batch, predict_ids
 from aicsd.models.input_spec import IMAGENET, InputSpec
-from aicsd.models.maps import LOGITS, MapInfo, as_output, evaluating, resize
+from aicsd.models.maps import MapInfo, as_output, evaluating, resize
 from aicsd.models.one_size import run_in_one_size
 from aicsd.runs import MODEL_FILE, RunFolder
-from aicsd.types import SegOutput
+from aicsd.types import LOGITS, SegOutput
 
 HUB_NAME = r"[\w.-]+/[\w.-]+(@[\w./-]+)?"
 """``user/name``, or ``user/name@revision``."""

@@ -23,7 +23,7 @@ from aicsd.data.protocol import Sample, SegDataset
 from aicsd.errors import UserError, enough_memory
 from aicsd.images import UInt8Array
 from aicsd.models import Segmenter, image_batch
-from aicsd.models.maps import LOGITS, sample_aligned
+from aicsd.models.maps import sample_aligned
 from aicsd.teacher.cache_file import (
     CHOOSE,
     INDEX_FILE,
@@ -44,6 +44,7 @@ from aicsd.teacher.cache_file import (
 )
 from aicsd.teacher.teacher import Teacher
 from aicsd.terminal import progress_bar
+from aicsd.types import LOGITS
 
 _WHOLE = (
     "for the teacher on the whole of {0!r}, {2}x{1} pixels: cut large images into tiles, or leave "
