@@ -6,7 +6,6 @@ when a function is called, so that the command line starts quickly.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +23,7 @@ from aicsd.inputs import (
     parse_size,
     pick_device,
 )
+from aicsd.messages import say
 from aicsd.types import EvaluationProtocol, Output
 
 if TYPE_CHECKING:
@@ -321,7 +321,7 @@ def visualize(
 
     networks, dataset, notes = _open_compared(runs, teacher, images, data, device)
     for note in notes:
-        print(f"aicsd: {note}", file=sys.stderr)
+        say(note)
     return list(save_gallery(networks, dataset, shown_indices(dataset, images), Path(at_home(out))))
 
 

@@ -27,12 +27,6 @@ SPEED_OVER = 600.0
 """Seconds that the time left is estimated from: two slow steps lie far apart."""
 
 
-def tell(text: str) -> None:
-    """One line on standard error about what takes a while now."""
-    with suppress(OSError):
-        print(f"aicsd: {text}", file=sys.stderr, flush=True)
-
-
 def progress_bar(enabled: bool = True, *, first_line: float = FIRST_LINE) -> Bar:
     """A progress bar on standard error with the time left; now and then a line without a terminal.
 

@@ -20,12 +20,13 @@ from aicsd.runs import RunFolder
 
 PACKAGE = Path(__file__).parents[1] / "aicsd"
 LAYERS = (
-    ("types", "errors", "telemetry", "_lazy", "_version"),
+    ("types", "errors", "messages", "telemetry", "_lazy", "_version"),
     ("yaml_file", "settings", "run_settings"),
     ("files", "terminal", "benchmark.statistics"),
     ("config",),
     ("runs", "tensor_files"),
-    ("hub", "hub_push"),
+    ("hub",),
+    ("hub_push",),
     ("images",),
     ("videos",),
     ("legend",),

@@ -26,9 +26,10 @@ from aicsd.engine.run_batches import plan_run
 from aicsd.errors import UserError
 from aicsd.evaluation import evaluate
 from aicsd.evaluation.cost import gmacs, synchronize, take_turns
+from aicsd.messages import say
 from aicsd.models import Segmenter
 from aicsd.teacher import Teacher
-from aicsd.terminal import progress_bar, tell
+from aicsd.terminal import progress_bar
 from aicsd.types import Batch
 
 WARM_UP = 2
@@ -118,7 +119,7 @@ def measure_cost(
     before = peak_memory(fabric.device)
     source = find_teacher(config, teacher_config)
     data = open_data(config, source.trained if source else None, classes, images, size)
-    tell("building the networks and counting their operations")
+    say("building the networks and counting their operations")
     student = build_untrained(config.network, data.train.classes, config.seed)
     teacher = None
     if source is not None:
@@ -130,11 +131,11 @@ def measure_cost(
         Distiller(student, config.recipe, teacher, alike), config.data.augment.crop, fabric.device
     )
     bench = _Bench(config, data, student, teacher, fabric)
-    tell(f"loading {KEPT_BATCHES + 1} batches")
+    say(f"loading {KEPT_BATCHES + 1} batches")
     batches, load = bench.load()
     parts = bench.steps(steps)
     memory = bench.memory(before)
-    tell("timing the validation of a few images")
+    say("timing the validation of a few images")
     run = bench.run_time(sum(parts.values()))
     switches = estimated_switches(config, parts, load, run)
     for setting, ratio in bench.compare(batches, steps).items():

@@ -9,7 +9,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
-from aicsd.benchmark.methods import Benchmark, Cell, Key, Match, said
+from aicsd.benchmark.methods import Benchmark, Cell, Key, Match, stated
 from aicsd.benchmark.methods_measure import measure_weights, step_ratio
 from aicsd.benchmark.methods_results import Results, ratio_from_logs, step_time
 from aicsd.data.batches import epoch_indices
@@ -45,7 +45,8 @@ class Decider:
         benchmark, seed = self.benchmark, self.benchmark.seeds[0]
         for student in benchmark.students:
             options = {
-                row: said(benchmark.cell(Key(student, row, seed)).options) for row in benchmark.rows
+                row: stated(benchmark.cell(Key(student, row, seed)).options)
+                for row in benchmark.rows
             }
             steps = {
                 row: {k: v for k, v in own.items() if k != "epochs"} for row, own in options.items()

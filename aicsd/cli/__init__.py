@@ -11,6 +11,7 @@ from typing import NamedTuple
 from aicsd.cli import help as pages
 from aicsd.cli.parser import Command, call
 from aicsd.errors import UserError, is_out_of_memory, one_line, suggest
+from aicsd.messages import say
 
 DESCRIPTION = "Distil a large semantic-segmentation network into a small one."
 
@@ -82,16 +83,13 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         if os.environ.get("AICSD_DEBUG"):
             raise
-        print(f"aicsd: error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(2)
     except Exception as error:
         if os.environ.get("AICSD_DEBUG") or not is_out_of_memory(error):
             raise
         reason = one_line(error)
-        print(
-            f"aicsd: error: not enough memory; use fewer or smaller images at once: {reason}",
-            file=sys.stderr,
-        )
+        say(f"error: not enough memory; use fewer or smaller images at once: {reason}")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

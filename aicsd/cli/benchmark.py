@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json as json_module
 import sys
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from aicsd.benchmark.settings import CostConfig
 from aicsd.cli.parser import Command
 from aicsd.config import find_config, merge
 from aicsd.errors import UserError
 from aicsd.inputs import open_model, parse_size, pick_device
-
-if TYPE_CHECKING:
-    from aicsd.benchmark.cost import Cost
+from aicsd.messages import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +38,7 @@ class CostOptions(CostConfig):
 
 def cost(options: CostOptions) -> int:
     from aicsd.benchmark.cost import measure_cost
+    from aicsd.benchmark.text import cost_text
 
     config = CostConfig(**{f.name: getattr(options, f.name) for f in fields(CostConfig)})
     measured = measure_cost(
@@ -52,7 +50,7 @@ def cost(options: CostOptions) -> int:
         size=None if options.size is None else parse_size(options.size),
     )
     _write_json(options.json, asdict(measured))
-    print_cost(measured)
+    print(cost_text(measured), end="")
     return 0
 
 
@@ -80,6 +78,7 @@ def latency(
     import torch
 
     from aicsd.benchmark.latency import measure_latency
+    from aicsd.benchmark.text import latency_text
     from aicsd.benchmark.timing import machine, machine_line
 
     if threads is not None:
@@ -92,22 +91,7 @@ def latency(
     figures = {name: asdict(figure) for name, figure in found.items()}
     settings = {"size": pixels, "batch": batch, "repeats": repeats}
     _write_json(json, {"machine": machine(), **settings, "models": figures})
-    _print_table(
-        ["model", "gives", "ms, min", "ms, median", "images/s", "MB", "parameters", "GMACs"],
-        [
-            [
-                name,
-                figure.gives,
-                f"{1000 * figure.minimum:.2f}",
-                f"{1000 * figure.median:.2f}",
-                f"{figure.images_per_second:.1f}",
-                f"{figure.megabytes:.1f}",
-                _millions(figure.parameters),
-                _gmacs(figure.gmacs),
-            ]
-            for name, figure in found.items()
-        ],
-    )
+    print(latency_text(found), end="")
     used = torch.get_num_threads()
     print(
         f"{pixels[0]}x{pixels[1]}, batches of {batch}, {repeats} interleaved repeats, "
@@ -181,7 +165,7 @@ def methods(
         root: folder of the dataset.
         common: further options of aicsd distill for all trainings, such as '{epochs: 12}'.
     """
-    from aicsd.benchmark.methods import read_benchmark
+    from aicsd.benchmark.methods_file import read_benchmark
     from aicsd.benchmark.methods_render import write_tables
     from aicsd.benchmark.methods_results import RESULTS_FILE, read_results
     from aicsd.benchmark.methods_run import Campaign
@@ -210,115 +194,13 @@ def methods(
     for key, line in outcome.failed.items():
         print(f"{key} failed: {line}", file=sys.stderr)
     if outcome.stopped:
-        print("aicsd: stopped; the same command continues", file=sys.stderr)
+        say("stopped; the same command continues")
         return 130
     if outcome.failed:
         raise UserError(f"{len(outcome.failed)} trainings failed; their output is in {runs}")
     if outcome.waiting:
         print(f"{len(outcome.waiting)} cells are left; the same command continues", file=sys.stderr)
     return 0
-
-
-def print_cost(cost: Cost) -> None:
-    """The tables of one cost."""
-    side, (width, height) = cost.crop, cost.image_size
-    print(f"data: {cost.data}")
-    for note in cost.notes:
-        print(note)
-    print(f"machine: {cost.machine_line}\n")
-    networks = {"teacher": cost.teacher, "student": cost.student}
-    _print_table(
-        [
-            "network",
-            "backbone",
-            "parameters",
-            f"GMACs, crop {side}x{side}",
-            f"GMACs, image {width}x{height}",
-        ],
-        [
-            [
-                name,
-                network.backbone,
-                _millions(network.parameters),
-                _gmacs(network.gmacs_crop),
-                _gmacs(network.gmacs_image),
-            ]
-            for name, network in networks.items()
-            if network is not None
-        ],
-    )
-    print()
-    _print_table(
-        ["part of a step", "ms", "share"],
-        [
-            [name, f"{1000 * seconds:.1f}", f"{100 * seconds / cost.step:.1f} %"]
-            for name, seconds in [*cost.parts.items(), ("step", cost.step)]
-        ],
-    )
-    print(
-        f"{cost.measured_steps} steps of {cost.batch_size} images measured; "
-        f"{cost.images_per_second:.1f} images/s; one process loads the batches of a step in "
-        f"{1000 * cost.load:.1f} ms"
-    )
-    memory = cost.memory
-    if memory.peak is not None and memory.before is not None:
-        print(
-            f"peak memory {_mib(memory.peak)} ({memory.measure}; {_mib(memory.before)} of it "
-            "before the networks were built)"
-        )
-    print(f"the student keeps {_mib(memory.kept_calculated)} for the backward pass (calculated)")
-    if cost.run is None:
-        print("whole run: unknown without the number of images; give --images N")
-    else:
-        run = cost.run
-        print(
-            f"whole run: {_duration(run.total)} = {run.steps} steps {_duration(run.training)} + "
-            f"{run.validations} validation{'s' * (run.validations > 1)} {_duration(run.validation)}"
-            + (f" + one of the teacher {_duration(run.teacher)}" if cost.teacher else "")
-        )
-    print()
-    _print_table(
-        ["switch", "step, ms", "saves of the run" if cost.run else "saves of a step", "how known"],
-        [
-            [
-                f"--{switch.setting}",
-                "-" if switch.step is None else f"{1000 * switch.step:.1f}",
-                f"{100 * switch.saved:.1f} %",
-                switch.how,
-            ]
-            for switch in cost.switches
-        ],
-    )
-
-
-def _millions(parameters: int) -> str:
-    return f"{parameters / 1e6:.2f} M" if parameters else "-"
-
-
-def _gmacs(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.0f} MiB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{seconds / 60:.1f} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns of words to the left, of numbers to the right."""
-    columns = []
-    for title, *cells in zip(header, *rows, strict=True):
-        width = max(map(len, (title, *cells)))
-        words = not any(cell[:2].strip("-")[:1].isdigit() for cell in cells)
-        columns.append([c.ljust(width) if words else c.rjust(width) for c in (title, *cells)])
-    for line in zip(*columns, strict=True):
-        print("  ".join(line).rstrip())
 
 
 def _write_json(path: str | None, content: dict[str, Any]) -> None:

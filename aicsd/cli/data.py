@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from aicsd.cli.parser import Command
 from aicsd.data.open import AUTO
 from aicsd.data.prepare import DOWNLOADS, LISTED
 from aicsd.inputs import DataSplit, open_model
+from aicsd.messages import say
 
 if TYPE_CHECKING:
     from aicsd.data import SegDataset
@@ -52,11 +52,11 @@ def check(
     for split in splits:
         found = survey(name, data.root, split, data.options)
         for line in found.problems[:SHOWN]:
-            print(f"aicsd: error: {line}", file=sys.stderr)
+            say(f"error: {line}")
         if len(found.problems) > SHOWN:
-            print(f"aicsd: error: and {len(found.problems) - SHOWN} more", file=sys.stderr)
+            say(f"error: and {len(found.problems) - SHOWN} more")
         for line in found.refusals:
-            print(f"aicsd: error: {split}: {line}", file=sys.stderr)
+            say(f"error: {split}: {line}")
         print("\n".join(summary(split, found)))
         unusable += len(found.problems) + len(found.refusals)
     if sheet is not None:
@@ -94,7 +94,7 @@ def _check_teacher(
         print(f"  {variant.name:<24} {100 * variant.miou:6.2f}")
     line = misalignment(variants)
     if line is not None:
-        print(f"aicsd: warning: {line}", file=sys.stderr)
+        say(f"warning: {line}")
 
 
 def prepare(dataset: str, *, root: str) -> int:

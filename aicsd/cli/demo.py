@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 from aicsd.cli.parser import Command
 from aicsd.errors import UserError
 from aicsd.inputs import open_model
+from aicsd.messages import say
 from aicsd.runs import RunFolder
 
 
@@ -44,7 +43,7 @@ def _teacher_of(run: str) -> str | None:
 
     if teacher is None or is_there(teacher):
         return teacher
-    print(f"aicsd: the teacher {teacher} no longer exists; give --teacher", file=sys.stderr)
+    say(f"the teacher {teacher} no longer exists; give --teacher")
     return None
 
 

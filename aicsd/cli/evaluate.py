@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aicsd.cli.parser import Command
 from aicsd.commands import evaluate
+
+if TYPE_CHECKING:
+    from aicsd.evaluation import Metrics
 
 
 def run(**options: Any) -> int:
@@ -13,7 +16,7 @@ def run(**options: Any) -> int:
     return 0
 
 
-def print_metrics(metrics: Any) -> None:
+def print_metrics(metrics: Metrics) -> None:
     """The table of one evaluation."""
     from rich.console import Console
     from rich.table import Table

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from aicsd.cli.parser import Command
 from aicsd.config import parse_text
+from aicsd.messages import say
 from aicsd.methods.shipped import list_methods
 from aicsd.run_config import DistillConfig, TrainConfig
 from aicsd.runs import RunFolder
@@ -53,7 +53,7 @@ def _run(training: Callable[[], Any]) -> int:
         run = training()
     except Interrupted as stop:
         if str(stop):
-            print(f"aicsd: {stop}", file=sys.stderr)
+            say(str(stop))
         return 130
     except EndedElsewhereError:
         return 2
@@ -85,10 +85,9 @@ def _of_one_family(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str,
             kept[section] = without_other_family(held, given["family"])
             left = [f"{section}.{key}" for key in held if key not in kept[section]]
             if left:
-                print(
-                    f"aicsd: note: {section}.family {given['family']} leaves out "
-                    f"{', '.join(left)} of the config",
-                    file=sys.stderr,
+                say(
+                    f"note: {section}.family {given['family']} leaves out "
+                    f"{', '.join(left)} of the config"
                 )
     return kept
 

@@ -11,6 +11,7 @@ from aicsd.cli.parser import Command
 from aicsd.commands import predict
 from aicsd.errors import UserError
 from aicsd.inputs import open_model
+from aicsd.messages import say
 
 STREAM = "-"
 
@@ -79,7 +80,7 @@ def _run_stream(
 
 
 def _complain(error: str) -> None:
-    print(f"aicsd: error: {error}", file=sys.stderr)
+    say(f"error: {error}")
 
 
 def _counted(images: int, begin: float) -> str:

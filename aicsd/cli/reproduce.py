@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import tempfile
 from pathlib import Path
 
 from aicsd.cli.parser import Command
 from aicsd.errors import UserError
 from aicsd.files import at_home
+from aicsd.messages import say
 from aicsd.runs import RunFolder
 
 
@@ -37,7 +37,7 @@ def reproduce(run: str, *, out: str | None = None) -> int:
         try:
             found = repeat_run(run, place)
         except Interrupted as stop:
-            print(f"aicsd: {str(stop).partition(';')[0]}", file=sys.stderr)
+            say(str(stop).partition(";")[0])
             return 130
         except EndedElsewhereError:
             return 2

@@ -9,6 +9,7 @@ import cv2
 from aicsd.errors import UserError
 from aicsd.files import atomic_folder
 from aicsd.images import is_video
+from aicsd.messages import say
 from aicsd.videos import VideoReader
 
 MOST_FRAMES = 1000
@@ -43,10 +44,8 @@ def photo_folder(path: Path) -> Path:
 
 
 def _extract(path: Path, folder: Path) -> None:
-    from aicsd.terminal import tell  # help pages load this module, and need no rich
-
     with atomic_folder(folder) as place, VideoReader(path, WORKERS) as reader:
-        tell(f"extracting the frames of {path} to {folder}")
+        say(f"extracting the frames of {path} to {folder}")
         every, kept = 1, 0
         for number, frame in enumerate(reader.frames()):
             if number % every:

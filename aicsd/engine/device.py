@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from aicsd.errors import UserError, one_line
+from aicsd.messages import say
 from aicsd.run_config import FitConfig
 
 
@@ -34,10 +34,9 @@ def open_fabric(config: FitConfig) -> Fabric:
             f"here: {reason}"
         ) from error
     if config.precision == "bf16-mixed" and _emulates_bfloat16(fabric.device):
-        print(
-            "aicsd: note: this processor has no instructions for bfloat16: precision bf16-mixed "
-            "will be many times slower than 32-true",
-            file=sys.stderr,
+        say(
+            "note: this processor has no instructions for bfloat16: precision bf16-mixed "
+            "will be many times slower than 32-true"
         )
     return fabric
 

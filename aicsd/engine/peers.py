@@ -25,6 +25,7 @@ from torch import distributed
 
 from aicsd.engine.stop import Interrupted
 from aicsd.errors import UserError
+from aicsd.messages import say
 from aicsd.runs import RunFolder
 
 LIMIT = "AICSD_PROCESS_TIMEOUT"
@@ -199,7 +200,7 @@ class _Watch:
     def _end(self, reason: str) -> None:
         """End this process, whose main thread waits for one that does not answer."""
         if self._tell():
-            print(f"aicsd: error: {reason}; {self._advice()}", file=sys.stderr, flush=True)
+            say(f"error: {reason}; {self._advice()}")
         _end_children(0)
         os._exit(2)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from aicsd.engine.trackers import open_trackers
 from aicsd.errors import UserError, one_line
 from aicsd.evaluation import ImageCounts, Metrics, evaluate, to_json
 from aicsd.files import write_text
+from aicsd.messages import say
 from aicsd.models import Segmenter, save_model
 from aicsd.models.model_file import read_model_file
 from aicsd.run_config import FitConfig, check_loggers
@@ -163,7 +163,7 @@ class RunRecord:
 
     def _say(self, text: str) -> None:
         if self.fabric.is_global_zero:
-            print(f"{self.folder.path.name}: {text}", file=sys.stderr)
+            say(text, self.folder.path.name)
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +28,7 @@ from aicsd.engine.run_report import write_run_report
 from aicsd.engine.stop import interruptible
 from aicsd.engine.sync_bn import share_statistics, shares_statistics
 from aicsd.errors import UserError, enough_memory, one_line
+from aicsd.messages import say
 from aicsd.methods import Recipe
 from aicsd.methods.contract import Losses
 from aicsd.models import (
@@ -352,4 +352,4 @@ def try_out(distiller: Distiller, crop: int, device: torch.device) -> None:
 
 def _say(fabric: Fabric, folder: RunFolder, text: str) -> None:
     if fabric.is_global_zero:
-        print(f"{folder.path.name}: {text}", file=sys.stderr)
+        say(text, folder.path.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from aicsd.data import survey_dataset
 from aicsd.data.protocol import SegDataset
 from aicsd.errors import UserError
+from aicsd.messages import say
 from aicsd.methods import Recipe, load_recipe, make_recipe
 from aicsd.methods.contract import Losses
 from aicsd.run_config import DistillConfig, FitConfig
@@ -49,7 +49,7 @@ def of_protocol(recipe: Recipe, config: FitConfig) -> Recipe:
         return recipe
     if recipe.without_numerics:
         terms = ", ".join(recipe.without_numerics)
-        print(f"aicsd: note: protocol released leaves {terms} as they are", file=sys.stderr)
+        say(f"note: protocol released leaves {terms} as they are")
     return recipe.with_numerics("released")
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 from aicsd.data.protocol import SegDataset
 from aicsd.engine.sanity import find_headroom
+from aicsd.messages import say
 from aicsd.models import Segmenter
 from aicsd.runs import RunFolder
 from aicsd.teacher import Teacher
@@ -41,4 +40,4 @@ def write_run_report(
         write_report(folder.report, each_alone(networks), val_data, images=images, remarks=remarks)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
-        print(f"{folder.path.name}: no {folder.report.name}: {reason}", file=sys.stderr)
+        say(f"no {folder.report.name}: {reason}", folder.path.name)

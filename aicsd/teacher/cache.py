@@ -22,6 +22,7 @@ from aicsd.data.loaders import sample_loader
 from aicsd.data.protocol import Sample, SegDataset
 from aicsd.errors import UserError, enough_memory
 from aicsd.images import UInt8Array
+from aicsd.messages import say
 from aicsd.models import Segmenter, image_batch
 from aicsd.models.maps import sample_aligned
 from aicsd.teacher.cache_file import (
@@ -177,11 +178,7 @@ class TeacherCache:
             done = [checks for checks, _ in takewhile(lambda pair: pair[1], sound)]
         offsets, count = key.offsets(), len(dataset)
         held = f", {len(done)} of them done" if done else ""
-        print(
-            f"teacher cache: {count} images{held}, {_size(offsets[-1])} in {self.folder}",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"{count} images{held}, {_size(offsets[-1])} in {self.folder}", "teacher cache")
         lines = [json.dumps(checks) + "\n" for checks in done]
         text = "".join([first_line(key), *lines])  # the lines of a begun index are the same
         with (

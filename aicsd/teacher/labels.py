@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aicsd.data.protocol import Sample, SegDataset
 from aicsd.images import UInt8Array
+from aicsd.messages import say
 from aicsd.models import predict_ids
 from aicsd.teacher.teacher import Teacher
-from aicsd.terminal import tell
 
 
 class TeacherLabelled:
@@ -26,7 +26,7 @@ class TeacherLabelled:
         self.labelled = list(range(len(dataset)))
         images = (dataset.read(index).image for index in range(len(dataset)))
         self._masks: list[UInt8Array] = [
-            predict_ids(teacher.model, image, cut=tell) for image in images
+            predict_ids(teacher.model, image, cut=say) for image in images
         ]
 
     def __len__(self) -> int:

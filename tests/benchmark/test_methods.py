@@ -17,7 +17,8 @@ from fake_trainings import DATA, FakeTraining, fake_trainings, names, row_of, ru
 from tiny_runs import lines
 
 from aicsd.benchmark import methods_decide, methods_run
-from aicsd.benchmark.methods import Key, read_benchmark
+from aicsd.benchmark.methods import Key
+from aicsd.benchmark.methods_file import read_benchmark
 from aicsd.benchmark.methods_measure import measure_weights, step_ratio
 from aicsd.benchmark.methods_results import read_results
 from aicsd.benchmark.methods_run import Campaign

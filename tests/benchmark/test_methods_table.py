@@ -26,7 +26,8 @@ from fake_trainings import (
 from scipy import stats
 
 from aicsd.benchmark import methods_decide
-from aicsd.benchmark.methods import Key, read_benchmark
+from aicsd.benchmark.methods import Key
+from aicsd.benchmark.methods_file import read_benchmark
 from aicsd.benchmark.methods_render import gain_figure, latex
 from aicsd.benchmark.methods_results import read_results
 from aicsd.benchmark.methods_table import Line, Statistics
