@@ -1,4 +1,4 @@
-"""What is done with a trained network, as functions; each is also a command of ``aicsd``.
+"""Uses of a trained network, as functions; each is also a command of ``aicsd``.
 
 Their parameters are the flags of the command, and ``Args:`` is its help. Libraries are imported
 when a function is called, so that the command line starts quickly.

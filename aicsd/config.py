@@ -222,7 +222,7 @@ def _plain(value: Any, key: str) -> Any:
 
 
 def parse_text(text: str) -> Any:
-    """What the text of a flag means: a number, a switch, a list, a mapping, or itself."""
+    """Value of a flag's text: a number, a switch, a list, a mapping, or the text itself."""
     try:
         return parse_yaml(text)
     except UserError:
@@ -230,7 +230,7 @@ def parse_text(text: str) -> Any:
 
 
 def in_words(kind: Any) -> str:
-    """What a value of a type must be, in words."""
+    """Words for the values of a type."""
     origin = get_origin(kind)
     if origin is Literal:
         return f"one of {', '.join(map(repr, get_args(kind)))}"

@@ -40,7 +40,7 @@ class BrokenInputError(UserError):
 
 
 class NotEnoughMemoryError(UserError):
-    """What was asked for is too large for the memory."""
+    """The request is too large for the memory."""
 
 
 @contextmanager

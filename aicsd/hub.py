@@ -22,7 +22,7 @@ FOLDER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-"""What is read of a model of another library, beside its weights; it must have the first."""
+"""Files of a model of another library that are read beside its weights; the first is required."""
 
 
 def is_hub_name(path: str | Path) -> bool:

@@ -112,7 +112,7 @@ def _commit(hub: Any, name: str, files: dict[str, Any], card: str, private: bool
 
 
 def _read(run: Path) -> FinishedRun:
-    """What of a run is shared: its config without the paths of this machine, and its metrics."""
+    """Shared part of a run: its config without local paths, and its metrics."""
     folder = RunFolder(run)
     finished = folder.read()
     if not folder.model.is_file():
@@ -263,7 +263,7 @@ On the split `{config.get("data", {}).get("val_split", "val")}` of `{dataset}`
 
 
 def _measured(run: FinishedRun) -> str:
-    """How the metrics were measured, as the end of a sentence."""
+    """Conditions of the evaluation, as the end of a sentence."""
     if run.result.get("labels"):
         return "which have no labels: the metrics are the agreement with the teacher"
     if run.config.get("protocol") == "released":

@@ -1,4 +1,4 @@
-"""What commands are given: a network, a dataset, a device."""
+"""Inputs of commands: a network, a dataset, a device."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class DataSplit:
 
     @staticmethod
     def help_words() -> dict[str, str]:
-        """What stands for ``{word}`` in the help."""
+        """Text for ``{word}`` in the help."""
         return HELP_WORDS
 
 
@@ -128,7 +128,7 @@ def _options_of_run(name: str, model: Model) -> dict[str, Any]:
 
 
 def describe_data(data: Data, run: str | Path) -> str | None:
-    """What :func:`open_split` opens, as ``camvid, split test``; None without data of its own."""
+    """Title of what :func:`open_split` opens, as ``camvid, split test``; None without own data."""
     from aicsd.visualization.runs import data_title
 
     if isinstance(data, Mapping):

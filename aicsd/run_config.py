@@ -128,7 +128,7 @@ class FitConfig:
 
     @staticmethod
     def help_words() -> dict[str, str]:
-        """What stands for ``{word}`` in the help."""
+        """Text for ``{word}`` in the help."""
         return {"loggers": ", ".join(LOGGERS)}
 
     @property

@@ -167,7 +167,7 @@ class RunFolder:
         return self.config.is_file() and self.result.is_file()
 
     def read(self) -> FinishedRun:
-        """What a finished run has written.
+        """Config, result and log of a finished run.
 
         Raises:
             UserError: no run, not finished, or a file that cannot be read.
@@ -298,7 +298,7 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What a finished run has written.
+    """Config, result and log of a finished run.
 
     Args:
         path: its folder.

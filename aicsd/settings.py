@@ -1,4 +1,4 @@
-"""What may be set: read from the fields of a config class, or the parameters of a function."""
+"""Settings: the fields of a config class, or the parameters of a function."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Setting(NamedTuple):
 
 @cache
 def settings_of(target: Callable[..., Any]) -> Mapping[str, Setting]:
-    """What may be set, in order: the fields of a dataclass, or the parameters of a function.
+    """Settings in order: the fields of a dataclass, or the parameters of a function.
 
     Help is the docstring under a field, or what stands under ``Args:``. ``{word}`` under a field
     stands for that word of the class's ``help_words()``, such as the names in a table.
@@ -80,7 +80,7 @@ def leaves(target: Callable[..., Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def section_help(target: Callable[..., Any], section: str) -> str:
-    """What a section, named by its dotted key, is for: the help of the setting that holds it."""
+    """Help of a section, named by its dotted key: that of the setting that holds it."""
     settings, text = settings_of(target), ""
     for part in section.split("."):
         text = settings[part].help

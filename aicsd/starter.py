@@ -36,7 +36,7 @@ UNLABELLED = "unlabelled"
 
 
 class Machine(NamedTuple):
-    """What a training can use here."""
+    """Resources of this machine for a training."""
 
     cores: int
     memory_gb: float | None
@@ -54,7 +54,7 @@ class Machine(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What a dataset holds."""
+    """Properties of a dataset."""
 
     sizes: Counter[tuple[int, int]]
     """(H, W) of the training images, and how many have it."""
@@ -119,7 +119,7 @@ def write_config(root: str, out: str | None = None, machine: Machine | None = No
 
 
 def read_facts(name: str, root: str) -> Facts:
-    """What the training images of a dataset are like.
+    """Properties of the training images of a dataset.
 
     Raises:
         UserError: naming the first file that cannot be used.

@@ -1,4 +1,4 @@
-"""What a terminal, a pipe or a notebook shows while a command runs."""
+"""Progress bars for terminals, and lines of progress for pipes and notebooks."""
 
 from __future__ import annotations
 

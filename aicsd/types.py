@@ -1,4 +1,4 @@
-"""The words that every part shares.
+"""Types and names that every part shares.
 
 Shapes: ``B`` images in a batch, ``C`` classes, ``H`` and ``W`` rows and columns of pixels,
 ``D`` channels of a feature map.
@@ -24,7 +24,7 @@ EvaluationProtocol = Literal["standard", "released"]
 """``released`` repeats the released AICSD code where that decides its figures; see docs."""
 
 Runtime = Literal["eager", "compiled", "openvino"]
-"""How the frozen teacher is run."""
+"""Runtime of the frozen teacher."""
 
 
 Output = Literal["logits", "native", "labels"]
@@ -32,7 +32,7 @@ Output = Literal["logits", "native", "labels"]
 
 
 class Batch(NamedTuple):
-    """What a loader yields."""
+    """A batch of a loader."""
 
     image: Tensor
     """(B, 3, H, W) uint8, RGB."""
@@ -53,7 +53,7 @@ class Batch(NamedTuple):
 
 
 class SegOutput(NamedTuple):
-    """What a segmentation network returns."""
+    """Output of a segmentation network."""
 
     logits: Tensor
     """(B, C, h, w) at the network's own resolution (stride 4 for DeepLabV3+)."""

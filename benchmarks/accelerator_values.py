@@ -39,7 +39,7 @@ BOUNDS = {"float32": 2e-3, "bfloat16": 2e-2, "float16": 1e-2}
 SMALLEST = 1e-6
 """Values of less are compared with this error, whatever they are."""
 SCALE = {"float32": 1.0, "bfloat16": 1.0, "float16": 2.0**10}
-"""What a loss is multiplied by before the backward pass, as mixed precision does."""
+"""Scale of a loss before the backward pass, as in mixed precision."""
 CLASSES = Classes(tuple("abcde"), tuple(distinct_color(number) for number in range(5)))
 SMALL = {"aspp_channels": 8, "decoder_channels": 8, "low_level_channels": 4, "dropout": 0.0}
 STEPS = 4

@@ -1,4 +1,4 @@
-"""What the package is measured against: plain loops and plain PyTorch, independent of it."""
+"""Baselines of the measurements: plain loops and plain PyTorch, independent of the package."""
 
 from __future__ import annotations
 

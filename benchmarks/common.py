@@ -1,4 +1,4 @@
-"""How every benchmark measures and reports: ratios within one run, on one machine."""
+"""Measurement and reports of all benchmarks: ratios within one run, on one machine."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def batches(dataset: SegDataset) -> list[Batch]:
 
 
 def normalized(found: list[Batch]) -> None:
-    """What is done with a batch on the model's device; here on this core too."""
+    """Work on a batch on the model's device; here it shares this core."""
     for batch in (each.to("cpu") for each in found):
         (batch.image.float() / 255).sub_(MEAN).div_(STD)
 

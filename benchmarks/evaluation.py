@@ -1,4 +1,4 @@
-"""What evaluation costs beside the forward pass, and what batching of views saves.
+"""Cost of evaluation beside the forward pass, and savings by batched views.
 
 python -m benchmarks.evaluation
 """

@@ -1,4 +1,4 @@
-"""How the ICS term grows with classes, pixels and batch: time and memory, forward and backward.
+"""Time and memory of the ICS term over classes, pixels and batch, forward and backward.
 
 python -m benchmarks.growth
 """

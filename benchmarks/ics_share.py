@@ -1,4 +1,4 @@
-"""What the ICS term adds to a student's own training step, over the number of classes.
+"""Cost of the ICS term relative to a student's training step, over the number of classes.
 
     python -m benchmarks.ics_share
 

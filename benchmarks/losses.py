@@ -176,7 +176,7 @@ def pixel_comparisons() -> Iterator[Comparison]:
 
 
 def native_terms() -> dict[str, float]:
-    """What ICSD and KD at stride 4 add to the cross entropy at the input's resolution."""
+    """Cost of ICSD and KD at stride 4 beside the cross entropy at the input's resolution."""
     student, teacher, _ = draw(NATIVE)
     _, _, mask = draw(VOC)
 

@@ -1,4 +1,4 @@
-"""What the terms of every method cost beside the labels' cross entropy: time, memory, parameters.
+"""Cost of the terms of every method beside the cross entropy: time, memory, parameters.
 
     python -m benchmarks.terms
 

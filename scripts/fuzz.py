@@ -1,4 +1,4 @@
-"""Feed damaged files to every reader, and see that each is read or refused in one line.
+"""Feed damaged files to every reader, and check that each is read or refused in one line.
 
     python scripts/fuzz.py [--inputs 100000] [--seed 0] [--only NAME,...] [--keep FOLDER]
 
@@ -288,7 +288,7 @@ def _alarm(*_: object) -> None:
 def work(
     name: str, reader: Reader, folder: Path, seed: int, numbers: range, out: Any, at: Any
 ) -> None:
-    """In a process of its own: the inputs of one reader, findings into a pipe."""
+    """Run the inputs of one reader in a process, and send findings through a pipe."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, _alarm)

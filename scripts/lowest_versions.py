@@ -38,7 +38,7 @@ TESTS = (
     "tests/test_python_api.py",
 )
 RUNNER = ("pytest>=8.3", "pytest-xdist>=3.6", "hypothesis>=6.112", "scipy>=1.14")
-"""What the tests themselves need."""
+"""Packages that the tests need."""
 
 
 def lowest(requirement: str) -> str:

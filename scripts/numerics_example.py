@@ -1,4 +1,4 @@
-"""What ``numerics: released`` changes, on seeded synthetic maps of a teacher and a student.
+"""Print the effect of ``numerics: released`` on seeded synthetic maps.
 
     python scripts/numerics_example.py
 

@@ -113,7 +113,7 @@ def told(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def train(teacher: Path, run: Path, workers: int) -> None:
-    """In a process of its own: start the training, or go on with it, and exit as the CLI does."""
+    """Start or continue the training in a process, and exit as the CLI does."""
     os.setsid()
     (run.parent / f"{run.name}.out").touch()
     output = os.open(run.parent / f"{run.name}.out", os.O_WRONLY | os.O_APPEND)
@@ -197,7 +197,7 @@ def files(folder: Path) -> set[str]:
 
 
 def differences(run: Path, reference: Path) -> Iterator[str]:
-    """What a disturbed run has otherwise than the reference."""
+    """Differences between a disturbed run and the reference."""
     for name in ("model", "best", "ics", "image_counts"):
         if not same_tensors(run / f"{name}.safetensors", reference / f"{name}.safetensors"):
             yield f"{name}.safetensors"
@@ -293,7 +293,7 @@ def make_teacher(path: Path) -> None:
 
 
 def summary(kills: list[Kill], runs: int, wrong: int) -> None:
-    """What was done; a training that was over before the signal counts as not killed."""
+    """Description of the disturbance; a training that ended before the signal was not killed."""
     alive = [kill for kill in kills if kill.code != 0]
     print(f"{len(alive)} kills of {runs} trainings; {wrong} differences")
     for name, count in Counter(kill.phase for kill in alive).most_common():

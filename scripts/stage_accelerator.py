@@ -1,4 +1,4 @@
-"""What a bare machine with PyTorch needs for accelerator_check.py, in parts of limited size.
+"""Pack the files that accelerator_check.py needs on a bare machine, in parts of limited size.
 
     python scripts/stage_accelerator.py --out STAGE --root CAMVID --teacher TEACHER.safetensors \
         --weights MOBILENETV2_050.safetensors --have PACKAGES.txt

@@ -106,7 +106,7 @@ def _losses_of(method: str) -> set[str]:
 
 
 def _meanings(contract: LossContract) -> dict[str, str]:
-    """What docstrings say about the options: those of the function, then those of the class."""
+    """Docstrings of the options: those of the function, then those of the class."""
     found: dict[str, str] = {}
     function = getattr(losses, f"{contract.name}_loss", None)
     for target in (*reversed(contract.loss.__mro__), contract.loss.forward, function):

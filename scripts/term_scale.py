@@ -1,4 +1,4 @@
-"""How large every loss term and its gradient are: where weights come from.
+"""Measure every loss term and its gradient, the basis of weights.
 
     python scripts/term_scale.py --teacher RUN --students RUN_OR_FILE ... --config CONFIG
 

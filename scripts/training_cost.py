@@ -1,4 +1,4 @@
-"""What a training costs, by calculation: no data, no GPU, nothing is computed on real tensors.
+"""Calculate the cost of a training: no data, no GPU, no computation on real tensors.
 
     python scripts/training_cost.py --config aicsd/configs/voc/aicsd.yaml --images 1464
 

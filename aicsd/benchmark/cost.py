@@ -1,4 +1,4 @@
-"""What a training costs on this machine: a few timed steps, extrapolated to the whole run."""
+"""Cost of a training on this machine: a few timed steps, extrapolated to the whole run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Memory:
     """The same measure before the networks were built."""
     measure: str
     kept_calculated: int
-    """What the student keeps for the backward pass, in float32, without what the losses keep."""
+    """Activations of the student for the backward pass, in float32, without those of the losses."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def measure_cost(
 
 
 def _notes(config: CostConfig, source: TeacherSource | None, data: Data) -> list[str]:
-    """What differs from the training itself."""
+    """Differences from the training itself."""
     notes = [] if source is None else [source.note]
     if data.missing is not None:
         notes.append(f"{data.missing}: RANDOM IMAGES stand in for the data")

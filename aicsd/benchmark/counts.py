@@ -1,4 +1,4 @@
-"""What a step of training costs by calculation: kept bytes and operations."""
+"""Calculated cost of a training step: kept bytes and operations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aicsd.models import ModelConfig, build_model
 def kept_bytes_and_flops(
     config: ModelConfig, classes: Classes, batch: int, side: int, trains: bool
 ) -> tuple[int, int, int]:
-    """What a step on square images takes, calculated on tensors without storage.
+    """Cost of a step on square images, calculated on tensors without storage.
 
     Args:
         config: the network; its starting weights are not read.

@@ -1,4 +1,4 @@
-"""What ``aicsd benchmark cost`` measures: the data and networks of a config, or stand-ins."""
+"""Inputs of ``aicsd benchmark cost``: the data and networks of a config, or stand-ins."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Data:
     counts: tuple[int, int] | None
     """Images to train and to validate on; None if unknown."""
     missing: str | None
-    """Why the images are stand-ins; None for real ones."""
+    """Reason for stand-ins; None for real images."""
 
 
 class RandomImages(SegDataset):

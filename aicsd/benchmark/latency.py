@@ -1,4 +1,4 @@
-"""How long models take for a forward pass, side by side."""
+"""Latency of models, measured with interleaved forward passes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Latency:
     minimum: float
     median: float
     images_per_second: float
-    """At the median."""
+    """Throughput at the median."""
     parameters: int
     """0 for a file without that number."""
     gmacs: float | None
@@ -30,7 +30,7 @@ class Latency:
     megabytes: float
     """10^6 bytes of the weights in memory, or of an exported model's file."""
     gives: str
-    """What comes out of a forward pass: ``native`` logits, at the network's own stride, or for an
+    """Output of a forward pass: ``native`` logits, at the network's own stride, or for an
     exported model what it was exported to give."""
 
 

@@ -68,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Search:
-    """How the weights of a row are chosen.
+    """Search for the weights of a row.
 
     Args:
         factors: what the gradient-matched weights are multiplied by, one short training each; a
@@ -107,7 +107,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What the file describes.
+    """A benchmark, as its file describes it.
 
     Args:
         common: options of ``aicsd distill`` for all cells.
@@ -208,7 +208,7 @@ def completed(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stated(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What options of ``aicsd distill`` say about a result, whatever the defaults are."""
+    """Options of ``aicsd distill`` that decide a result, as stated, without defaults."""
     flat = {key: value for key, value in flatten(options).items() if key not in UNIMPORTANT}
     files = ("teacher", "teacher_classes", "student.weights", "method")
     contents = {key: _content(str(flat[key])) for key in files if flat.get(key) is not None}

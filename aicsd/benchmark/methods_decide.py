@@ -1,4 +1,4 @@
-"""What a cell needs of others: epochs that make two rows equal, weights from short trainings."""
+"""Decisions of a benchmark: epochs that make two rows equal, weights from short trainings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Decider:
             results.decided_for[name] = digest
 
     def _bases(self) -> Iterator[tuple[str, object]]:
-        """What each decision follows from."""
+        """Basis of each decision."""
         benchmark, seed = self.benchmark, self.benchmark.seeds[0]
         for student in benchmark.students:
             options = {

@@ -1,4 +1,4 @@
-"""What is measured on a cell without training it: gradients of its terms, time of its steps."""
+"""Measurements on a cell without a training: gradients of its terms, time of its steps."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
 
 NOISE = "°"
-"""Behind a difference whose sign is within the noise."""
+"""Mark of a difference whose sign is within the noise."""
 HEADER = (
     "student",
     "method",
@@ -91,7 +91,7 @@ def markdown(statistics: Statistics, lines: Sequence[Line]) -> str:
 
 
 def _headroom(teachers: Sequence[float], alone: Line) -> str:
-    """What there is to gain from each teacher."""
+    """Headroom of each teacher."""
     level = sum(alone.miou) / len(alone.miou)
     found = []
     for score in teachers:
@@ -223,7 +223,7 @@ PLACES = tuple(
     for up in (4, -10, 14, -20, 24, -30, 34, -40)
     for side in (1, -1)
 )
-"""Where the name of a point may stand: offset right and up in points, and how it is aligned."""
+"""Places for the name of a point: offset right and up in points, and alignment."""
 
 
 def plot(lines: Sequence[Line], path: Path) -> None:

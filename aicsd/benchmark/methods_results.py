@@ -1,4 +1,4 @@
-"""What the cells of a benchmark came to, in one JSON file from which the table can be made."""
+"""Results of the cells of a benchmark, in one JSON file from which the table can be made."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ class Results:
 
 
 def read_results(path: Path) -> Results:
-    """What :meth:`Results.save` wrote; empty without the file.
+    """Results that :meth:`Results.save` wrote; empty without the file.
 
     Raises:
         UserError: another file.
@@ -184,7 +184,7 @@ def _cell(held: dict[str, Any], content: Mapping[str, Any]) -> CellResult:
 
 
 def measured_on(cell: CellResult) -> dict[str, Any]:
-    """On what a cell was measured; figures compare if this is equal."""
+    """Images and settings of the measurement; figures compare if these are equal."""
     kept = {name: cell.identity[name] for name in MEASURED if name in cell.identity}
     if cell.figures.get("labels"):
         kept |= {"labels": cell.figures["labels"], "teacher": cell.identity["teacher"]}
@@ -224,7 +224,7 @@ def read_cell(folder: RunFolder) -> CellResult:
 
 
 def step_time(key: Key) -> str:
-    """What the ratio of a row's step time to the baseline's is kept under in ``decided``."""
+    """Key in ``decided`` of the ratio of a row's step time to the baseline's."""
     return f"{key.student} {key.row}: step time"
 
 

@@ -57,7 +57,7 @@ class Running:
 
 @dataclass
 class Outcome:
-    """How a call ended.
+    """Outcome of a call.
 
     Args:
         failed: last line of the log of each training that failed.

@@ -32,7 +32,7 @@ class CostConfig(DistillConfig):
 
     @property
     def network(self) -> ModelConfig:
-        """What gets trained."""
+        """Network to train."""
         return self.student if self.model is None else self.model
 
     @property

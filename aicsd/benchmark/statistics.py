@@ -1,4 +1,4 @@
-"""How far a difference between two methods reaches beyond the noise of seeds and images.
+"""Significance of a difference between two methods against the noise of seeds and images.
 
 Images are resampled (the bootstrap), the same ones for both methods and all seeds, and mIoU is
 computed anew from their summed counts. Seeds are too few for that: an interval from resampling
@@ -21,7 +21,7 @@ LEVEL = 0.95
 RESAMPLES = 10_000
 CRITICAL_NORMAL = 1.959964
 CRITICAL = (CRITICAL_NORMAL + 0.841621) ** 2
-"""For a two-sided level of 5 % and a power of 80 % (Cohen, 1988, table 2.4)."""
+"""Constant of a two-sided level of 5 % and a power of 80 % (Cohen, 1988, table 2.4)."""
 ASSUMED_STD = 0.005
 """Standard deviation of mIoU over seeds where fewer than two runs show it."""
 Floats = NDArray[np.float64]
@@ -29,7 +29,7 @@ Integers = NDArray[np.int64]
 
 
 class Interval(NamedTuple):
-    """Where a mean difference lies with a probability of :data:`LEVEL`."""
+    """Interval of a mean difference at the confidence level :data:`LEVEL`."""
 
     low: float
     high: float
@@ -93,7 +93,7 @@ def seeds_needed(difference: float, std: float) -> float:
 
 
 def parts_of(matrices: Integers) -> Integers:
-    """What mIoU needs of confusion matrices: (..., C, C) -> (..., 3, C).
+    """Counts for the mIoU from confusion matrices: (..., C, C) -> (..., 3, C).
 
     Right pixels, labelled pixels and predicted pixels of every class.
     """

@@ -1,4 +1,4 @@
-"""What other settings of a config would save: estimated or measured."""
+"""Savings by other settings of a config: estimated or measured."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def of_step(
 def estimated_switches(
     config: CostConfig, parts: Mapping[str, float], load: float, run: RunTime | None
 ) -> list[Switch]:
-    """What follows from the split of a step without measuring again.
+    """Savings that follow from the parts of a step, without measuring again.
 
     Args:
         config: as it was measured.

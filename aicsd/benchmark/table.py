@@ -52,7 +52,7 @@ class MeasuredRun:
 
     @property
     def measured_on(self) -> dict[str, Any]:
-        """On what the run was measured, and how: figures compare if this is equal."""
+        """Images and settings of the measurement; figures compare if these are equal."""
         kept = {key: self.settings[key] for key in ("data.name", "data.val_split", "protocol")}
         if self.settings["protocol"] == "released":
             kept["data.augment.crop"] = self.settings["data.augment.crop"]
@@ -123,7 +123,7 @@ class Group:
 
     @property
     def without_method(self) -> dict[str, Any]:
-        """What it must share with a group that it is compared with."""
+        """Settings that it must share with a group that it is compared with."""
         return {
             key: value
             for key, value in self.runs[0].experiment.items()

@@ -10,7 +10,7 @@ import torch
 
 
 def machine() -> dict[str, str]:
-    """What a time depends on besides the code."""
+    """Hardware and versions that a time depends on."""
     cpu = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.is_file():

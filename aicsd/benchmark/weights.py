@@ -1,4 +1,4 @@
-"""How hard a term pulls at the map that it reads, beside the labels: where weights come from."""
+"""Gradient of a term on the map that it reads, relative to the labels': the basis of weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Scale(NamedTuple):
     norm: float
     """L2 norm of its gradient on the map that it reads."""
     ratio: float
-    """This norm over that of the cross entropy's gradient on the same map."""
+    """Norm relative to that of the cross entropy's gradient on the same map."""
 
 
 def term_scales(
@@ -38,7 +38,7 @@ def term_scales(
     terms: Mapping[str, tuple[str, TermRecipe]],
     class_pixels: Sequence[int] | None = None,
 ) -> dict[str, Scale]:
-    """How large terms and their gradients are, once the networks of a term have learned.
+    """Size of terms and their gradients, once the networks of a term have been trained.
 
     Args:
         student: is left in training mode.

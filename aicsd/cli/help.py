@@ -14,7 +14,7 @@ from aicsd.config import presets_of
 from aicsd.settings import Setting, leaves, section_help, settings_of
 
 COLUMN = 28
-"""Where explanations begin."""
+"""Column in which explanations begin."""
 EVERYTHING = "--help_all"
 FLAGS = ("--help", "-h", EVERYTHING)
 
@@ -124,7 +124,7 @@ def _place(name: str, setting: Setting) -> str:
 
 
 def _value(setting: Setting) -> str:
-    """What stands behind a flag: its choices, or the kind of its value."""
+    """Value of a flag in the help: its choices, or its kind."""
     kind, origin = setting.kind, get_origin(setting.kind)
     if origin is Literal:
         return "{" + ",".join(map(str, get_args(kind))) + "}"

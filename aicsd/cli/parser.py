@@ -38,7 +38,7 @@ class Preset(dict[str, Any]):
 
 
 class Command(NamedTuple):
-    """One command: what may be set, and what is done with it."""
+    """One command: its settings, and the function that runs it."""
 
     target: Any
     """A config class, which takes ``--config`` too; or a function, whose required parameters before
@@ -53,7 +53,7 @@ class Command(NamedTuple):
     base: Callable[[Values], Path | None] = lambda _: None
     """The config file to start from where ``--config`` gives none, by what the flags set."""
     beneath: Callable[[Values, Values], Values] = lambda below, _: below
-    """What stays of settings beneath others: two layers, config files and flags, that meet."""
+    """Filter of settings beneath others, where two layers (config files, flags) are merged."""
 
     @property
     def takes_config(self) -> bool:
@@ -78,7 +78,7 @@ def call(command: Command, words: Sequence[str]) -> int:
 
 
 def parse(command: Command, words: Sequence[str]) -> Values:
-    """What ``words`` set, as nested plain data, over what the config files set.
+    """Settings by ``words``, as nested plain data, over those of the config files.
 
     Raises:
         UserError: an unknown flag, one without a value, a word too many, or a config file that is

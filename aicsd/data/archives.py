@@ -30,7 +30,7 @@ class Member(NamedTuple):
     name: str
     open: Callable[[], IO[bytes]]
     link: str | None = None
-    """What a link points to, seen from the top of the archive."""
+    """Target of a link, from the top of the archive."""
 
 
 def unpack(archive: Path, inside: str, place: Path, progress: Progress | None = None) -> None:

@@ -22,7 +22,7 @@ MAP_STRIDE = 4
 
 
 class Padding(NamedTuple):
-    """What a crop holds where it reaches beyond the image."""
+    """Padding of a crop that reaches beyond the image."""
 
     color: tuple[int, int, int] = (124, 116, 104)  # the ImageNet mean: 0 after normalisation
     class_id: int = IGNORE_INDEX
@@ -189,7 +189,7 @@ def crop_maps(
 
 
 def _places(side: int, cells: int, start: int, source: int, content: int, length: int) -> Tensor:
-    """Where the cells of a crop are along one axis of the image: -1 its first pixel, 1 its last.
+    """Places of a crop's cells along one axis of the image: -1 its first pixel, 1 its last.
 
     Args:
         side: side of the crop in pixels.

@@ -24,7 +24,7 @@ def training_images(dataset: SegDataset, config: DataConfig) -> SegDataset:
 def epoch_indices(
     dataset: SegDataset, config: DataConfig, seed: int = 0, epoch: int = 0
 ) -> list[int]:
-    """What an epoch shows: each sample once, those with labels ``labelled_repeat`` times.
+    """Samples of an epoch: each once, those with labels ``labelled_repeat`` times.
 
     With ``unlabelled_ratio`` it shows that many samples without labels for each view of one with
     labels, and takes them in turns from epoch to epoch: each is shown before one is shown again.

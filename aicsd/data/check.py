@@ -1,4 +1,4 @@
-"""What can be used of a split, what cannot, and what is in its masks."""
+"""Check of a split: usable samples, unusable ones, and the contents of the masks."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SAMPLED = 200
 
 
 class Survey(NamedTuple):
-    """What a check of a split found."""
+    """Result of the check of a split."""
 
     images: int
     problems: list[str]
     """One line for every sample that cannot be used."""
     notes: list[str]
-    """What is odd, but no obstacle; one line each."""
+    """Remarks on odd but usable data, one line each."""
     sizes: Counter[tuple[int, int]]
     """(H, W) of usable images, and how many have it."""
     classes: tuple[str, ...]
@@ -172,7 +172,7 @@ class _Labels(NamedTuple):
 
 
 def _examined(dataset: SegDataset, decode_images: bool) -> Iterator[_Labels | str]:
-    """What is in every sample, or why it cannot be used, in order."""
+    """Contents of every sample, or the reason why it cannot be used, in order."""
     read: Callable[[int], Sample] = dataset.read
     if isinstance(dataset, FileDataset) and not decode_images:
         read = dataset.check_pair
@@ -244,7 +244,7 @@ def _turned(dataset: SegDataset) -> list[str]:
 
 
 def _meaning(found: Survey, dataset: SegDataset) -> tuple[list[str], list[str]]:
-    """What cannot be meant about labels that are all valid, and what is odd about them."""
+    """Implausible and odd properties of labels that are all valid."""
     with_pixels = [index for index, count in enumerate(found.pixels) if count]
     without = [index for index, count in enumerate(found.pixels) if not count]
     if not len(dataset.labelled) or not found.sizes:

@@ -65,7 +65,7 @@ LUMA = np.array((0.299, 0.587, 0.114), np.float32)
 
 
 class Material(NamedTuple):
-    """What the scenes of one split are made of."""
+    """Sources of the scenes of one split."""
 
     rows: IntArray
     """(N,) rows of the digits in scikit-learn's data, sorted."""

@@ -14,7 +14,7 @@ from aicsd.images import Color
 
 
 class Server(NamedTuple):
-    """What the benchmark server of a dataset expects."""
+    """Archive that the benchmark server of a dataset expects."""
 
     stored_ids: tuple[int, ...]
     """Class id -> the id in the files."""
@@ -51,7 +51,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Download:
-    """How a dataset gets below a root.
+    """Download of a dataset into a root.
 
     Args:
         archives: the files that it consists of.

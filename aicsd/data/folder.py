@@ -186,7 +186,7 @@ def _layout(root: Path, images: str, masks: str, nested: bool) -> _Layout:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where images and masks are."""
+    """Places of images and masks."""
 
     root: Path
     image_folder: str

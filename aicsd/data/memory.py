@@ -17,7 +17,7 @@ from aicsd.images import UInt8Array
 
 MB = 1_000_000
 SHARED_MEMORY = Path("/dev/shm")
-"""Where Linux keeps what processes share; a container's may be small."""
+"""Shared memory of Linux; that of a container may be small."""
 MEASURED = 16
 """Samples that are read to estimate the size of all."""
 
@@ -68,7 +68,7 @@ class CachedDataset:
         )
 
     def read(self, index: int) -> Sample:
-        """What ``dataset`` reads; of a sample that is kept, a read-only view."""
+        """Sample of ``dataset``; a read-only view if it is kept."""
         place = np.frombuffer(self._places, np.int64).reshape(-1, 3)[index]
         with self._lock:
             offset, height, width = place.tolist()

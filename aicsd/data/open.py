@@ -39,9 +39,9 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 """Every dataset. A new one is a file and a line here."""
 AUTO = "auto"
-"""In place of a name: the dataset whose layout the root has."""
+"""Name that stands for the dataset whose layout the root has."""
 MEMORY = "memory"
-"""In place of a name, in the config of a run: its data were objects, which no name leads to."""
+"""Name in the config of a run whose data were objects in memory."""
 
 
 def differs_by_root(name: str) -> bool:

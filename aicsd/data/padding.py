@@ -1,4 +1,4 @@
-"""How much of a random crop reaches beyond the image, from the sizes of the images alone."""
+"""Share of padding in random crops, from the sizes of the images alone."""
 
 from __future__ import annotations
 

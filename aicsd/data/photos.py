@@ -1,4 +1,4 @@
-"""Photos without any mask: what a teacher alone can teach a student."""
+"""Photos without masks, for distillation from a teacher alone."""
 
 from __future__ import annotations
 

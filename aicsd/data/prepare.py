@@ -15,7 +15,7 @@ from aicsd.errors import UserError, suggest
 DOWNLOADS: dict[str, Download] = {
     name: download for entry in DATASETS.values() for name, download in entry.downloads.items()
 }
-"""What can be prepared, by name."""
+"""Downloadable datasets by name."""
 LISTED = {name: entry.fetch for name, entry in DATASETS.items() if entry.fetch is not None}
 """Datasets of which the root says where they come from."""
 

@@ -1,4 +1,4 @@
-"""What a dataset is: samples with labels, and the classes that these name."""
+"""Dataset protocol: samples with labels, and their classes."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def _elements(data: memoryview, order: str) -> Iterator[_Element]:
 
 
 class _Head(NamedTuple):
-    """What a matrix begins with."""
+    """Header of a matrix."""
 
     matrix_class: int
     shape: tuple[int, ...]

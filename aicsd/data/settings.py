@@ -10,7 +10,7 @@ from aicsd.data.open import AUTO, DATASETS, GENERATED, MEMORY, PHOTOS_ONLY, find
 from aicsd.errors import UserError
 
 HELP_WORDS = {"datasets": ", ".join(DATASETS), "generated": GENERATED}
-"""What stands in the help for ``{datasets}`` and ``{generated}``."""
+"""Text for ``{datasets}`` and ``{generated}`` in the help."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class DataConfig:
 
     @staticmethod
     def help_words() -> dict[str, str]:
-        """What stands for ``{word}`` in the help."""
+        """Text for ``{word}`` in the help."""
         return HELP_WORDS
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from aicsd.files import write_text
 from aicsd.images import MAX_BYTES
 
 INDEX = ".index"
-"""Behind the name that the copy of a tar would have."""
+"""Suffix to the name that the copy of a tar would have."""
 FORMAT = 1
 BLOCK = 1 << 19
 """Bytes of a request for headers. Small members come with them; of larger ones, the content is
@@ -118,7 +118,7 @@ def _text(file: WebFile, members: list[Member]) -> str:
 
 
 def kept_members(place: Path, file: WebFile) -> list[Member] | None:
-    """What an index tells of a tar; None if there is none, or a damaged one, or of another tar.
+    """Members of a tar by its index; None without one, for a damaged one or that of another tar.
 
     Args:
         place: path of the index.

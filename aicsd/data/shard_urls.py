@@ -91,7 +91,7 @@ def _expanded(text: str, listed: Path) -> Iterator[str]:
 
 
 def _place(url: str, listed: Path) -> Path:
-    """Where the tar of an address goes: its name, begun with that of the split."""
+    """File name for the tar of an address, which begins with the split."""
     try:
         parts = urlsplit(url)
     except ValueError as error:

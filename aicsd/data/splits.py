@@ -65,7 +65,7 @@ def _photos(folder: str, classes: Classes, check: bool) -> SegDataset:
 
 
 def data_settings(data: Data) -> tuple[dict[str, Any], Splits | None]:
-    """What a caller gives as data -> the keys of ``DataConfig``, and datasets in memory.
+    """The argument ``data`` -> the keys of ``DataConfig``, and datasets in memory.
 
     Args:
         data: the name of a dataset, a folder, keys, or splits. Keys may hold ``train`` and

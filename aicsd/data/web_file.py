@@ -162,7 +162,7 @@ class _Here(threading.local):
         self._places: dict[str, str] = {}
 
     def places(self) -> dict[str, str]:
-        """Where redirects led, by the address asked for."""
+        """Targets of redirects, by the requested address."""
         if self._process != os.getpid():
             self._process, self._open, self._places = os.getpid(), {}, {}
         return self._places

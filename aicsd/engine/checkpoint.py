@@ -23,7 +23,7 @@ COMMENT_BYTES = len(MARK) + 2 * hashlib.sha256().digest_size
 
 @dataclass
 class RunState:
-    """Where a run stands."""
+    """State of a run between two steps."""
 
     step: int = 0
     """Optimizer steps done."""
@@ -37,13 +37,13 @@ class RunState:
 
 
 class Checkpoint(NamedTuple):
-    """What a run continues from."""
+    """A checkpoint that was read."""
 
     state: RunState
     states: dict[str, Any]
     """State dicts by name."""
     damage: str | None
-    """Why this is not the newest checkpoint; None if it is."""
+    """Reason why this is not the newest checkpoint; None if it is."""
 
 
 def save_checkpoint(folder: RunFolder, state: RunState, states: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a run is trained from: fingerprints of data and teacher, which a resumed run compares."""
+"""Inputs of a run: fingerprints of data and teacher, which a resumed run compares."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def fit(
 
 
 class Due(NamedTuple):
-    """What follows a step."""
+    """Work that is due after a step."""
 
     epoch: int
     """Epochs done."""
@@ -128,7 +128,7 @@ class Due(NamedTuple):
 
 
 def due_after(step: int, total: int, config: FitConfig, per_epoch: int) -> Due:
-    """What follows step ``step``, from 1, of ``total``; ``per_epoch`` batches make an epoch."""
+    """Work due after step ``step``, from 1, of ``total``; ``per_epoch`` batches make an epoch."""
     batches = step * config.optimizer.accumulate
     epoch = batches // per_epoch
     before = (batches - config.optimizer.accumulate) // per_epoch

@@ -1,4 +1,4 @@
-"""A step whose loss is not finite, looked at and kept in the run folder."""
+"""Steps with a non-finite loss: examined and stored in the run folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Part(NamedTuple):
     values: dict[str, float]
     """``loss`` and every term, unweighted."""
     cause: str
-    """Where the first number that is not finite comes from; "" if all are finite."""
+    """Origin of the first number that is not finite; "" if all are finite."""
 
 
 def examine(

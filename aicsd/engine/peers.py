@@ -49,7 +49,7 @@ class EndedElsewhereError(UserError):
 _asked = 0
 """Calls of ``any_process``: a process in which it grows is not stuck."""
 _children: list[subprocess.Popen[bytes]] = []
-"""What this process has started to train with it."""
+"""Processes that this one has started."""
 
 
 def launch(fabric: Fabric) -> None:

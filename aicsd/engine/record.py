@@ -1,4 +1,4 @@
-"""What a training leaves behind: scores, models, checkpoints and the result."""
+"""Record of a training: scores, models, checkpoints and the result."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class RunRecord:
         return result
 
     def finished(self, total: int) -> dict[str, Any] | None:
-        """What ``metrics.json`` holds, if the run has nothing left to do.
+        """Content of ``metrics.json``, if the run is complete.
 
         A finished run whose checkpoints were deleted gets its network from the model file.
 

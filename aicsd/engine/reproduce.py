@@ -57,7 +57,7 @@ def repeat_run(run: str | Path, out: Path) -> list[str]:
 
 
 def differences(run: RunFolder, other: RunFolder) -> Iterator[str]:
-    """How two finished runs differ: inputs, the first line of the log, figures, weights."""
+    """Differences of two finished runs: inputs, first line of the log, figures, weights."""
     if run.inputs.is_file() and other.inputs.is_file():
         before, now = read_json(run.inputs), read_json(other.inputs)
         changed = [
@@ -78,7 +78,7 @@ def differences(run: RunFolder, other: RunFolder) -> Iterator[str]:
 
 
 def _first_line(run: RunFolder, other: RunFolder) -> Iterator[str]:
-    """Where the logs first differ."""
+    """First difference between the logs."""
     lines = [_by_step(folder) for folder in (run, other)]
     for step in sorted(lines[0].keys() | lines[1].keys()):
         first, second = (each.get(step, {}) for each in lines)

@@ -175,7 +175,7 @@ def _run(
 
 
 def _stopped(folder: RunFolder) -> str:
-    """What a signal cuts outside of the training steps."""
+    """Message for a signal outside of the training steps."""
     if folder.is_finished:
         return "stopped; the run is finished"
     if folder.config.is_file():
@@ -236,7 +236,7 @@ def _train_together(
     folder: RunFolder,
     fabric: Fabric,
 ) -> Run:
-    """What every process does once all have met."""
+    """Training in every process, after all have connected."""
     plan = plan_run(config, splits.train, fabric.global_rank, fabric.world_size)
     if config.data.cache_mb:
         shared = config.data.workers > 0

@@ -33,7 +33,7 @@ def plan_run(config: FitConfig, train: SegDataset, rank: int = 0, world: int = 1
 
 
 class RunBatches(NamedTuple):
-    """What a run trains on, in this process."""
+    """Training batches of a run, in this process."""
 
     config: FitConfig
     data: SegDataset
@@ -41,7 +41,7 @@ class RunBatches(NamedTuple):
     """The batches of the whole run."""
     fabric: Fabric
     color: tuple[int, int, int]
-    """What crops are padded with."""
+    """Padding colour of crops, RGB."""
 
     @property
     def steps(self) -> int:

@@ -123,7 +123,7 @@ def check_classes(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> l
 
 
 class Headroom(NamedTuple):
-    """What a student may gain, and what it takes to see it."""
+    """Room for improvement of a student, and the number of runs that shows it."""
 
     gap: float
     """Teacher's mIoU minus the mean of the student alone."""
@@ -215,7 +215,7 @@ def _finished_beside(place: Path) -> Iterator[FinishedRun]:
 
 
 def _comparable(config: Mapping[str, Any]) -> str:
-    """What two runs must have in common for their students to be compared."""
+    """Settings that two runs must share for their students to be compared."""
     given = config.get("data") or {}
     data = {key: value for key, value in given.items() if key not in OTHER_DATA_KEYS}
     if differs_by_root(str(given.get("name"))):

@@ -25,7 +25,7 @@ def no_clock(part: str) -> None:
 
 
 class StepResult(NamedTuple):
-    """What a step leaves for the log."""
+    """Result of one step, for the log."""
 
     losses: dict[str, Tensor]
     """Losses of its last batch, detached: ``loss`` and every term."""

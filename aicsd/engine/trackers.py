@@ -1,4 +1,4 @@
-"""Where the figures and pictures of a run go beside its own files: TensorBoard, W&B, MLflow."""
+"""Experiment trackers: TensorBoard, W&B and MLflow record metrics and pictures of a run."""
 
 from __future__ import annotations
 

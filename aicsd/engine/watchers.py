@@ -1,4 +1,4 @@
-"""What is recorded beside the training: the teacher's score, pictures, matrices of the terms.
+"""Records beside the training: the teacher's score, pictures, matrices of the terms.
 
 The loop calls every watcher before the first step and at each validation. Which watchers a run has
 follows from its networks and terms: a loss names what is worth recording in ``watch``.
@@ -105,7 +105,7 @@ class TeacherScore:
 
     @staticmethod
     def _misalignment(run: Watched, model: Segmenter) -> list[str]:
-        """What is wrong with how the teacher sees images; a trial does without."""
+        """Warnings about shifts, channel order or normalisation of the teacher; none in a trial."""
         if run.total < sanity.TRIAL_STEPS or getattr(run.val_data, "labels_by", None):
             return []
         crop = int(run.config["data"]["augment"]["crop"])

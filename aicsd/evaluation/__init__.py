@@ -1,4 +1,4 @@
-"""How good a model is: one confusion matrix, all metrics from it."""
+"""Evaluation: one confusion matrix, and all metrics computed from it."""
 
 from aicsd.evaluation.evaluate import evaluate, short_side_of
 from aicsd.evaluation.metrics import Metrics, metrics_from_confusion, to_json

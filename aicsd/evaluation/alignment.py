@@ -35,7 +35,7 @@ NORMALIZATIONS = {
     "mean and std 0.5": InputSpec((0.5,) * 3, (0.5,) * 3),
     "pixels of 0 to 1": InputSpec((0.0,) * 3, (1.0,) * 3),
 }
-"""What networks are trained with."""
+"""Usual normalisations of trained networks."""
 SAME = 0.1
 """Two normalisations that map no pixel further apart are one, as half of ImageNet's are."""
 CLEAR = 0.005
@@ -43,7 +43,7 @@ CLEAR = 0.005
 
 
 class Variant(NamedTuple):
-    """A way to look at the images, and how well the labels fit then."""
+    """A variant of the input, and the fit of its predictions to the labels."""
 
     name: str
     miou: float
@@ -65,7 +65,7 @@ def alignment(
     Args:
         model: in evaluation mode; its classes are those of the dataset.
         dataset: images and labels.
-        images: how many to look at, spread evenly over those with labels.
+        images: number of images, spread evenly over those with labels.
         crop: side in pixels of the training crops, which are scaled and mirrored at random.
         advance: called after each image.
 
@@ -156,7 +156,7 @@ def _otherwise_normalized(model: Segmenter) -> dict[str, Segmenter]:
 
 
 def _distance(one: InputSpec, other: InputSpec) -> float:
-    """How far apart two specs put black or white, at most."""
+    """Largest difference between the values that two specs give black or white."""
     return max(
         abs((pixel * one.scale - a) / b - (pixel * other.scale - c) / d)
         for pixel in (0, 255)

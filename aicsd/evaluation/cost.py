@@ -1,4 +1,4 @@
-"""What networks cost: parameters, megabytes, operations, and the time of a forward pass."""
+"""Cost of networks: parameters, megabytes, operations, and time of a forward pass."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aicsd.models.maps import evaluating
 
 REPEATS = 15
 ENOUGH_SECONDS = 2.0
-"""For each network, unless one pass takes longer."""
+"""Time for each network, unless one pass takes longer."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ SMALLEST_AGREEMENT = 0.999
 
 
 class Parity(NamedTuple):
-    """How far a file is from PyTorch, over all of ``SHAPES``."""
+    """Largest differences between a file and PyTorch, over all of ``SHAPES``."""
 
     error: float | None
     """Largest difference of a logit, relative to the range of the logits; 0 for labels. None where

@@ -1,4 +1,4 @@
-"""What an exchange format is: how to write, read and quantise its files."""
+"""Exchange formats: how to write, read and quantise their files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every loss needs: matching shapes, a safe precision, labels and pixels inside the image."""
+"""Shared checks of losses: matching shapes, a safe precision, labels and valid pixels."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import shared_count
 
 Rule = Literal["balanced", "sqrt_balanced", "log_balanced"]
-"""How weights follow from the share f_c of the labelled pixels that class c has: 1 / f_c, its
+"""Rules for weights from the share f_c of class c in the labelled pixels: 1 / f_c, its
 square root, or 1 / ln(1.02 + f_c) (Paszke et al., ENet, arXiv 1606.02147; the released code)."""
 
 LOG_SHIFT = 1.02

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from aicsd.errors import UserError
 
 Numerics = Literal["described", "released"]
-"""What a term computes: the mathematics of its paper, or the released AICSD code bug for bug."""
+"""Form of a term: the mathematics of its paper, or the released AICSD code bug for bug."""
 
 
 def check_numerics(numerics: str, **fixed: tuple[object, object]) -> None:

@@ -80,7 +80,7 @@ def _gradient(
     temperature: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    """That by the student's logits, (B, C, N)."""
+    """Gradient by the student's logits, (B, C, N)."""
     grad = torch.empty_like(maps)
     for chunk, (scores, powers, target_scores, target_powers) in chunks(maps, 4, dtype):
         total = _softmax(maps[..., chunk], temperature, scores, powers)

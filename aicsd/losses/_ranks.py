@@ -35,7 +35,7 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 
 def shared_count(count: Tensor, least: float = 1) -> Tensor:
-    """What a sum over this process's pixels is divided by: their mean number, above 0.
+    """Divisor of a sum over this process's pixels: their mean number, above 0.
 
     The mean of the quotients over the processes is the sum over all pixels divided by their number.
 

@@ -1,4 +1,4 @@
-"""What a loss declares: the inputs of its forward pass, what it needs of a teacher, its options."""
+"""Contract of a loss: inputs of its forward pass, demands on the teacher, options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aicsd.errors import UserError, suggest
 from aicsd.losses import list_losses, loss_class
 
 INPUTS = ("student", "teacher", "mask", "valid", "image", "progress")
-"""What ``forward`` of a loss may ask for, by the names of its parameters."""
+"""Inputs that ``forward`` of a loss may have, by the names of its parameters."""
 
 CHANNELS = ("student_channels", "teacher_channels", "num_classes")
 """Arguments of a constructor that come from the maps of the networks, not from a recipe: channels

@@ -76,7 +76,7 @@ class TermRecipe:
 
     @property
     def needs(self) -> str:
-        """What the loss reads of a teacher; an option may ask for more than its contract."""
+        """Part of the teacher that the loss reads; an option may need more than its contract."""
         return str(getattr(self.loss, "needs_of_teacher", self.contract.needs))
 
     @property
@@ -196,7 +196,7 @@ class Recipe:
                 raise UserError(f"term {name!r} needs every logit, not {who}: {cure}")
 
     def with_numerics(self, numerics: str) -> Recipe:
-        """This recipe with ``numerics`` for every term whose loss has them; the others stay.
+        """Copy of the recipe with ``numerics`` for every term whose loss has them.
 
         With ``released``, terms on logits move to the input's resolution, as in the released code.
         An option whose default follows the numerics (a reduction, a patch) takes its default;

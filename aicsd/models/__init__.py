@@ -1,4 +1,4 @@
-"""Networks: what they want of an image, what they offer, how they are built and loaded."""
+"""Networks: input specs, named maps, building and loading."""
 
 from typing import TYPE_CHECKING
 

@@ -96,7 +96,7 @@ class Backbone(nn.Module):
         self.std = tuple(config.get("std", (0.229, 0.224, 0.225)))
 
     def notes(self) -> list[str]:
-        """What is worth saying about how the backbone was built."""
+        """Remarks on how the backbone was built."""
         if not self.dropped_weights:
             return []
         return [

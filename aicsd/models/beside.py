@@ -1,4 +1,4 @@
-"""What a foreign file does not say about itself, in a YAML file beside it."""
+"""Description of a foreign model file, in a YAML file beside it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Beside(NamedTuple):
 
     classes: Classes
     input: InputSpec | None
-    """None where nothing is said of the input."""
+    """None if the description has no input spec."""
     align_corners: bool
 
 
 def beside(path: Path) -> Path:
-    """Where the description of the file ``path`` is: ``theirs.onnx`` -> ``theirs.onnx.yaml``."""
+    """Path of the description of a model file: ``theirs.onnx`` -> ``theirs.onnx.yaml``."""
     return path.with_name(f"{path.name}.yaml")
 
 

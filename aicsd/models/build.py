@@ -1,4 +1,4 @@
-"""From a config to a new network."""
+"""Build a new network from a config."""
 
 from __future__ import annotations
 

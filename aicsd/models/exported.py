@@ -1,4 +1,4 @@
-"""Exported models, run by the library that their format is for as if they were networks."""
+"""Exported models as networks, run by the library of their format."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from aicsd.types import Output
 
 ABOUT_FORMAT = 1
 RAW = InputSpec((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), scale=1.0)
-"""What a graph wants that normalises by itself."""
+"""Input spec of a graph that normalises its input."""
 
 
 class Layout(NamedTuple):
-    """How the tensors of a graph are laid out."""
+    """Layout of the tensors of a graph."""
 
     dtype: str
     """NumPy type of the input: ``uint8`` or ``float32``."""

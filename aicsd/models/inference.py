@@ -1,4 +1,4 @@
-"""From images to class ids: single pass, several scales, mirrored, or in windows."""
+"""Inference: class ids of images, by a single pass, test-time augmentation or sliding window."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class InputSpec(NamedTuple):
-    """What a network wants of an image: (pixel * scale - mean) / std, channel by channel."""
+    """Input of a network: (pixel * scale - mean) / std, channel by channel."""
 
     mean: tuple[float, ...] = IMAGENET_MEAN
-    """In RGB order."""
+    """Mean of each channel, in RGB order."""
     std: tuple[float, ...] = IMAGENET_STD
-    """In RGB order."""
+    """Standard deviation of each channel, in RGB order."""
     scale: float = 1 / 255
     """Factor on pixels of 0 to 255, before the mean is subtracted."""
     bgr: bool = False
@@ -33,11 +33,11 @@ class InputSpec(NamedTuple):
     bicubic: bool = False
     """Whether images are resized to ``size`` bicubically, and not bilinearly."""
     resizing: Resizing = "stretch"
-    """How images of another shape are brought to ``size``."""
+    """Way of resizing images of another shape to ``size``."""
 
     @property
     def color(self) -> tuple[int, int, int]:
-        """The mean colour, RGB, which normalisation makes 0: what padding is filled with."""
+        """Mean colour, RGB, which normalisation makes 0; padding has it."""
         red, green, blue = (min(max(round(value / self.scale), 0), 255) for value in self.mean)
         return red, green, blue
 
@@ -47,7 +47,7 @@ class InputSpec(NamedTuple):
         return self.multiple == 1 and self.least == 1 and self.size is None
 
     def fit(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) that the network gets for an image of ``size``."""
+        """(H, W) of the network's input for an image of ``size``."""
         height, width = (
             math.ceil(max(side, self.least) / self.multiple) * self.multiple for side in size
         )

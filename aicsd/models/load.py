@@ -1,4 +1,4 @@
-"""From a reference to a trained network: the only place that resolves one."""
+"""Load a trained network by its reference; no other module resolves references."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ HEADER_FORMAT = 2
 FIRST_FAMILY = "deeplabv3plus"
 """The only family of files with a header of format 1."""
 DECLARED = ("align_corners", "backbone", "min_batch")
-"""What a header holds of a network that no family declares."""
+"""Declarations in the header of a network that no family declares."""
 
 
 def save_model(model: Segmenter, path: Path, info: Mapping[str, Any] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A network with all that it takes to use it: what it wants of an image, what it offers."""
+"""Segmentation network with its declarations: classes, input spec and named maps."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NAMES_SHOWN = 4
 
 
 class Origin(NamedTuple):
-    """How to build a network again: its family, and the options of that."""
+    """Recipe for building a network again: its family, and options of the family."""
 
     family: str
     options: dict[str, Any]
@@ -81,7 +81,7 @@ class Segmenter(nn.Module):
         self.align_corners, self.backbone, self.min_batch = align_corners, backbone, min_batch
         self._maps = dict(maps or {})
         self.notes: list[str] = []
-        """What is worth saying about how the network was built."""
+        """Remarks on how the network was built."""
         self.register_buffer("mean", torch.tensor(input.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(input.std).view(1, 3, 1, 1), persistent=False)
 
@@ -106,7 +106,7 @@ class Segmenter(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return self.mean.device
 
     @property

@@ -1,4 +1,4 @@
-"""How the weights of a file differ from those that a network has."""
+"""Differences between the weights of a file and those of a network."""
 
 from __future__ import annotations
 

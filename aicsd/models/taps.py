@@ -15,7 +15,7 @@ Layout = Literal["maps", "channels_last", "tokens"]
 
 
 class Tap(NamedTuple):
-    """Where a feature comes from."""
+    """Origin of a feature."""
 
     path: str
     """Path of the module, as in ``named_modules``."""
@@ -77,7 +77,7 @@ class Tapped(nn.Module):
 
 
 def as_maps(output: Tensor, tap: Tap, size: tuple[int, int], name: str) -> Tensor:
-    """What a module returns, as (B, D, h, w).
+    """Output of a module as (B, D, h, w).
 
     Args:
         output: output of the module.

@@ -1,4 +1,4 @@
-"""What networks of transformers return, as logits and maps of one form."""
+"""Networks of transformers with logits and maps of one form."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class TransformersNet(nn.Module):
         return SegOutput(scores, stages)
 
     def for_export(self) -> TransformersNet:
-        """This network, on the same weights, with a branch that does not depend on tensors.
+        """Copy of the network on the same weights, with a branch that does not depend on tensors.
 
         EoMT masks the attention of a block where a number of its is above 0, which a traced graph
         cannot ask of a tensor.

@@ -1,4 +1,4 @@
-"""How an image becomes a prediction, and the views of it: scaled, mirrored, cut into windows."""
+"""Inference settings, and the views of an image: scaled, mirrored, cut into windows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LARGEST_SCALE = 10
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """How an image becomes a prediction.
+    """Settings of inference: test-time augmentation and sliding window.
 
     Args:
         scales: sizes of the image relative to its own (test-time augmentation); class
@@ -112,7 +112,7 @@ def view_probabilities(
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin, so that they cover ``length``, evenly spread."""
+    """Starts of windows that cover ``length``, evenly spread."""
     step = max(1, int(window * (1 - overlap)))
     more = -(-(length - window) // step)
     return [round(number * (length - window) / more) for number in range(more + 1)] if more else [0]

@@ -245,7 +245,7 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
 def shown_values(
     models: Mapping[str, Segmenter], image: UInt8Array, opacity: float, device: str
 ) -> list[Any]:
-    """What the results of :func:`build_page` show for an image, in their order."""
+    """Contents of the results of :func:`build_page` for an image, in their order."""
     predictions = predict_all(models, image)
     values: list[Any] = []
     for name, model in models.items():

@@ -1,4 +1,4 @@
-"""What is predicted, and how."""
+"""Settings of prediction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VIDEO_OUTPUTS = ("overlay",)
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """How images become files.
+    """Conversion of images into result files.
 
     Args:
         outputs: any of ``OUTPUTS``; empty: ids and overlay of an image, the overlay of a video.
@@ -45,7 +45,7 @@ class PredictConfig:
             raise UserError(f"workers is {self.workers}; it must be 0 or more")
 
     def outputs_of(self, video: bool) -> tuple[str, ...]:
-        """What is written for one image or video."""
+        """Outputs for one image or video."""
         return self.outputs or (VIDEO_OUTPUTS if video else IMAGE_OUTPUTS)
 
 

@@ -32,7 +32,7 @@ MAX_BYTES = 1 << 29
 
 
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-"""In the compressed part of a JPEG: the next marker; FF 00 is a byte FF, D0 to D7 are restarts."""
+"""Next marker in the compressed part of a JPEG: FF 00 is a byte FF, D0 to D7 are restarts."""
 
 
 class _Bytes:

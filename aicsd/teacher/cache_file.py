@@ -34,7 +34,7 @@ CHOOSE = "choose another folder, or delete this one"
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What a cache belongs to; one for anything else is refused.
+    """Key of a cache: data and teacher; a cache with another key is refused.
 
     Args:
         teacher: fingerprint of the network.
@@ -68,7 +68,7 @@ class CacheKey:
         return height * width * each
 
     def offsets(self) -> list[int]:
-        """Where every map begins, and where the last one ends."""
+        """Offsets of the maps in the file, and its end."""
         return [0, *accumulate(self.bytes_of(index) for index in range(len(self.names)))]
 
 
@@ -172,7 +172,7 @@ def last_line(text: bytes) -> str:
 
 
 def read_index(folder: Path) -> Index | None:
-    """What is in a cache, complete or not; None if nothing is there yet.
+    """Index of a cache, complete or not; None if there is none yet.
 
     Raises:
         UserError: the folder is something else, the index is damaged or of another version.

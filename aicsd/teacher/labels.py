@@ -1,4 +1,4 @@
-"""Images without labels, labelled by the teacher: what a student can be compared on then."""
+"""Unlabelled validation images with the teacher's predictions as labels."""
 
 from __future__ import annotations
 

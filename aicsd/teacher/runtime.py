@@ -1,4 +1,4 @@
-"""How a frozen teacher is run: as it is, compiled, or by OpenVINO."""
+"""Runtimes of the frozen teacher: eager, compiled or OpenVINO."""
 
 from __future__ import annotations
 

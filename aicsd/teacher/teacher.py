@@ -33,7 +33,7 @@ class Teacher(nn.Module):
     ) -> None:
         super().__init__()
         self.notes: list[str] = []
-        """What is worth saying about its classes."""
+        """Remarks on its classes."""
         if class_map is not None or model.classes.names != classes.names:
             model, ignored = with_classes(model, classes, class_map)
             if ignored:

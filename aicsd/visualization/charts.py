@@ -37,7 +37,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """What the template draws.
+    """Charts for the template.
 
     Args:
         title: above the chart.

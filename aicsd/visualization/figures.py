@@ -1,4 +1,4 @@
-"""What the matplotlib figures share: size, colours, files."""
+"""Shared parts of the matplotlib figures: size, colours, files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a student's ICS matrix moves in training: measured at each validation, kept in the run."""
+"""History of a student's ICS matrix: measured at each validation, stored in the run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write_history(run: Path, history: ICSHistory) -> None:
 
 
 def read_history(run: Path) -> ICSHistory | None:
-    """What the run has written; None if there is nothing.
+    """History that the run has written; None if there is none.
 
     Raises:
         UserError: a file that cannot be read.

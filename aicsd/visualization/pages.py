@@ -20,7 +20,7 @@ PICTURE_SIDE = 480
 def draw_pages(
     samples: Sequence[Sample], names: Sequence[str], views: dict[str, Views], classes: Classes
 ) -> list[dict[str, Any]]:
-    """What the template shows of every image.
+    """Data of the template about every image.
 
     Args:
         samples: images with labels.

@@ -110,7 +110,7 @@ def write_report(
 
 
 def _costs(models: dict[str, Segmenter], height: int, width: int) -> dict[str, PassCost]:
-    """What a pass costs; of images for which memory is too small, nothing."""
+    """Cost of a pass; nothing for images that do not fit into memory."""
     if height * width > WHOLE_PIXELS:
         return {}
     try:

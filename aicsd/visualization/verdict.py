@@ -80,7 +80,7 @@ def _gain(setting: Setting, teacher: float | None) -> str:
 
 
 def _certainty(gain: Gain) -> str:
-    """What is sure about a gain, and what would make it so."""
+    """Certainty of a gain, and the number of seeds that would settle it."""
     count = len(gain.values)
     if gain.is_clear:
         return f"Clear: the interval over {count} seeds does not hold 0."

@@ -1,4 +1,4 @@
-"""What annotators export, written as the folder layout: one file a format."""
+"""Conversion of annotation exports into the folder layout: one file a format."""
 
 from aicsd.data.convert.conversion import FORMATS, convert
 from aicsd.data.convert.report import Conversion

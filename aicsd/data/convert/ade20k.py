@@ -20,7 +20,7 @@ from aicsd.types import IGNORE_INDEX
 
 INFO = "objectInfo150.txt"
 FULL = ("_seg.png", "_parts_1.png")
-"""How the files of the full data set end."""
+"""Endings of the files of the full data set."""
 
 
 def recognise(tree: Tree) -> bool:

@@ -114,7 +114,7 @@ def _is_mask(file: str) -> bool:
 
 
 def _key(file: str) -> str:
-    """What an image and its mask have in common: the path without the folder of either kind."""
+    """Common key of an image and its mask: the path without the folder of either kind."""
     parts = stem_of(file).split("/")
     found = _decisive(file)
     if found is not None:

@@ -22,7 +22,7 @@ from aicsd.types import IGNORE_INDEX
 MAX_OUTLINE = 2_000_000
 """Pixels around an object. pycocotools keeps 80 bytes for each, whatever the image's size."""
 _REACH = 3
-"""How many image sides a point may lie outside; such points are slips or attacks."""
+"""Largest distance of a point from the image, in image sides; farther ones are slips or attacks."""
 
 Region = dict[str, Any]
 """A set of pixels, as pycocotools keeps it: ``size`` and run lengths."""

@@ -34,9 +34,9 @@ SUFFIXES = {
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
-"""What Pillow calls the formats that training reads, and the suffixes that they go by."""
+"""Pillow's names of the formats that training reads, and their suffixes."""
 TRANSPOSED = 5
-"""From this EXIF orientation on, rows and columns are exchanged."""
+"""First EXIF orientation in which rows and columns are exchanged."""
 _TURNS: dict[int, Callable[[UInt8Array], UInt8Array]] = {
     2: lambda mask: mask[:, ::-1],
     3: lambda mask: mask[::-1, ::-1],

@@ -29,7 +29,7 @@ _ORDER = ("train", "val", "test")
 
 
 class Conversion(NamedTuple):
-    """What was converted."""
+    """Summary of a conversion."""
 
     format: str
     out: Path

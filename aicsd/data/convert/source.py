@@ -1,4 +1,4 @@
-"""What a format is: how it is recognised, and the images and masks that it names."""
+"""Annotation formats: recognition, and the images and masks that they name."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Item(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What a format finds in a folder."""
+    """Contents of a folder in one format."""
 
     classes: Classes
     items: Sequence[Item]
@@ -117,7 +117,7 @@ class Format(NamedTuple):
 
     name: str
     files: str
-    """What is looked for, in a few words."""
+    """Files that identify the format, in a few words."""
     recognise: Callable[[Tree], bool]
     read: Callable[[Tree, Settings], Source]
     """Raises UserError where the source as a whole cannot be used."""

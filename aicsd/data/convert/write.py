@@ -23,7 +23,7 @@ from aicsd.images import encode_ids
 from aicsd.types import IGNORE_INDEX
 
 Empty = Literal["unlabelled", "background", "leave_out"]
-"""What becomes of an image without annotation."""
+"""Use of an image without annotation."""
 IDS = IGNORE_INDEX + 1
 SCRATCH = "scratch"
 MOVED = "no annotation: put into the split unlabelled (see --empty)"
@@ -33,7 +33,7 @@ _MAX_STEM = 100
 
 @dataclass
 class Written:
-    """What is in the folder."""
+    """Contents of the folder."""
 
     images: dict[str, int] = field(default_factory=dict)
     """Images by split."""

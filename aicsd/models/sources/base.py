@@ -1,4 +1,4 @@
-"""What a source is: a family of networks, how to build a new one and how to load a trained one."""
+"""Sources: families of networks, how to build a new network and how to load a trained one."""
 
 from __future__ import annotations
 

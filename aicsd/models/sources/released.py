@@ -216,7 +216,7 @@ def _unpickle(path: Path) -> Mapping[str, Any]:
 
 
 def _why(path: Path, reason: str) -> str:
-    """What stands in place of a checkpoint; else why PyTorch cannot read it, without its advice."""
+    """Kind of the file in place of a checkpoint, or PyTorch's reason without its advice."""
     with path.open("rb") as file:
         start = file.read(64).lstrip()
     if start.startswith(b"version https://git-lfs"):

@@ -292,7 +292,7 @@ def _create(
 
 
 def _input(name: str, encoder: str, net: nn.Module) -> InputSpec:
-    """What the encoder was made for, as far as it is known without a download."""
+    """Input spec of the encoder's weights, as far as it is known without a download."""
     found: Any = net.get_submodule("encoder")
     spec = IMAGENET
     if encoder.startswith("tu-"):

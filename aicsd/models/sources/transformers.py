@@ -32,7 +32,7 @@ SUFFIXES: tuple[str, ...] = ()
 SHARED: frozenset[str] = frozenset()
 PROCESSOR = "preprocessor_config.json"
 TASK = "the task is semantic"
-"""What a network of several tasks is told, in the words that it was trained with."""
+"""Task prompt for a network of several tasks, in the words of its training."""
 CLIP_WORDS = 49408
 """Size of the vocabulary of CLIP."""
 CLIP_TASK = (49406, 518, 10549, 533, 29119, 1550, 49407)
@@ -192,7 +192,7 @@ def _labels(config: Any) -> list[str]:
 
 
 def _library() -> Any:
-    """The library, silent: what matters is said by this package."""
+    """The library without its log messages and, without a terminal, its progress bars."""
     library = require("transformers", PREFIX)
     if "TRANSFORMERS_VERBOSITY" not in os.environ:
         library.logging.set_verbosity_error()
@@ -335,7 +335,7 @@ def _plain(value: Any) -> Any:
 
 
 def _input(library: Any, kind: Kind, config: Any, folder: Path | None) -> InputSpec:
-    """What the image processor in the folder, or else that of the kind, makes of an image.
+    """Input spec by the image processor in the folder, or else by that of the kind.
 
     Its resizing is followed where the network takes one size only: any other sees an image, or a
     crop of a training, at its own scale.
