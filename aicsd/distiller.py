@@ -24,7 +24,7 @@ class Distiller(nn.Module):
     Args:
         student: the network to train.
         recipe: terms, weights and schedules.
-        teacher: needed if a term of the recipe compares with it. It is no submodule: it enters
+        teacher: needed if a term of the recipe compares with it. It is not a submodule: it enters
             neither the optimizer nor a checkpoint.
         class_pixels: labelled pixels of each class in the training data, if the recipe needs them.
 

@@ -89,7 +89,7 @@ def check_options(
         where: the options belong to, for the message.
         build: what gets the options.
         options: by name.
-        taken: parameters of ``build`` that are no options.
+        taken: parameters of ``build`` other than options.
     """
     allowed = [
         name

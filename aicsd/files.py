@@ -165,7 +165,7 @@ def read_text(path: Path) -> str:
     """A text file in UTF-8, with or without a byte order mark.
 
     Raises:
-        UserError: it cannot be read, or is no such text.
+        UserError: it cannot be read, or is not such text.
     """
     try:
         return path.read_text(encoding="utf-8-sig")

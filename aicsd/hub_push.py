@@ -39,7 +39,7 @@ class NetworkFacts(NamedTuple):
 def push(run: str | Path, name: str, private: bool = False) -> str:
     """Put a run on the hub: weights, config, metrics and a model card, in one commit.
 
-    The config loses the paths of this machine. There is no licence in the card: it is the user's
+    Local paths are removed from the config. There is no licence in the card: it is the user's
     to choose, and so a card that is there already stays as it is.
 
     Args:

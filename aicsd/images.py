@@ -46,7 +46,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 class UnreadableImageError(UserError):
-    """A file that is no image, is damaged, or is of a format that is not read."""
+    """The file is not an image, is damaged, or has an unsupported format."""
 
 
 def read_image(path: Path) -> UInt8Array:
@@ -250,7 +250,7 @@ def _to_rgb(picture: PILImage.Image, load: Callable[[], UInt8Array]) -> UInt8Arr
 def _orientation(picture: PILImage.Image) -> int:
     """1 to 8, as EXIF counts; 5 to 8 exchange width and height."""
     if picture.format == "TIFF" or "exif" not in picture.info:
-        return 1  # Pillow turns a TIFF by itself
+        return 1  # Pillow applies the orientation of a TIFF
     try:
         found = picture.getexif().get(ORIENTATION_TAG, 1)
     except Exception:
@@ -259,7 +259,7 @@ def _orientation(picture: PILImage.Image) -> int:
 
 
 def _upright(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
-    """(H, W, ...) turned and mirrored as an orientation of EXIF says."""
+    """(H, W, ...) turned and mirrored by an orientation of EXIF."""
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -288,7 +288,7 @@ def _grey_factor(picture: PILImage.Image, path: object) -> int:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files directly in ``folder``, sorted by name; hidden ones are no images."""
+    """Image files directly in ``folder``, sorted by name, without hidden ones."""
     return sorted(path for path in folder.iterdir() if is_image(path))
 
 

@@ -119,7 +119,7 @@ def open_split(
 
 
 def _options_of_run(name: str, model: Model) -> dict[str, Any]:
-    """Options that say what masks hold, for data of the same layout; none without a run."""
+    """Options of the run on mask values, for data of the same layout; none without a run."""
     trained_on = _data_of_run(model)
     if trained_on is None or trained_on["name"] != name:
         return {}

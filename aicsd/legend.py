@@ -44,7 +44,7 @@ def draw_legend(
 
     Returns:
         (h, width, 3) RGB with an even h, so that a video stays one. h is 0 where the legend would
-        be higher than half the picture: beside a thumbnail it is no help.
+        be higher than half the picture: beside a thumbnail it is useless.
     """
     size = min(max(width // PER_WIDTH, LEAST_TEXT), LARGEST_TEXT)
     font = _font(size)

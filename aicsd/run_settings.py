@@ -1,4 +1,4 @@
-"""Settings of runs: which may differ when a run goes on, and between runs that are compared."""
+"""Settings of runs: which may differ when a run is resumed, and between runs that are compared."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HARMLESS_KEYS = frozenset(
 UNIMPORTANT = HARMLESS_KEYS | {"seed", "accelerator", "teacher_runtime", "val_every", "cuda_graphs"}
 """Keys in which runs of one setting may differ."""
 PROCESSES = ("data.batch_size", "devices", "num_nodes")
-"""Keys that may change when a run goes on, if their product stays: the images of a batch."""
+"""Keys that may change in a resumed run, if their product stays: the images of a batch."""
 AGAINST_DIVERGENCE = (
     "optimizer.lr",
     "optimizer.clip",
@@ -35,19 +35,19 @@ AGAINST_DIVERGENCE = (
     "optimizer.warmup",
     "precision",
 )
-"""Keys that may change, with the weights of terms, when a run goes on that had stopped because its
-loss was not finite."""
+"""Keys that may change, with the weights of terms, when a run is resumed that had stopped because
+its loss was not finite."""
 OLD_KEYS = {"published_layout": "released_layout"}
 """Keys of a network that older versions had under another name -> the name."""
 
 
 def against_divergence(key: str) -> bool:
-    """Whether a (flat) key may change when a run goes on whose loss was not finite."""
+    """Whether a (flat) key may change when a run is resumed whose loss was not finite."""
     return key in AGAINST_DIVERGENCE or (key.startswith("terms.") and key.endswith(".weight"))
 
 
 def images_per_step(settings: Mapping[str, Any]) -> int | None:
-    """Images of a batch over all processes; None if the (flat) settings do not say."""
+    """Images of a batch over all processes; None if the (flat) settings lack a count."""
     counts = [count for key in PROCESSES if isinstance(count := settings.get(key), int)]
     return math.prod(counts) if len(counts) == len(PROCESSES) else None
 

@@ -76,7 +76,7 @@ class RunFolder:
         A folder in which nothing was written is removed again.
 
         Args:
-            resume: go on with the run in the folder; without it the folder must be new or empty.
+            resume: resume the run in the folder; without it the folder must be new or empty.
 
         Raises:
             UserError: the folder holds something else, another training is writing into it, or it
@@ -109,7 +109,7 @@ class RunFolder:
             raise UserError(f"run: cannot write to {self.path}: {error.strerror}") from error
 
     def require_place(self) -> None:
-        """Refuse to write where the folder of a training in progress is no more.
+        """Refuse to write if the folder of a training in progress is gone.
 
         Raises:
             UserError: it was moved or deleted.
@@ -121,7 +121,7 @@ class RunFolder:
             )
 
     def check_place(self, resume: bool) -> None:
-        """Refuse to resume what is no run, and to write over what is there.
+        """Refuse to resume without a run, and to overwrite existing files.
 
         Raises:
             UserError: the folder does not suit.
@@ -278,7 +278,7 @@ class RunFolder:
         return keys
 
     def gets_longer(self, settings: Mapping[str, Any]) -> bool:
-        """Whether ``settings`` make a finished run go on for more epochs."""
+        """Whether ``settings`` give a finished run more epochs."""
         return self.is_finished and self.read_config().get("epochs", 0) < settings["epochs"]
 
     @property

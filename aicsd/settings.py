@@ -37,7 +37,7 @@ def settings_of(target: Callable[..., Any]) -> Mapping[str, Setting]:
     """Settings in order: the fields of a dataclass, or the parameters of a function.
 
     Help is the docstring under a field, or what stands under ``Args:``. ``{word}`` under a field
-    stands for that word of the class's ``help_words()``, such as the names in a table.
+    is replaced by that word of the class's ``help_words()``, such as the names in a table.
     """
     docs = _argument_docs(target.__doc__ or "")
     if isinstance(target, type):

@@ -1,4 +1,4 @@
-"""A first config for one's own data: values chosen from images and machine, with reasons."""
+"""A first config for own data: values chosen from images and machine, with reasons."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def write_config(root: str, out: str | None = None, machine: Machine | None = No
         root: folder of the dataset.
         out: YAML file to write; the folder's name with ``.yaml``, in the current folder, without
             it.
-        machine: what a training can use; looked up without it.
+        machine: resources for the training; default: this machine.
 
     Raises:
         UserError: images that cannot be used, fewer than two of them, or a file that is there.

@@ -60,7 +60,7 @@ class Term(nn.Module):
     ) -> Tensor:
         """The unweighted loss of one batch, a scalar with its graph.
 
-        The maps of the student are resized to the input where the recipe says so, those of the
+        The maps of the student are resized to the input if the recipe has it so, those of the
         teacher to the student's.
 
         Args:

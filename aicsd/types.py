@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     """(B, 3, H, W) uint8, RGB."""
     mask: Tensor
     """(B, H, W) class ids; ``IGNORE_INDEX`` where there is no label. uint8 from a loader, 8x less
-    data to transfer; int64 after :meth:`to`, as losses want it."""
+    data to transfer; int64 after :meth:`to`, as losses need it."""
     valid: Tensor
     """(B, H, W) bool; False where a crop reaches beyond the image (padding).
 

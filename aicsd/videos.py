@@ -45,7 +45,7 @@ def count_frames(path: Path) -> int:
 
 
 class VideoReader:
-    """The first video stream of a file. Decodes in ``workers`` threads ahead of who asks."""
+    """First video stream of a file, decoded ahead in ``workers`` threads."""
 
     def __init__(self, path: Path, workers: int) -> None:
         self._av = require_pyav()
@@ -83,7 +83,7 @@ class VideoReader:
                 else:
                     first = frame.pts if first is None else first
                     since = (frame.pts - first) * frame.time_base
-                    time = max(time + 1, round(since / self.time_base))  # the encoder wants a rise
+                    time = max(time + 1, round(since / self.time_base))  # increasing
                 image = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
                 if image.shape != (shape := shape or image.shape):
                     raise BrokenInputError(

@@ -45,7 +45,7 @@ StrictLoader.add_implicit_resolver(
 
 
 _ERRORS = (yaml.YAMLError, RecursionError, ValueError, OverflowError)
-"""Errors of text that is no YAML; the last two come from numbers and dates out of range."""
+"""Errors of invalid YAML; the last two come from numbers and dates out of range."""
 
 
 def load_yaml(text: str) -> Any:

@@ -22,7 +22,7 @@ from aicsd.errors import UserError, one_line
 class Decider:
     """Turns a place of the table into trainings, as soon as it is known what they are.
 
-    What was decided is kept in the results, so that it stays when a benchmark goes on later; but
+    Decisions are stored in the results, so that they hold when a benchmark is continued; but
     not what was decided for other options.
 
     Args:

@@ -74,7 +74,7 @@ class Campaign:
     """Trains what has no result yet, the most valuable cells first.
 
     A cell is recognised by its settings: a finished run in the folder is taken as it is, whatever
-    its name, and one that was cut goes on.
+    its name, and an interrupted one is resumed.
 
     Args:
         benchmark: from the file.
@@ -103,7 +103,7 @@ class Campaign:
     def run(self, jobs: int, seconds: float = float("inf")) -> Outcome:
         """Train until everything is done, the time is over, or SIGINT or SIGTERM arrives.
 
-        What runs then saves where it stands, and goes on with the next call.
+        Running trainings then save a checkpoint, and the next call resumes them.
 
         Args:
             jobs: trainings side by side.
@@ -189,7 +189,7 @@ class Campaign:
         return []
 
     def _take(self, cell: Cell) -> bool:
-        """Whether the cell has a result, which now is in its place."""
+        """Record an existing result of the cell; return whether there is one."""
         found = self.results.find(cell.identity)
         if found is None:
             folders = [folder for folder, identity in self._known if identity == cell.identity]
@@ -327,7 +327,7 @@ def _is_made(path: Path) -> bool:
 
 
 def _goes_on(folder: RunFolder, cell: Cell) -> bool:
-    """Whether a run that was cut can go on with the settings of a cell, unimportant ones too."""
+    """Whether an interrupted run can be resumed with all settings of a cell."""
     config = replace(cell.config, terms=cell.recipe.to_dict(), data=cell.config.data.named())
     try:
         folder.check_settings(

@@ -1,7 +1,7 @@
 """Significance of a difference between two methods against the noise of seeds and images.
 
 Images are resampled (the bootstrap), the same ones for both methods and all seeds, and mIoU is
-computed anew from their summed counts. Seeds are too few for that: an interval from resampling
+recomputed from their summed counts. Seeds are too few for that: an interval from resampling
 three values covers the truth in 75 % of cases, not in 95 %. Their part is drawn from Student's t
 distribution, so that with images that all agree the interval is that of the paired t-test.
 """

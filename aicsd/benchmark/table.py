@@ -59,7 +59,7 @@ class MeasuredRun:
         if differs_by_root(self.settings["data.name"]):
             kept["data.root"] = self.settings["data.root"]
         for key, value in self.settings.items():
-            # a path says where a dataset is; a number, a switch or a mapping, what is in it
+            # a path is the place of a dataset; a number, switch or mapping describes its content
             is_path = isinstance(value, str) and key.count(".") == OPTION_DOTS
             if key.startswith("data.options.") and not is_path:
                 kept[key] = value
@@ -77,7 +77,7 @@ class MeasuredRun:
         return {key: value for key, value in self.settings.items() if key not in UNIMPORTANT}
 
     def is_of(self, method: str) -> bool:
-        """Whether this run stands for ``method``; for ``none`` only without a teacher."""
+        """Whether this run represents ``method``; ``none`` only without a teacher."""
         return self.is_alone if method == LABELS_ALONE else self.settings["method"] == method
 
 
@@ -96,7 +96,7 @@ class Group:
     names: dict[str, str]
     runs: list[MeasuredRun]
     apart: dict[str, Any] = field(default_factory=dict)
-    """Settings that tell it from other groups of the same names."""
+    """Settings that distinguish it from other groups of the same names."""
     difference: Difference | None = None
     baseline: Group | None = None
     """The group that the difference is taken to."""
@@ -220,7 +220,7 @@ def group_runs(
             runs that differ in another key: the keys in which such groups differ stand
             beside the names.
         baseline: method that differences are taken to; without it ``none``, where there is one.
-        same_images: whether the metrics were measured anew, whatever the settings say.
+        same_images: whether the metrics were measured again on the same images, with any settings.
 
     Raises:
         UserError: no run, runs that do not compare, the same run twice, an unknown name.

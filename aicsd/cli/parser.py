@@ -110,7 +110,7 @@ def parse(command: Command, words: Sequence[str]) -> Values:
 def _take_apart(
     command: Command, words: Sequence[str]
 ) -> tuple[list[str], list[tuple[list[str], Any]], list[str]]:
-    """Words that are no flags; path and value of every flag; config files."""
+    """Words other than flags; path and value of every flag; config files."""
     free: list[str] = []
     flags: list[tuple[list[str], Any]] = []
     files: list[str] = []
@@ -141,7 +141,7 @@ def _next_value(key: str, setting: Setting | None, rest: deque[str], by_place: b
     """The word behind a flag; a switch needs none."""
     ends = not rest or rest[0].startswith("--") or rest[0] in SHORT
     if setting is not None and setting.kind is bool:
-        # the next word may be an image, say, and not the value
+        # the next word may be an input, such as an image, and not the value
         if ends or (by_place and rest[0] not in ("true", "false")):
             return True
     elif ends:

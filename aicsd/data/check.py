@@ -26,7 +26,7 @@ T = TypeVar("T")
 NAMED = 5
 """Classes without a pixel that a note names."""
 SAMPLED = 200
-"""Samples on a web server that are looked at before a training."""
+"""Samples on a web server that are checked before a training."""
 
 
 class Survey(NamedTuple):
@@ -129,7 +129,7 @@ def check_dataset(dataset: SegDataset, decode_images: bool = False) -> Iterator[
 def check_splits(splits: Splits, augment: AugmentConfig | None = None) -> list[str]:
     """Refuse splits that cannot be trained on and validated on.
 
-    Of a split on a web server, ``SAMPLED`` samples are looked at: all would be a download.
+    Of a split on a web server, ``SAMPLED`` samples are checked: all would be a download.
 
     Args:
         splits: images to train and to validate on.

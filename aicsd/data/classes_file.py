@@ -17,7 +17,7 @@ from aicsd.types import IGNORE_INDEX
 
 TEXT, TABLE = "classes.txt", "classes.csv"
 IGNORED = "ignored"
-"""Name, in a table of colours or a map of values, of what is no class."""
+"""Name of ignored colours or values in a table of colours or a map of values."""
 
 
 class ColorTable(NamedTuple):
@@ -84,8 +84,8 @@ def read_classes(path: Path) -> Classes:
 def read_color_table(path: Path) -> ColorTable:
     """Classes and colours of ``name,r,g,b`` lines, in the order of the ids.
 
-    A first line without numbers is a heading. A class that stands in several lines has several
-    colours; pictures show the first. ``ignored`` is no class.
+    A first line without numbers is a heading. A class in several lines has several
+    colours; pictures show the first. ``ignored`` is not a class.
 
     Raises:
         UserError: no such file, no text, another kind of line, a colour twice, no class, or more

@@ -19,7 +19,7 @@ CHUNK = 1 << 20
 TIMEOUT = 60.0
 """Seconds of silence after which a connection counts as cut."""
 TRIES = 5
-"""Connections before a person is asked to run the command again."""
+"""Connection attempts before the command ends with an error."""
 
 
 class _CutError(Exception):

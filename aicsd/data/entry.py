@@ -28,14 +28,14 @@ class Server(NamedTuple):
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download, and the folder in it that is wanted.
+    """A file to download, and the folder of it to keep.
 
     Args:
         name: its file name; below the root, before it is unpacked.
-        inside: the wanted folder in it.
+        inside: the folder of it to keep.
         places: where that folder goes below the root, and after that what else shows that it is
             there already.
-        url: where it comes from; None: the owners ask for an account.
+        url: its address; None: the owners require an account.
         md5: its checksum; None: it has no fixed one.
     """
 

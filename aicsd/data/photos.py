@@ -49,7 +49,7 @@ def photo_dataset(
 
     Args:
         folder: with photos, also in folders below it.
-        classes: that a teacher tells apart.
+        classes: classes of the teacher.
         places: indices of the selected photos, in their order; None: all.
 
     Raises:

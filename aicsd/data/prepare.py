@@ -17,7 +17,7 @@ DOWNLOADS: dict[str, Download] = {
 }
 """Downloadable datasets by name."""
 LISTED = {name: entry.fetch for name, entry in DATASETS.items() if entry.fetch is not None}
-"""Datasets of which the root says where they come from."""
+"""Datasets whose root names their source."""
 
 
 def _problems(root: Path, wanted: Download) -> list[str]:

@@ -43,7 +43,7 @@ MAX_FILE = 2**26
 
 
 class _DamagedError(Exception):
-    """The file is no MAT file with the wanted field."""
+    """The file is not a MAT file with the expected field."""
 
 
 class _Element(NamedTuple):

@@ -65,7 +65,7 @@ def open_remote(tars: Mapping[Path, str]) -> dict[Path, RemoteTar]:
         tars: addresses, by where their copies would be.
 
     Raises:
-        UserError: a server that does not answer or serves no ranges, a tar that has changed, no
+        UserError: a server without a response or without ranges, a tar that has changed, no
             uncompressed tar, a damaged one, or an index that cannot be written.
     """
     from aicsd.terminal import progress_bar  # help pages load this module, and need no rich

@@ -40,7 +40,7 @@ class WebFile(NamedTuple):
         """``size`` bytes from ``offset``; a connection that breaks is continued.
 
         Raises:
-            UserError: the server does not answer, or not with these bytes, or the file has changed.
+            UserError: no response from the server, or other bytes, or the file has changed.
         """
         return _read(self.url, offset, size, self)[0] if size else b""
 
@@ -49,7 +49,7 @@ class WebFile(NamedTuple):
 
 
 class _BusyError(Exception):
-    """The server cannot answer now."""
+    """The server is unavailable at the moment."""
 
 
 def find_web_file(url: str) -> WebFile:
@@ -99,7 +99,7 @@ def _read(url: str, offset: int, size: int, known: WebFile | None) -> tuple[byte
 
 
 def _answer(url: str, first: int, last: int) -> http.client.HTTPResponse:
-    """The answer to a request for bytes ``first`` to ``last``, behind redirects."""
+    """The response to a request for bytes ``first`` to ``last``, after redirects."""
     headers = {
         "User-Agent": "aicsd",
         "Accept-Encoding": "identity",
@@ -126,10 +126,10 @@ def _answer(url: str, first: int, last: int) -> http.client.HTTPResponse:
 def _described(
     answer: http.client.HTTPResponse, url: str, first: int, last: int, known: WebFile | None
 ) -> WebFile:
-    """The file that an answer is a part of.
+    """The file that a response is a part of.
 
     Raises:
-        UserError: an answer other than bytes ``first`` to ``last``.
+        UserError: a response other than bytes ``first`` to ``last``.
     """
     if answer.status == 200:
         raise UserError(
@@ -168,7 +168,7 @@ class _Here(threading.local):
         return self._places
 
     def connection(self, place: str, url: str) -> tuple[http.client.HTTPConnection, str]:
-        """A connection for an address, and what to ask it for."""
+        """A connection for an address, and the target of the request."""
         try:
             parts = urlsplit(place)
             if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -188,7 +188,7 @@ class _Here(threading.local):
         return self._open[key], target
 
     def drop(self) -> None:
-        """Close all connections, and forget where redirects led."""
+        """Close all connections, and clear the targets of redirects."""
         for connection in self._open.values():
             connection.close()
         self._open.clear()

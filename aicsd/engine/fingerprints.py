@@ -30,7 +30,7 @@ def describe_inputs(
         splits: what the run reads.
         epoch_batches: batches of an epoch that one process trains on.
         teacher: as it was loaded, before it is changed into a faster form.
-        begun: folder of a run that goes on; a digest in it may be of an earlier version.
+        begun: folder of a resumed run; a digest in it may be of an earlier version.
     """
     known = None
     if begun is not None and begun.inputs.is_file():
@@ -82,7 +82,7 @@ def check_inputs(folder: RunFolder, inputs: dict[str, Any]) -> None:
 
 
 def changed_settings(folder: RunFolder, settings: Mapping[str, Any]) -> dict[str, str]:
-    """``resumed_from`` of a run that goes on with ``settings``, as ``inputs.json`` holds it."""
+    """``resumed_from`` of a run that is resumed with ``settings``, as ``inputs.json`` holds it."""
     before, now = flatten(folder.read_config()), flatten(settings)
     changed = dict(folder.resumed_from)
     for key in sorted(before.keys() & now.keys()):

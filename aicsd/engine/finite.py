@@ -28,9 +28,9 @@ class NonFiniteLossError(Exception):
 
 
 class FiniteCheck:
-    """Looks at the losses of every step.
+    """Checks the losses of every step.
 
-    On a CPU, and where such steps are skipped, a step is looked at before its backward pass. On
+    On a CPU, and where such steps are skipped, a step is checked before its backward pass. On
     other devices this would wait for the device at every step. There the number of the first bad
     step is kept on the device, and read where the log is written (:meth:`require`).
 
@@ -38,7 +38,7 @@ class FiniteCheck:
         model: its buffers, such as the statistics of batch norm, stay as they were in a step that
             is skipped.
         fabric: launched.
-        skip: skip the update of such a step, and go on.
+        skip: skip the update of such a step, and continue.
     """
 
     def __init__(self, model: nn.Module, fabric: Fabric, skip: bool) -> None:
@@ -58,7 +58,7 @@ class FiniteCheck:
             self._buffers = [buffer.clone() for buffer in self._model.buffers()]
 
     def allows_backward(self, losses: Mapping[str, Tensor], step: int) -> bool:
-        """Look at the losses of one batch; all processes get the same answer.
+        """Check the losses of one batch; all processes get the same result.
 
         Raises:
             NonFiniteLossError: one is not finite, and such steps are not skipped.
@@ -106,7 +106,7 @@ class FiniteCheck:
         return False
 
     def require(self) -> None:
-        """Look at what was noted on the device since the last call.
+        """Check the steps since the last call, as recorded on the device.
 
         Raises:
             NonFiniteLossError: a loss of an earlier step was not finite.

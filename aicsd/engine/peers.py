@@ -1,4 +1,4 @@
-"""Processes that train together end together: one line says why, and none waits for ever.
+"""Processes that train together end together: one line gives the reason, and none hangs.
 
 Each process counts up in a file of its own in the run folder, every few seconds, in a thread. A
 process that is killed is noticed at once by those that talk to it. One that hangs or is stopped is
@@ -32,8 +32,8 @@ LIMIT = "AICSD_PROCESS_TIMEOUT"
 """Variable of the environment: seconds without a new count after which a process is taken for lost;
 60 without it."""
 BEAT, GRACE = 2.0, 5.0
-"""Seconds between two counts, and seconds that a process which ends has to tell why, before the
-others say what they see; a tenth of the limit where that is less."""
+"""Seconds between two counts, and seconds in which an ending process may report the reason, before
+the others report what they observe; a tenth of the limit where that is less."""
 COLLECTIVE = ("torch.distributed", "torch.nn.parallel.distributed")
 BACKWARD = "torch.autograd.graph"
 """Modules of PyTorch in which a process waits for others; in the last one it may compute, too."""
@@ -43,7 +43,7 @@ DONE = "done"
 
 
 class EndedElsewhereError(UserError):
-    """Another process has ended the run, and has said why."""
+    """Another process has ended the run and reported the reason."""
 
 
 _asked = 0
@@ -53,9 +53,9 @@ _children: list[subprocess.Popen[bytes]] = []
 
 
 def launch(fabric: Fabric) -> None:
-    """Start the other processes, or meet them.
+    """Start the other processes, or connect to them.
 
-    Fabric would kill this process within seconds of the end of another one, perhaps while it saves.
+    Fabric would kill this process within seconds of the end of another one, even while it saves.
     """
     observer = subprocess_script._launch_process_observer
     subprocess_script._launch_process_observer = _remember
@@ -70,7 +70,7 @@ def _remember(child_processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def any_process(flag: bool, fabric: Fabric) -> bool:
-    """Whether ``flag`` is set in any process; all of them must ask."""
+    """Whether ``flag`` is set in any process; all of them must call this."""
     global _asked
     _asked += 1
     if fabric.world_size == 1:
@@ -85,8 +85,8 @@ def ending_together(folder: RunFolder, fabric: Fabric) -> Iterator[None]:
     """Train together with the other processes of a run.
 
     Raises:
-        EndedElsewhereError: another process has ended the run, and has said why.
-        Interrupted: all were told to stop; its text is empty where another process says it.
+        EndedElsewhereError: another process has ended the run and reported the reason.
+        Interrupted: all received a signal to stop; its text is empty if another process prints it.
         UserError: another process is gone, without a word.
     """
     if fabric.world_size == 1:
@@ -106,7 +106,7 @@ def ending_together(folder: RunFolder, fabric: Fabric) -> Iterator[None]:
 
 
 class _Watch:
-    """Counts for this process, and looks at the counts of the others."""
+    """Counts for this process, and watches the counts of the others."""
 
     def __init__(self, folder: RunFolder, rank: int, world: int) -> None:
         self._run, self._place, self._rank, self._world = folder, folder.processes, rank, world
@@ -122,7 +122,7 @@ class _Watch:
     def stop(self) -> None:
         self._ended.set()
         self._thread.join()
-        self._write(DONE)  # those that go on for longer, to write a report, do not wait for it
+        self._write(DONE)  # others that work longer, on a report, do not wait for it
 
     def explain(self, error: BaseException) -> BaseException:
         """The error that this process ends with."""
@@ -141,7 +141,7 @@ class _Watch:
         return f"continue with --run {self._run.path} --resume"
 
     def _tell(self) -> bool:
-        """Whether this process is the one that says why the run ends: the first to ask."""
+        """Whether this process reports the reason of the end: the first to call this does."""
         try:
             self._place.mkdir(parents=True, exist_ok=True)
             (self._place / "told").touch(exist_ok=False)
@@ -198,7 +198,7 @@ class _Watch:
         return module.startswith(COLLECTIVE) or (module == BACKWARD and is_idle)
 
     def _end(self, reason: str) -> None:
-        """End this process, whose main thread waits for one that does not answer."""
+        """End this process, whose main thread waits for a lost one."""
         if self._tell():
             say(f"error: {reason}; {self._advice()}")
         _end_children(0)

@@ -153,7 +153,7 @@ class RunRecord:
         return result
 
     def _require_finite(self) -> None:
-        # a checkpoint of such weights would take the place of the last that can be gone on from
+        # a checkpoint of such weights would replace the last one that can be resumed
         for name, tensor in self.training.distiller.state_dict().items():
             if not tensor.isfinite().all():
                 raise UserError(
@@ -179,7 +179,7 @@ class RunRecord:
     def _save_model(self, metrics: Metrics, path: Path) -> None:
         if self.fabric.is_global_zero:
             measured = metrics.to_dict()
-            measured.pop("confusion")  # the header of a model file is no place for a matrix
+            measured.pop("confusion")  # too large for the header of a model file
             save_model(
                 self.training.final, path, {"metrics": measured, "run": self.folder.path.name}
             )

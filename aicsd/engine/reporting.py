@@ -33,8 +33,7 @@ class RunLogger:
         run: the run folder.
         start: step that the run starts from; what a cut run has logged beyond it is dropped.
         total: steps of the whole run.
-        open_trackers: gives the further places that figures go to, from the first step that is
-            logged anew.
+        open_trackers: opens the trackers, from the first step that is logged again.
         active: False on other ranks.
 
     Raises:
@@ -140,7 +139,7 @@ class RunLogger:
             yield advance
 
     def say(self, text: str) -> None:
-        """Print one line above the bar; without anything to print to, training goes on."""
+        """Print one line above the bar; without a standard error, training continues."""
         if not self._active:
             return
         with suppress(OSError):
@@ -159,7 +158,7 @@ def score_text(score: float | None, *, why: bool = False) -> str:
 
 
 def _kept_lines(path: Path, start: int, total: int) -> tuple[int, list[dict[str, Any]]]:
-    """The first step that is logged anew, and the lines that stay as they are."""
+    """The first step that is logged again, and the lines before it."""
     lines = read_json_lines(path)
     if not all(isinstance(line.get("step"), int) for line in lines):
         raise UserError(f"{path} is damaged: a line has no step; delete it to continue without it")

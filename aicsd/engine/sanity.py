@@ -62,8 +62,8 @@ def check_teacher(
     Args:
         score: its mIoU on the validation split.
         confusion: its (C, C) pixel counts there.
-        forced: whether it is to be used nevertheless.
-        steps: number of steps of the whole run; a trial of fewer than :data:`TRIAL_STEPS` goes on.
+        forced: whether it is used in any case.
+        steps: steps of the whole run; a trial of fewer than :data:`TRIAL_STEPS` continues.
 
     Returns:
         A line for one that is no better than a constant answer.
@@ -94,7 +94,7 @@ def check_teacher(
 def check_classes(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> list[str]:
     """A line for the classes of a teacher that fit another class of the data better than their own.
 
-    Two classes meet if each is the best one of the other by IoU, and that is above
+    Two classes match if each is the best one of the other by IoU, and that is above
     :data:`MEETING_IOU`.
 
     Args:
@@ -194,7 +194,7 @@ def check_headroom(headroom: Headroom, forced: bool, steps: int) -> None:
 
     Args:
         headroom: of the run.
-        forced: whether the teacher is to be used nevertheless.
+        forced: whether the teacher is used in any case.
         steps: as of :func:`check_teacher`.
 
     Raises:

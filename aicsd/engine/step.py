@@ -36,7 +36,7 @@ class StepResult(NamedTuple):
 
 
 class Training:
-    """A distiller on its device with its optimizer and, if wanted, an average of its weights.
+    """A distiller on its device with its optimizer and, optionally, an average of its weights.
 
     Args:
         settings: settings of the optimizer.
@@ -162,7 +162,7 @@ def _update(training: Training) -> None:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Dropout depends on (seed, step, rank) only, hence not on where a run was cut."""
+    """Seed of dropout, by (seed, step, rank) only, so that it does not depend on interruptions."""
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1)[0])
 
 

@@ -16,17 +16,17 @@ FEW_IMAGES = 4
 """Images of a process below which its own statistics are poor: the statistics are shared then."""
 
 
-def shares_statistics(asked: bool | None, batch_size: int, world: int) -> bool:
+def shares_statistics(given: bool | None, batch_size: int, world: int) -> bool:
     """Whether a run computes batch norm over all processes.
 
     Args:
-        asked: value of ``sync_bn`` in the config; None leaves the choice.
+        given: value of ``sync_bn`` in the config; None leaves the choice.
         batch_size: images of one process.
         world: number of processes.
     """
     if world == 1:
         return False
-    return batch_size < FEW_IMAGES if asked is None else asked
+    return batch_size < FEW_IMAGES if given is None else given
 
 
 def share_statistics(model: nn.Module) -> None:
@@ -84,7 +84,7 @@ def _statistics(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes; so is its gradient, for each of them goes on with it."""
+    """The sum over all processes; its gradient is summed too, since each of them uses the sum."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:  # noqa: ARG004

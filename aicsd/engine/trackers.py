@@ -38,7 +38,7 @@ def open_trackers(
         names: result of :func:`aicsd.run_config.check_loggers`.
         run: the run folder.
         settings: settings of the run, for those that show them beside the curves.
-        first: first step that is logged anew; what stands from there on is of a run that was cut.
+        first: first step that is logged again; entries from there on are of an interrupted run.
     """
     builders: dict[str, Callable[[Path, int, Mapping[str, Any]], Tracker]]
     builders = {"tensorboard": _TensorBoard, "wandb": _WandB, "mlflow": _MLflow}
@@ -49,7 +49,7 @@ def _wait_for_next_second(run: Path) -> None:
     """Let the name of a new event file come after those of the folder.
 
     TensorBoard reads them by name, which begins with the second; within one second a file of a
-    resumed run may come before the file that it goes on from.
+    resumed run may come before the file that it continues.
     """
     seconds = [
         int(path.name.split(".")[3])

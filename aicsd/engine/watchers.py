@@ -76,7 +76,7 @@ class TeacherScore:
     """Evaluates the teacher before the first step, so that a wrongly loaded one is noticed.
 
     One that is no better than guessing or than the student alone is refused, unless the run's
-    config has ``force_teacher``. In a benchmark, the student alone is no obstacle.
+    config has ``force_teacher``. In a benchmark, it is not compared with the student alone.
     """
 
     def on_start(self, run: Watched) -> None:

@@ -21,9 +21,9 @@ def boundary_counts(predicted: UInt8Array, mask: UInt8Array, num_classes: int) -
 
     The boundary region of a class are its labelled pixels within d of a labelled pixel that is not
     of the class, d = 2 % of the image's diagonal and at least 1 pixel; beyond the image nothing is
-    of the class. Where unlabelled pixels meet a class is no contour: VOC has a band of them along
-    every object, and counting its edges, which labels and prediction share, would hide how far the
-    predicted contour is off.
+    of the class. The border between unlabelled pixels and a class is not a contour: VOC has a band
+    of them along every object, and counting its edges, which labels and prediction share, would
+    hide how far the predicted contour is off.
 
     Args:
         predicted: (H, W) class ids.

@@ -64,7 +64,7 @@ def gmacs(model: Segmenter, width: int, height: int) -> float | None:
 
     Half of what ``torch.utils.flop_counter`` counts, which takes a multiply-add for two operations.
     Normalisation, activations and resizing are not in it. They are counted in a pass without data,
-    apart from those that are timed, or, of a network that looks at its values, on an empty image.
+    apart from the timed ones, or on an empty image if the network depends on values.
     None for an exported model, whose operations PyTorch does not see.
     """
     if isinstance(model, ExportedSegmenter):

@@ -126,17 +126,17 @@ def _over_ranks(counts: Tensor) -> Tensor:
     return counts.cpu()
 
 
-def short_side_of(protocol: EvaluationProtocol, asked: int | None) -> int:
-    """Shorter side in pixels to evaluate at: ``asked``, else that of ``protocol``; 0 = native.
+def short_side_of(protocol: EvaluationProtocol, given: int | None) -> int:
+    """Shorter side in pixels to evaluate at: ``given``, else that of ``protocol``; 0 = native.
 
     Raises:
         UserError: fewer than 1 pixel.
     """
-    if asked is None:
+    if given is None:
         return RELEASED_SHORT_SIDE if protocol == "released" else 0
-    if asked < 1:
-        raise UserError(f"short_side is {asked}; it must be 1 or more")
-    return asked
+    if given < 1:
+        raise UserError(f"short_side is {given}; it must be 1 or more")
+    return given
 
 
 def resize_short_side(sample: Sample, short_side: int) -> Sample:

@@ -26,8 +26,8 @@ class Metrics:
         per_class_accuracy: right pixels / pixels of the class, by class name.
         images: how many were evaluated.
         confusion: (C, C) pixel counts, rows = label, columns = prediction.
-        boundary_iou: mean of the classes' boundary IoU, where it was asked for.
-        per_class_boundary_iou: by class name, where it was asked for.
+        boundary_iou: mean of the classes' boundary IoU, if requested.
+        per_class_boundary_iou: by class name, if requested.
     """
 
     miou: float
@@ -42,7 +42,7 @@ class Metrics:
     per_class_boundary_iou: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, with None for NaN; without what was not asked for."""
+        """Plain data for JSON, with None for NaN, without metrics that were not requested."""
 
         def plain(value: Any) -> Any:
             if isinstance(value, dict):

@@ -68,7 +68,7 @@ class ImageCounts:
         return matrices.reshape(-1, self.classes, self.classes)
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file; a file that stands there is replaced.
+        """Write a safetensors file; an existing file is replaced.
 
         Raises:
             UserError: the file cannot be written.

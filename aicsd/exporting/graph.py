@@ -121,7 +121,7 @@ def trace(
             graph,
             (images,),
             dynamic_shapes=(sizes,),
-            # that two maps differ in size holds from smallest_side on, but is not proven by itself
+            # that two maps differ in size holds from smallest_side on, but is not provable
             prefer_deferred_runtime_asserts_over_guards=True,
         )
 

@@ -104,7 +104,7 @@ def export_model(
         require_classes(model, calibration)
     graph = ExportGraph(model, output).eval()
     with ExitStack() as stack:
-        # before the work, so that a folder that cannot be written to is told at once
+        # before the work, so that an unwritable folder is reported early
         place = atomic_folder if written.folder else atomic_path
         targets = [stack.enter_context(place(path)) for path in written.files(out)[::-1]]
         folder = Path(stack.enter_context(TemporaryDirectory()))
@@ -138,7 +138,7 @@ def export_model(
 
 @contextmanager
 def _refusals(written: Format, size: tuple[int, int] | None) -> Iterator[None]:
-    """Whatever a converter meets in a network, in one line."""
+    """Error of a converter in one line."""
     try:
         yield
     except (UserError, OSError):
@@ -147,7 +147,7 @@ def _refusals(written: Format, size: tuple[int, int] | None) -> Iterator[None]:
         cure = "Try another format"
         if size is None:
             cure = "Try --size WIDTHxHEIGHT, for images of one size, or another format"
-        reason = error.__cause__ or error  # of a converter's own error, the cause says more
+        reason = error.__cause__ or error  # the cause is more specific than a converter's own error
         raise UserError(
             f"this network cannot be exported for {written.title}: {type(reason).__name__} "
             f"{one_line(str(reason))}; nothing was written. {cure}"

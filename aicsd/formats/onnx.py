@@ -124,7 +124,7 @@ def _count(path: Path) -> int:
         graph = onnx.load(path, load_external_data=False).graph
         held = graph.initializer
         return int(sum(_elements(t) for t in held if t.data_type in (1, 3, 10, 16)))
-    except Exception:  # a figure for tables is no reason to refuse what the runtime reads
+    except Exception:  # the count is for tables only: the runtime may still read the file
         return 0
 
 

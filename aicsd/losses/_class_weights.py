@@ -22,7 +22,7 @@ LOG_SHIFT = 1.02
 
 
 def check_class_weights(weights: object) -> None:
-    """Refuse what are no weights.
+    """Refuse invalid class weights.
 
     Raises:
         UserError: an unknown rule, or numbers that are negative, not finite or all 0.
@@ -41,7 +41,7 @@ def check_class_weights(weights: object) -> None:
 
 
 def weights_from_pixels(rule: Rule, pixels: Sequence[int]) -> list[float]:
-    """One weight for each class; 0 for a class without a pixel, which no label asks for.
+    """One weight for each class; 0 for a class without a pixel.
 
     Args:
         rule: how weights follow from shares.

@@ -14,7 +14,7 @@ class FirstOrder(torch.autograd.Function):
     """``apply(grad, maps, first[, second])`` gives ``grad``, through which nothing can go back to
     the inputs.
 
-    PyTorch's own ``once_differentiable`` looks at the incoming gradient only, so that the second
+    PyTorch's own ``once_differentiable`` checks the incoming gradient only, so that the second
     derivative of a loss itself would silently be 0.
 
     The inputs are named one by one: with ``*inputs``, ``torch.compile`` of PyTorch 2.14 returns one

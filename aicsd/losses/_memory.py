@@ -75,6 +75,6 @@ def _of_all_ranks(values: Tensor) -> Tensor:
 
 
 def ranks_of_training() -> int:
-    """Processes that train together, asked with gradients off."""
+    """Processes that train together, also with gradients off."""
     with torch.enable_grad():
         return ranks()

@@ -23,7 +23,7 @@ class PixelTerms(torch.autograd.Function):
     ``apply`` takes the student's logits (B, C, H, W); the mask (B, H, W) with its ignore_index, or
     None; the teacher's logits or None; where they count, (B, H, W) bool or None for everywhere;
     the temperature (1 if there is a mask); and the precision in which everything is computed. The
-    sum of a term that is not asked for is 0.
+    sum of a term without an input is 0.
     """
 
     @staticmethod

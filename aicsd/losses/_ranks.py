@@ -1,9 +1,9 @@
 """Sums over the processes of a distributed training, so that their number changes no loss.
 
 Each process computes its loss on its own images, and the gradients of the parameters are averaged
-over the processes. A mean over pixels or a matrix of the whole batch therefore has to know the
+over the processes. A mean over pixels or a matrix of the whole batch therefore depends on the
 others. Without ``torch.distributed``, in a single process, or with gradients off (evaluation,
-perhaps in one process alone), nothing is sent and everything stays as it is.
+possibly in one process alone), nothing is sent and every value stays local.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def ranks() -> int:
 def mean_over_ranks(values: Tensor) -> Tensor:
     """The mean of a tensor of one shape over all processes, with a gradient.
 
-    Each of them must go on to the same loss: the gradient then is that of the mean, as it has to be
-    before the gradients of the parameters are averaged.
+    Each of them must compute the same loss from it: the gradient then is that of the mean, as the
+    average of the parameters' gradients requires.
     """
     if ranks() == 1:
         return values

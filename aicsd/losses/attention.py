@@ -32,7 +32,7 @@ def attention_loss(
         teacher: (B, D', H, W); the number of channels may differ.
         numerics: ``released`` is the released code instead, whose norm runs over the *rows of each
             column*: a = Q / ||Q||, with ||.|| over H at fixed b and x, and the mean of
-            (a^S - a^T)^2 over all B H W pixels. ``valid`` is not looked at, since that code never
+            (a^S - a^T)^2 over all B H W pixels. ``valid`` is ignored, since that code never
             masks padding.
         valid: (B, H', W') bool; at padding (False) Q is 0 in both maps, so that it takes part
             neither in the norm nor in the distance.

@@ -31,9 +31,9 @@ def correlation_loss(
     Args:
         student: (B, C, H, W) logits; the only input that gets a gradient.
         teacher: (B, C, H, W) logits.
-        numerics: both compute the formula above. ``released`` does not look at ``valid``, since
+        numerics: both compute the formula above. ``released`` ignores ``valid``, since
             the released code never masks padding. (That code runs at the input's resolution: a
-            recipe asks for it by ``resolution: input``; and it computes the term without ever
+            recipe sets it by ``resolution: input``; and it computes the term without ever
             adding it to the loss.)
         valid: (B, H', W') bool; padding (False) takes no part in the sums over the pixels.
 

@@ -41,7 +41,7 @@ def holistic_loss(
 class SpectralConv(nn.Module):
     """3x3 convolution with stride 2 whose kernel, as a matrix, has norm 1 (arXiv 1802.05957).
 
-    The norm comes from one step of the power iteration, which goes on where it was: its vector is a
+    The norm comes from one step of the power iteration, which continues the last: its vector is a
     buffer.
     """
 

@@ -119,7 +119,7 @@ def icsd_loss(
             over the batch is less noisy.
         numerics: ``released`` is the released code instead: mean_ij (K^T_ij - K^S_ij)^2 / B of
             :func:`released_ics_matrix`. Its temperature is 1, its rows are normalised, the batch
-            has one matrix, and ``valid`` is not looked at, since that code never masks padding.
+            has one matrix, and ``valid`` is ignored, since that code never masks padding.
         valid: (B, H', W') bool; False at padding, which then takes no part. Unlabelled pixels of
             the image do take part.
 

@@ -30,10 +30,9 @@ def label_soft_loss(
 ) -> Tensor:
     """T^2 KL(q || p_S) over the classes, mean over the labelled pixels, p_S = softmax(z / T).
 
-    q is the output of a teacher without knowledge of the images: the label, blurred by a Gaussian
-    over the labelled pixels around (uncertain at borders), then mixed with the uniform distribution
-    by ``label_smoothing`` (uncertain everywhere). What :func:`pixel_kd_loss` with a teacher gains
-    beyond this, the teacher knows.
+    q is the label, blurred by a Gaussian over the labelled pixels around (uncertain at borders),
+    then mixed with the uniform distribution by ``label_smoothing`` (uncertain everywhere). A gain
+    of :func:`pixel_kd_loss` beyond this comes from the teacher.
 
     Args:
         logits: (B, C, H, W).

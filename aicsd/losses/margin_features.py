@@ -14,7 +14,7 @@ from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import mean_over_ranks, ranks, shared_count
 
 RARE = 1e-3
-"""Share of negative values below which their mean is not looked for."""
+"""Share of negative values below which their mean is not computed."""
 DEVIATION_FLOOR = 1e-6
 
 
@@ -23,7 +23,7 @@ def margin_features_loss(
 ) -> Tensor:
     """sum (f_S - t)^2 [f_S > t or t > 0] / sum t^2 with t = max(f_T, margin) by channel.
 
-    Where the teacher is silent behind its ReLU, the student only has to stay below the margin.
+    Where the teacher's ReLU gives 0, the student only has to stay below the margin.
 
     Args:
         student: (B, D, H, W) features before a ReLU; the only input that gets a gradient.

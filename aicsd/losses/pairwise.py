@@ -40,7 +40,7 @@ def pairwise_loss(
         numerics: ``released`` is the released code instead. It differs in three things: nodes are
             the *maximum* of each channel, over halves of the map (``patch`` 0); ||f|| + 1e-8 is a
             *constant to the gradient*, which then pulls on the length of a node too; and padding
-            counts, ``valid`` is not looked at.
+            counts, ``valid`` is ignored.
         valid: (B, H', W') bool; a node is the mean over its pixels inside the image, and one
             without any is left out of the pairs.
 
@@ -74,7 +74,7 @@ def pairwise_loss(
 
 
 def resolve_patch(patch: int | None, numerics: Numerics) -> int:
-    """The patch where none was asked for; one that is negative or contradicts is refused."""
+    """The patch, with its default; a negative or contradicting one is refused."""
     check_numerics(numerics)
     if patch is None:
         return 0 if numerics == "released" else 2

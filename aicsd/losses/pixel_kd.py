@@ -95,7 +95,7 @@ def scale_divergence(
 
 
 def resolve_reduction(reduction: Reduction | None, numerics: Numerics) -> Reduction:
-    """The reduction where none was asked for; one that is unknown or contradicts is refused."""
+    """The reduction, with its default; an unknown or contradicting one is refused."""
     check_numerics(numerics)
     if reduction is None:
         return "element_mean" if numerics == "released" else "pixel_mean"

@@ -33,8 +33,8 @@ class Backbone(nn.Module):
         released_layout: of a MobileNetV2: dilate and pad as the released code does instead of as
             timm (and its ImageNet weights) do. A stage that gives up its stride keeps the rate so
             far, where timm dilates all its blocks but the first. Padding comes before the 1x1
-            expansions instead of before the depthwise convolutions, which at the border then meet
-            ``ReLU6(BN(0))`` instead of 0.
+            expansions instead of before the depthwise convolutions, whose input at the border
+            then is ``ReLU6(BN(0))`` instead of 0.
 
     ``stages`` declares the maps; ``low`` is the first and ``high`` the deepest one. ``sizes`` says
     which sides an image may have. ResNets are dilated as in the released code: every 3x3

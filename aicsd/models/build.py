@@ -18,7 +18,7 @@ from aicsd.types import LOGITS, OWN_MODULE
 
 
 def wrap_module(net: nn.Module, classes: Classes) -> Segmenter:
-    """A network of one's own as a student of ``classes``.
+    """A module of the user as a student of ``classes``.
 
     Args:
         net: a segmenter of these classes, a network of one of ``LIBRARIES``, or a module that
@@ -51,7 +51,7 @@ def _adopt(net: nn.Module, classes: Classes | None = None) -> Segmenter | None:
 
 
 def without_names(net: nn.Module) -> Segmenter:
-    """A network of one's own with as many classes as it gives logits, which have no names.
+    """A module of the user with as many nameless classes as it has logits.
 
     Args:
         net: as of :func:`wrap_module`; one of a library may name its classes.
@@ -90,7 +90,7 @@ def build_model(config: ModelConfig, classes: Classes) -> Segmenter:
 
 
 def _start_from(model: Segmenter, reference: str) -> None:
-    """Continue from a trained network; a classifier for other classes starts anew."""
+    """Load a trained network; a classifier for other classes keeps its initial weights."""
     trained = load_model(reference)
     state, own = trained.net.state_dict(), model.net.state_dict()
     before, now = len(trained.classes.names), len(model.classes.names)

@@ -203,7 +203,7 @@ class FileNetwork(nn.Module):
                 raise unreadable(path, f"its output is {_words(result)}, unlike its description")
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) as the graph wants them -> logits (B, C, h, w); 0 or 1 from labels."""
+        """(B, 3, H, W) as the graph takes them -> logits (B, C, h, w); 0 or 1 from labels."""
         if any(self.offset):
             pixels = pixels + pixels.new_tensor(self.offset).view(1, 3, 1, 1)
         if self.layout.dtype == "uint8" and pixels.dtype != torch.uint8:
@@ -244,7 +244,7 @@ class ExportedSegmenter(Segmenter):
     Args:
         net: the file's graph.
         classes: names and colours, in the order of the channels.
-        input: what the graph wants of an image.
+        input: input spec of the graph.
         align_corners: as the exported network declares it.
         parameters: number of weights; 0 where it is not known.
         output: what the graph gives: ``logits``, ``native`` ones or ``labels``.
@@ -269,7 +269,7 @@ class ExportedSegmenter(Segmenter):
         self.eval()
 
     def normalize(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB of 0 to 255 -> as the graph wants it."""
+        """(B, 3, H, W) RGB of 0 to 255 -> the input of the graph."""
         same = RAW._replace(size=self.input.size, window=self.input.window)
         same = same._replace(bicubic=self.input.bicubic, resizing=self.input.resizing)
         return image if self.input == same else super().normalize(image)

@@ -20,7 +20,7 @@ class FreedMemory:
         self._sizes: set[tuple[int, ...]] = set()
 
     def after(self, size: tuple[int, ...]) -> None:
-        """Tell that a forward pass on images of this size, (B, H, W), has ended."""
+        """Release memory after a forward pass on images of this size, (B, H, W)."""
         if size in self._sizes:
             return
         self._sizes.add(size)

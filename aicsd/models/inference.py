@@ -142,7 +142,7 @@ def infer_or_cut(
 
 def image_batch(images: Sequence[UInt8Array], device: torch.device | str) -> Tensor:
     """Images (H, W, 3) uint8 RGB of one size -> (B, 3, H, W) uint8 on ``device``."""
-    # stacked, and hence copied: an array from PIL is read-only, and torch warns of that
+    # stacked and thus copied: an array from PIL is read-only, and torch warns of that
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device)
 
 

@@ -66,7 +66,7 @@ def load_foreign(folder: Path) -> Segmenter:
     """The network in a folder that another library wrote with ``save_pretrained``.
 
     Raises:
-        UserError: a library that no source knows, or a network that it cannot use.
+        UserError: an unknown library, or an unsupported network of it.
     """
     config = read_config(folder)
     library = next((library for library in LIBRARIES if library.wrote(config)), None)
@@ -82,7 +82,7 @@ def is_reference(reference: str | Path) -> bool:
 
 
 def is_there(reference: str | Path) -> bool:
-    """Whether :func:`load_model` finds something: a name that is no path, or a file."""
+    """Whether :func:`load_model` finds something: the name of a source, or a file."""
     path = Path(at_home(reference))
     is_model = _source_of(path) is not None and path.exists()
     is_folder = is_foreign(path) or RunFolder(path).model.is_file()
@@ -135,7 +135,7 @@ def assemble(
             raise UserError(
                 f"{file} holds a network of the unknown family {header['family']!r}: update aicsd"
             )
-        # whatever the header says, loading a file must not download another
+        # loading a file must not download another, even if its header names one
         options = {**header["architecture"]}
         if "weights" in options:
             options["weights"] = "none"

@@ -1,4 +1,4 @@
-"""Named maps of a network: channels, strides, and how they meet pixels."""
+"""Named maps of a network: channels, strides, resizing."""
 
 from __future__ import annotations
 

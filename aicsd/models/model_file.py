@@ -1,4 +1,4 @@
-"""The file of a trained network: weights, and a JSON header that says how to use them."""
+"""File of a trained network: weights, and a JSON header with all that loading needs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def save_model(model: Segmenter, path: Path, info: Mapping[str, Any] | None = No
 
 
 def _tensors(model: Segmenter) -> dict[str, Tensor]:
-    """The network's weights, each with memory of its own, as the file wants it."""
+    """The network's weights, each with memory of its own, as the file requires."""
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, value in model.net.state_dict().items():

@@ -46,7 +46,7 @@ class Segmenter(nn.Module):
         net: network on normalised (B, 3, H, W) images that returns a ``SegOutput``, a tensor of
             logits, a dict with ``out`` (torchvision) or an object with ``logits`` (transformers).
         classes: names and colours, in the order of the network's channels.
-        input: what ``net`` wants of an image.
+        input: input spec of ``net``.
         maps: channels and stride of ``logits`` and of every feature that ``net`` offers; measured
             where they are not stated.
         align_corners: whether its maps are resized with aligned corners; False as in PyTorch, most
@@ -261,7 +261,7 @@ class Segmenter(nn.Module):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Save the network as ``folder/model.safetensors``.
 
-        The file holds the weights, the classes and what the network wants of an image. A module
+        The file holds the weights, the classes and the input spec. A module
         that aicsd did not build is saved too; :meth:`from_pretrained` then needs it as ``net``.
 
         Args:

@@ -57,7 +57,7 @@ class ModelConfig(DeepLabV3PlusOptions):
 
     @staticmethod
     def presets() -> dict[str, dict[str, Any]]:
-        """Networks that a name stands for: ``--student small``, ``student: small``."""
+        """Networks with a short name: ``--student small``, ``student: small``."""
         return PRESETS
 
     def of_family(self) -> tuple[str, dict[str, Any]]:

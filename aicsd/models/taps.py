@@ -33,7 +33,7 @@ class Tapped(nn.Module):
 
     Args:
         net: takes normalised (B, 3, H, W) images; its own features are kept.
-        taps: name of the feature -> where it comes from. A plain path stands for (B, D, h, w).
+        taps: name of the feature -> its module. A plain path means (B, D, h, w).
 
     Raises:
         UserError: a path that names no module.
@@ -81,7 +81,7 @@ def as_maps(output: Tensor, tap: Tap, size: tuple[int, int], name: str) -> Tenso
 
     Args:
         output: output of the module.
-        tap: says how it is laid out.
+        tap: layout of the output.
         size: (H, W) of the image; tokens are its patches, row by row.
         name: name of the feature, for the message.
 

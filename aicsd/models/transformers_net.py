@@ -33,7 +33,7 @@ class Kind(NamedTuple):
     """Module that returns ``feature_maps``; without it they are the hidden states."""
     min_batch: int = 1
     needs_task: bool = False
-    """Whether it is told by tokens that the task is semantic segmentation."""
+    """Whether it needs tokens that name the task, semantic segmentation."""
     one_size: bool = False
     """Whether it takes images of ``config.image_size`` alone."""
     exports_one_size: bool = False

@@ -122,7 +122,7 @@ def _load(item: Input) -> _Loaded:
 def _ahead(
     pool: ThreadPoolExecutor | None, function: Callable[[A], B], items: Iterable[A], depth: int
 ) -> Iterator[B]:
-    """``map``, with up to ``depth`` calls on their way before their results are asked for."""
+    """``map`` with up to ``depth`` calls in advance."""
     if pool is None:
         yield from map(function, items)
         return

@@ -50,7 +50,7 @@ def find_inputs(
             and ``**`` for folders of any depth) of image and video files.
         recursive: folders with all that are below them. Their results, and those of patterns, are
             kept apart by the same folders.
-        out: folder of the results, in which nothing is looked for if it is below a place.
+        out: folder of the results, which is not searched if it is below a place.
 
     Raises:
         UserError: a place that is not there, a folder without images, a pattern without matches.

@@ -113,7 +113,7 @@ def read_upload(path: Path) -> UInt8Array:
         height, width = image_size(path)
         if height * width <= WHOLE_PIXELS:
             return read_image(path)
-    except UserError as error:  # the place of an upload says nothing to its reader
+    except UserError as error:  # the temporary path of an upload means nothing to its reader
         raise UserError(str(error).replace(str(path), path.name)) from error
     raise UserError(
         f"{path.name} has {width} x {height} pixels, and this page takes up to "
@@ -268,7 +268,7 @@ def shown_values(
 
 
 def refusing(read: Callable[[Any], Any], error_class: Any) -> Callable[[Any], Any]:
-    """``read`` of an upload, with one line on the page for a file that is no image."""
+    """``read`` of an upload, with one line on the page for a file other than an image."""
 
     def call(payload: Any) -> Any:
         try:
@@ -283,7 +283,7 @@ def refusing(read: Callable[[Any], Any], error_class: Any) -> Callable[[Any], An
 
 
 def _size_of(model: Segmenter) -> str:
-    count = model.num_parameters()  # 0 where an exported model does not say
+    count = model.num_parameters()  # 0 if an exported model does not store it
     return f", {count / 1e6:.2f} M parameters" if count else ""
 
 

@@ -175,7 +175,7 @@ def stream_output(config: PredictConfig) -> str:
     """The one output that goes to standard output: class ids unless another is named.
 
     Raises:
-        UserError: several, or one that is no picture.
+        UserError: several, or one that is not a picture.
     """
     outputs = config.outputs or ("ids",)
     if len(outputs) > 1 or outputs == ("probabilities",):

@@ -122,12 +122,12 @@ class TeacherCache:
         if index is None or not index.complete:
             sizes = tuple(dataset.size(number) for number in range(len(dataset)))
             names = tuple(dataset.names)
-            # a begun one goes on at its stride
+            # an incomplete one is continued at its stride
             stride = stride_of(teacher) if index is None else index.key.stride
             key = CacheKey(identity, classes, self.top_k, names, sizes, stride)
             self._require_space(key)
             with _alone(self.folder):
-                index = self._read(identity, classes)  # perhaps another process was here
+                index = self._read(identity, classes)  # another process may have built it meanwhile
                 if index is None or not index.complete:
                     index = self._build(key, index, dataset, teacher, workers)
         require_sound(self.folder, index)
@@ -201,7 +201,7 @@ class TeacherCache:
                     logits = compute_map(teacher, sample.image, key.stride)
                 stored = encode(logits, self.top_k)
                 maps.write(stored)
-                maps.flush()  # before the line that says that it is there
+                maps.flush()  # before the index line of this map
                 done.append(Checksums(checksum(sample.image), zlib.crc32(stored)))
                 line = json.dumps(done[-1]) + "\n"
                 text += line

@@ -28,7 +28,7 @@ from aicsd.images import UInt8Array
 LOGITS_FILE = "logits.bin"
 INDEX_FILE = "index.jsonl"
 FORMATS = (1, 2)
-"""2 says its stride; 1, of caches at stride 4, does not: older versions read them too."""
+"""2 holds a stride; 1, of caches at stride 4, does not: older versions read them too."""
 CHOOSE = "choose another folder, or delete this one"
 
 
@@ -101,7 +101,7 @@ def encode(logits: Tensor, top_k: int) -> bytes:
         top_k: k; 0 keeps all.
 
     Raises:
-        UserError: a value that is no finite float16.
+        UserError: a value that is not a finite float16.
     """
     logits = logits.float()
     if not top_k:
@@ -159,7 +159,7 @@ def _damaged(folder: Path, what: str) -> UserError:
 
 
 def first_line(key: CacheKey) -> str:
-    """The line of ``index.jsonl`` that says what the cache belongs to."""
+    """First line of ``index.jsonl``: the key of the cache."""
     facts = asdict(key)
     if key.stride == MAP_STRIDE:
         del facts["stride"]

@@ -28,7 +28,7 @@ class Groups(NamedTuple):
     members: tuple[tuple[int, ...], ...]
     """Numbers of the teacher's classes, one tuple for each class of the data."""
     ignored: tuple[str, ...]
-    """Classes of the teacher that stand for none of the data."""
+    """Classes of the teacher that map to none of the data."""
 
 
 def shipped_maps() -> list[str]:
@@ -81,9 +81,9 @@ def is_nameless(classes: Classes) -> bool:
 
 
 def group_classes(teacher: Classes, data: Classes, mapping: ClassMap | None = None) -> Groups:
-    """Which of the teacher's classes stand for each class of the data.
+    """The teacher's classes for each class of the data.
 
-    A class that ``mapping`` does not have stands for that of its name. A teacher that does not name
+    A class that ``mapping`` does not have maps to that of its name. A teacher that does not name
     its classes is taken to have those of the data if it has as many.
 
     Raises:
@@ -150,7 +150,7 @@ def with_classes(
         class_map: as of :class:`aicsd.teacher.Teacher`.
 
     Raises:
-        UserError: a class that the network does not know, or a map that does not fit.
+        UserError: a class that the network lacks, or a map that does not fit.
     """
     mapping = read_map(class_map) if isinstance(class_map, str | Path) else class_map
     groups = group_classes(model.classes, classes, mapping)

@@ -13,7 +13,7 @@ class TeacherLabelled:
     """A dataset whose masks are the classes that a teacher finds.
 
     Args:
-        dataset: images; their masks are not looked at.
+        dataset: images; their masks are ignored.
         teacher: on its device; each image is passed once, here, in windows where memory is small.
     """
 

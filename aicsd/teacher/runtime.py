@@ -113,13 +113,13 @@ class _OpenVINO:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
         try:
-            with warnings.catch_warnings():  # of tracing; the shape is fixed, as they want it
+            with warnings.catch_warnings():  # of tracing; a fixed shape is intended
                 warnings.simplefilter("ignore")
                 converted = self.openvino.convert_model(
                     self.model, example_input=image, input=list(image.shape)
                 )
             return openvino_core().compile_model(converted, "CPU", settings)
-        except Exception as error:  # whatever its converter meets in a network of somebody's own
+        except Exception as error:  # its converter may raise anything on a foreign network
             reason = one_line(error)
             raise UserError(
                 f"OpenVINO cannot convert this teacher ({reason}): use teacher_runtime eager"

@@ -20,12 +20,12 @@ class Teacher(nn.Module):
 
     Args:
         model: a trained segmenter; it normalises its own input. Its parameters get frozen.
-        classes: classes of the student. The teacher may know more of them, in any order.
+        classes: classes of the student. The teacher may have more, in any order.
         class_map: what the teacher's classes are called in the data: a YAML file, the name of a map
             of the package, or a mapping. Several may become one.
 
     Raises:
-        UserError: a class that the teacher does not know, or a map that does not fit.
+        UserError: a class that the teacher lacks, or a map that does not fit.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Teacher(nn.Module):
         self._forward: tuple[Forward] = (self.model,)  # no submodule
 
     def train(self, mode: bool = True) -> Teacher:  # noqa: ARG002
-        """Stay in evaluation mode, whatever ``mode`` says."""
+        """Stay in evaluation mode, for any ``mode``."""
         return super().train(False)
 
     @property

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Colours that people with any colour vision tell apart (Okabe and Ito, 2008)."""
+"""Colours for any colour vision (Okabe and Ito, 2008)."""
 SEQUENTIAL, DIVERGING = "viridis", "PuOr"
 MINUS = "\N{MINUS SIGN}"
 DPI = 100

@@ -62,7 +62,7 @@ def open_networks(
     Args:
         runs: to compare; one that is the teacher of another takes the teacher's place.
         teacher: run folder or model file; without it the one that the first run names.
-        classes: classes of the data; the teacher may know more of them, in another order.
+        classes: classes of the data; the teacher may have more, in another order.
 
     Raises:
         UserError: a network of ``runs``, or ``teacher``, that cannot be loaded or has other
@@ -169,7 +169,7 @@ def _check_classes(run: FinishedRun, model: Segmenter, classes: Classes) -> None
 
 
 def _with_unique_titles(networks: list[Network]) -> list[Network]:
-    """Tell networks of one title apart by their settings, then the seed, at last the folder."""
+    """Distinguish networks of one title by their settings, then the seed, finally the folder."""
     named = [
         replace(net, title=title, setting=title)
         for net in networks

@@ -48,7 +48,7 @@ class Setting:
 
     @property
     def shown(self) -> Network:
-        """The network whose pictures stand for all: of the first seed whose model is there."""
+        """The network whose pictures represent all seeds: the first whose model exists."""
         return next((net for net in self.networks if net.model is not None), self.networks[0])
 
     @property

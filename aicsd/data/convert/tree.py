@@ -22,7 +22,7 @@ MAX_FILES = 5_000_000
 MAX_TEXT = 2 << 30
 """Bytes of an annotation file; the largest public ones have half of that."""
 SNIFFED_FILES = 50
-"""JSON files that are looked into to recognise a format."""
+"""JSON files that are read to recognise a format."""
 _CHUNK = 1 << 20
 _JSON_KEYS = (
     "images",
@@ -135,7 +135,7 @@ class Tree:
     def find(self, name: str, folders: Iterable[str], hints: Iterable[str] = ()) -> str:
         """Path in the source of the file that an annotation calls ``name``.
 
-        It is looked for at that path in each of the folders, then by its last part alone among all
+        It is searched at that path in each of the folders, then by its last part alone among all
         files; ``hints`` are names of folders, one of which must be in the path if several match.
 
         Raises:

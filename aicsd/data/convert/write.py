@@ -50,7 +50,7 @@ class Written:
 
 
 class _Ready(NamedTuple):
-    """An image that was looked at, and its mask."""
+    """An image that was read, and its mask."""
 
     path: Path
     suffix: str

@@ -29,7 +29,7 @@ def build(options: Mapping[str, Any], classes: Classes) -> Segmenter:  # noqa: A
 
 
 def load(reference: str) -> Segmenter:
-    """The network of ``user/name[@revision]``, of aicsd or of a library that another source knows.
+    """The network of ``user/name[@revision]``, of aicsd or of the library of another source.
 
     Only JSON and safetensors files are read.
     """

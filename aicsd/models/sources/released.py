@@ -119,7 +119,7 @@ def read_checkpoint(
     Args:
         path: a dict with ``state_dict``, or a state dict alone; zip or the older format of
             ``torch.save``; with or without the ``module.`` of ``DataParallel``.
-        output_stride: that the network was trained at; the weights do not tell.
+        output_stride: output stride of the training; the weights do not contain it.
         classes: names and colours; without them VOC for 21 and Cityscapes for 19 classes, and
             generated ones for other numbers.
 
@@ -330,7 +330,7 @@ def _name_classes(path: Path, count: int, classes: Classes | None) -> Classes:
 
 
 def _number(value: object) -> float | None:
-    """A number of the training as plain Python; None for whatever else is in its place."""
+    """A number of the training as plain Python; None for anything else."""
     if isinstance(value, Tensor) and value.numel() == 1:
         return float(value)
     return value if isinstance(value, int | float) else None

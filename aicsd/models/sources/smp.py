@@ -51,7 +51,7 @@ TAKEN = (
     "activation",
     "aux_params",
 )
-"""Parameters of an architecture that are no options."""
+"""Parameters of an architecture other than options."""
 ENCODER_OPTIONS = ("dynamic_img_size", "img_size", "patch_size", "drop_path_rate")
 """Further options of encoders of timm (``tu-...``)."""
 VIT = "dpt"
@@ -232,7 +232,7 @@ def _described(config: Mapping[str, Any], where: str) -> tuple[dict[str, Any], i
     """Options of a network of the library by its own configuration, and its logits.
 
     Raises:
-        UserError: a network that cannot be used; ``where`` says which.
+        UserError: a network that cannot be used, named by ``where``.
     """
     name = str(config.get("_model_class", "")).lower()
     if name not in ARCHITECTURES:

@@ -117,7 +117,7 @@ def wrote(config: Mapping[str, Any]) -> bool:
 def load_folder(folder: Path) -> Segmenter:
     """The network in a folder with ``config.json`` and safetensors weights.
 
-    ``preprocessor_config.json`` says what it wants of an image. ``classes.txt`` in the folder names
+    ``preprocessor_config.json`` holds its input spec. ``classes.txt`` in the folder names
     the classes in place of the configuration.
     """
     held = read_config(folder)
