@@ -171,7 +171,7 @@ def predict(
         return list(done)
 
 
-class Exported(NamedTuple):
+class ExportResult(NamedTuple):
     """A file that was exported, and how it compares with the network."""
 
     path: Path
@@ -200,7 +200,7 @@ def export(
     calibration_split: str = "train",
     calibration_images: int = 64,
     data: Data = None,
-) -> Exported:
+) -> ExportResult:
     """Export a trained model to ONNX, OpenVINO, mobile formats and more, in float or INT8.
 
     Args:
@@ -233,7 +233,7 @@ def export(
         val = open_split(data, model)
     network = open_model(model, "cpu")
     parity = export_model(network, path, output, calibration, shape)
-    exported = Exported(path, target, shape, parity)
+    exported = ExportResult(path, target, shape, parity)
     if calibration is None or val is None:
         return exported
     before, after = (evaluate(m, data=val, batch_size=1, device="cpu") for m in (network, path))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aicsd.errors import UserError, one_line
+from aicsd.extras import require
 from aicsd.runs import MODEL_FILE
 
 PREFIX = "hf:"
@@ -83,17 +84,12 @@ def download_folder(name: str) -> Path:
 
 def require_hub() -> Any:
     """The module ``huggingface_hub``."""
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise UserError(
-            "models on the hub need huggingface_hub: pip install 'aicsd[hub]'"
-        ) from error
+    hub = require("huggingface_hub", "hub", "models on the hub need huggingface_hub")
     if not sys.stderr.isatty():  # no progress bars without a terminal
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
         disable_progress_bars()
-    return huggingface_hub
+    return hub
 
 
 @contextmanager

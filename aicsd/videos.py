@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aicsd.errors import BrokenInputError, UserError, one_line
+from aicsd.errors import BrokenInputError, one_line
+from aicsd.extras import require
 from aicsd.images import UInt8Array
 
 FALLBACK_RATE = Fraction(25)
@@ -27,11 +28,7 @@ class Frame(NamedTuple):
 
 def require_pyav() -> Any:
     """The module ``av``."""
-    try:
-        import av
-    except ImportError as error:
-        raise UserError("videos need PyAV: pip install 'aicsd[video]'") from error
-    return av
+    return require("av", "video", "videos need PyAV")
 
 
 def count_frames(path: Path) -> int:

@@ -15,7 +15,7 @@ from tiny_transformers import tiny_network
 
 import aicsd
 from aicsd.models import load_model
-from aicsd.teacher.class_map import read_map
+from aicsd.teacher.class_map import read_class_map
 
 PAGE = Path(__file__).parent.parent / "docs" / "bring-your-own-teacher.md"
 THEIRS = ("floor", "wall", "ball", "stick", "sky")
@@ -31,7 +31,7 @@ def prepare(place: Path) -> None:
     tiny_network("segformer", THEIRS).save_pretrained(place / "my_segformer")
     (file,) = blocks("yaml")
     (place / "classes.yaml").write_text(file)
-    assert set(read_map(place / "classes.yaml")) == set(THEIRS)
+    assert set(read_class_map(place / "classes.yaml")) == set(THEIRS)
 
 
 def flags_of(command: list[str]) -> list[str]:

@@ -21,7 +21,7 @@ from aicsd.runs import RunFolder
 PACKAGE = Path(__file__).parents[1] / "aicsd"
 LAYERS = (
     ("types", "errors", "messages", "telemetry", "_lazy", "_version"),
-    ("yaml_file", "settings", "run_settings"),
+    ("yaml_file", "settings", "run_settings", "extras"),
     ("files", "terminal", "benchmark.statistics"),
     ("config",),
     ("runs", "tensor_files"),

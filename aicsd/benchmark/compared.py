@@ -1,4 +1,4 @@
-"""The networks of a report as settings, grouped and compared as in ``aicsd benchmark table``."""
+"""The networks of a report as entries, grouped and compared as in ``aicsd benchmark table``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from aicsd.benchmark.statistics import Floats, Gain, Integers, gain_over, parts_of, resampled
-from aicsd.benchmark.table import Group, MeasuredRun, group_runs, settings_of, val_images
+from aicsd.benchmark.table import Group, MeasuredRun, group_runs, result_settings, val_images
 from aicsd.errors import UserError
 from aicsd.evaluation import ImageCounts
 from aicsd.runs import RunFolder
+from aicsd.visualization.entries import ReportEntry, each_alone
 from aicsd.visualization.runs import Network
-from aicsd.visualization.settings import Setting, each_alone
 
 MOST_KEYS = 5
 Pairs = tuple[tuple[Network, Network], ...]
@@ -19,7 +19,7 @@ Pairs = tuple[tuple[Network, Network], ...]
 
 def compare_networks(
     networks: Sequence[Network], *, remeasured: bool = False
-) -> tuple[list[Setting], list[str]]:
+) -> tuple[list[ReportEntry], list[str]]:
     """Group runs that differ in the seed alone; compare each with the student alone, by seed.
 
     Args:
@@ -37,7 +37,7 @@ def compare_networks(
         return each_alone(networks), [f"Runs are not grouped or compared: {error}."]
     network_of = {id(run): net for run, net in zip(held, students, strict=True)}
     titles = _titles(groups, network_of)
-    settings = each_alone([net for net in networks if net not in students])
+    entries = each_alone([net for net in networks if net not in students])
     for group, title in zip(groups, titles, strict=True):
         own = tuple(network_of[id(run)] for run in group.runs)
         base = _baseline(group, groups)
@@ -46,8 +46,8 @@ def compare_networks(
         if pairs:
             to = next(t for other, t in zip(groups, titles, strict=True) if other is base)
             gain = _gain(to, pairs, counts=not remeasured)
-        settings.append(Setting(title, own, gain, pairs))
-    return settings, _notes(groups, settings[-len(groups) :])
+        entries.append(ReportEntry(title, own, gain, pairs))
+    return entries, _notes(groups, entries[-len(groups) :])
 
 
 def _baseline(group: Group, groups: Sequence[Group]) -> Group | None:
@@ -58,31 +58,31 @@ def _baseline(group: Group, groups: Sequence[Group]) -> Group | None:
     return alone[0] if len(alone) == 1 else None
 
 
-def _notes(groups: Sequence[Group], settings: Sequence[Setting]) -> list[str]:
+def _notes(groups: Sequence[Group], entries: Sequence[ReportEntry]) -> list[str]:
     """A line where a difference is not of the method alone, or is not there."""
     alone = [group for group in groups if group.is_alone]
     notes = []
-    for group, setting in zip(groups, settings, strict=True):
+    for group, entry in zip(groups, entries, strict=True):
         if not alone or group.is_alone or group.baseline is not None:
             continue
         own, other = group.without_method, alone[0].without_method
         keys = [key for key in {**own, **other} if own.get(key) != other.get(key)]
         listed = ", ".join(keys[:MOST_KEYS]) + (", ..." if len(keys) > MOST_KEYS else "")
-        if setting.gain is not None:
+        if entry.gain is not None:
             notes.append(
-                f"{setting.title} differs from {setting.gain.to} in more than the method "
+                f"{entry.title} differs from {entry.gain.to} in more than the method "
                 f"({listed}): its difference is that of all of it."
             )
         else:
             reason = f"their settings differ too ({listed})" if keys else "no seed is in both"
-            notes.append(f"{setting.title} is not compared with the student alone: {reason}.")
+            notes.append(f"{entry.title} is not compared with the student alone: {reason}.")
     return notes
 
 
 def _measured(network: Network) -> MeasuredRun:
     run = network.run
     assert run is not None
-    settings, metrics = settings_of(run.settings), network.metrics
+    settings, metrics = result_settings(run.settings), network.metrics
     images = val_images(RunFolder(run.path))
     return MeasuredRun(run.path, run.config["seed"], settings, metrics, run.is_alone, images)
 

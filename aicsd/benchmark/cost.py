@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 
 from aicsd.benchmark.counts import kept_bytes_and_flops
-from aicsd.benchmark.inputs import Data, TeacherSource, build_untrained, find_teacher, open_data
+from aicsd.benchmark.inputs import CostData, TeacherSource, build_untrained, find_teacher, open_data
 from aicsd.benchmark.settings import CostConfig
 from aicsd.benchmark.steps import PARTS, ClockedSteps, peak_memory, repeated
 from aicsd.benchmark.switches import RunTime, Switch, estimated_switches, of_step, step_variants
@@ -162,7 +162,7 @@ def measure_cost(
     )
 
 
-def _notes(config: CostConfig, source: TeacherSource | None, data: Data) -> list[str]:
+def _notes(config: CostConfig, source: TeacherSource | None, data: CostData) -> list[str]:
     """Differences from the training itself."""
     notes = [] if source is None else [source.note]
     if data.missing is not None:
@@ -178,7 +178,7 @@ class _Bench:
     def __init__(
         self,
         config: CostConfig,
-        data: Data,
+        data: CostData,
         student: Segmenter,
         teacher: Teacher | None,
         fabric: Fabric,

@@ -25,7 +25,7 @@ SEVERAL = 64
 
 
 @dataclass(frozen=True)
-class Data:
+class CostData:
     """Training and validation images, real or stand-ins."""
 
     train: SegDataset
@@ -62,7 +62,7 @@ def open_data(
     classes: int | None,
     images: int | None,
     size: tuple[int, int] | None,
-) -> Data:
+) -> CostData:
     """The config's data if its folder is there, else random images of the right kind.
 
     Args:
@@ -83,7 +83,7 @@ def open_data(
         val = open_dataset(data.name, data.root, data.val_split, data.options)
         train = training_images(train, data)
         height, width = val.read(0).mask.shape
-        return Data(train, val, (width, height), (len(train), len(val)), None)
+        return CostData(train, val, (width, height), (len(train), len(val)), None)
     missing = "data.root is not given" if where is None else f"there is no folder {where}"
     if entry.classes is not None:
         found = entry.classes
@@ -98,7 +98,7 @@ def open_data(
     part = 0 if data.unlabelled_rest else data.train_images
     train_count = part or images or counts.get(data.train_split)
     val_count = counts.get(data.val_split, 0)
-    return Data(
+    return CostData(
         RandomImages(found, (width, height), train_count or SEVERAL),
         RandomImages(found, (width, height), val_count or SEVERAL),
         (width, height),
@@ -114,7 +114,7 @@ class TeacherSource(NamedTuple):
     untrained: ModelConfig
     note: str
 
-    def network(self, data: Data, seed: int) -> Segmenter:
+    def network(self, data: CostData, seed: int) -> Segmenter:
         """The trained one, or an untrained one for the classes of ``data``."""
         if self.trained is not None:
             return self.trained

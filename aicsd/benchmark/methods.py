@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aicsd.benchmark.table import settings_of
+from aicsd.benchmark.table import result_settings
 from aicsd.config import build_config, merge
 from aicsd.data.open import differs_by_root
 from aicsd.engine.run_recipe import check_cache, recipe_of
@@ -177,7 +177,7 @@ def identity_of(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: complete, as in ``config.yaml``.
     """
-    settings = settings_of(dict(config))
+    settings = result_settings(dict(config))
     kept = {k: v for k, v in settings.items() if k == "seed" or k not in UNIMPORTANT}
     if differs_by_root(settings["data.name"]):
         kept["data.root"] = os.path.normpath(settings["data.root"])

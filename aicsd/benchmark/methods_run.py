@@ -56,7 +56,7 @@ class Running:
 
 
 @dataclass
-class Outcome:
+class CampaignOutcome:
     """Outcome of a call.
 
     Args:
@@ -100,7 +100,7 @@ class Campaign:
         self._failed: dict[Key, str] = {}
         self._undecided: dict[Key, str] = {}
 
-    def run(self, jobs: int, seconds: float = float("inf")) -> Outcome:
+    def run(self, jobs: int, seconds: float = float("inf")) -> CampaignOutcome:
         """Train until everything is done, the time is over, or SIGINT or SIGTERM arrives.
 
         Running trainings then save a checkpoint, and the next call resumes them.
@@ -130,7 +130,7 @@ class Campaign:
         self._next(measure=False)  # takes over what a decision has made known
         self._note()
         waiting = [key for key in self._order if key not in self.results.cells]
-        return Outcome(self._failed, waiting, stopped)
+        return CampaignOutcome(self._failed, waiting, stopped)
 
     def _measure(self, most: int | None = None) -> bool:
         """Compare the time of a step with the baseline's, for rows that have a result.

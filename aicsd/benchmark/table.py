@@ -159,7 +159,7 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[MeasuredRun], list[Path]]:
             unfinished.append(path)
             continue
         config, metrics = folder.read_config(), folder.read_result()
-        settings = settings_of({**config, "resumed_from": folder.resumed_from})
+        settings = result_settings({**config, "resumed_from": folder.resumed_from})
         alone = learns_alone(settings["method"], metrics)
         images = val_images(folder)
         finished.append(MeasuredRun(path, config["seed"], settings, metrics, alone, images))
@@ -174,7 +174,7 @@ def val_images(folder: RunFolder) -> str | None:
     return sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
-def settings_of(config: dict[str, Any]) -> dict[str, Any]:
+def result_settings(config: dict[str, Any]) -> dict[str, Any]:
     """Flat, with today's defaults for keys that are younger than the run."""
     config = dict(config)
     if "model" in config:

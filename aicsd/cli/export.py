@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from aicsd.cli.parser import Command
-from aicsd.commands import Exported, export
+from aicsd.commands import ExportResult, export
 from aicsd.formats import FORMATS
 from aicsd.types import Output
 
@@ -27,7 +27,7 @@ def run(*, output: Output = "logits", int8: bool = False, **options: Any) -> int
     return 0
 
 
-def _cost_of_int8(done: Exported) -> str:
+def _cost_of_int8(done: ExportResult) -> str:
     assert done.miou is not None
     assert done.int8_miou is not None
     if math.isnan(done.miou):
@@ -38,7 +38,7 @@ def _cost_of_int8(done: Exported) -> str:
     )
 
 
-def _parity(done: Exported, output: str) -> str:
+def _parity(done: ExportResult, output: str) -> str:
     parity = done.parity
     if parity.error is None or parity.agreement is None:
         return f"only its structure is checked: {done.format.title} does not run on this machine"

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from aicsd.data.entry import DatasetEntry
 from aicsd.data.protocol import Classes, Sample
 from aicsd.errors import UserError, suggest
+from aicsd.extras import require
 from aicsd.images import UInt8Array
 
 FloatArray = npt.NDArray[np.float32]
@@ -282,14 +283,10 @@ def _sharpen(glyph: FloatArray) -> FloatArray:
 @functools.cache
 def _load() -> tuple[FloatArray, IntArray, list[UInt8Array]]:
     """All glyphs (1797, 8, 8), sharpened, their digits (1797,), and both photos (427, 640, 3)."""
-    try:
-        from sklearn.datasets import load_digits, load_sample_images
-    except ImportError as error:
-        hint = "pip install 'aicsd[digits]'"
-        raise UserError(f"dataset 'digits' needs scikit-learn: {hint}") from error
-    data = load_digits()
+    datasets = require("sklearn.datasets", "digits", "dataset 'digits' needs scikit-learn")
+    data = datasets.load_digits()
     glyphs = [_sharpen(image) for image in (data.images / 16).astype(np.float32)]
-    return np.stack(glyphs), data.target.astype(np.int64), load_sample_images().images
+    return np.stack(glyphs), data.target.astype(np.int64), datasets.load_sample_images().images
 
 
 DIGITS = DatasetEntry(Digits, classes=CLASSES, counts=SCENES, usual_size=(128, 128))

@@ -8,10 +8,10 @@ from aicsd.messages import say
 from aicsd.models import Segmenter
 from aicsd.runs import RunFolder
 from aicsd.teacher import Teacher
+from aicsd.visualization.entries import each_alone
 from aicsd.visualization.ics_history import read_history
 from aicsd.visualization.report import write_report
 from aicsd.visualization.runs import Network
-from aicsd.visualization.settings import each_alone
 
 
 def write_run_report(

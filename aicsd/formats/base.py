@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import logging
 import os
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from aicsd import extras
 from aicsd.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -125,17 +125,12 @@ class Format:
 
 
 def require(module: str, extra: str = "export") -> Any:
-    """Import an optional library.
+    """Import a library of a format.
 
     Raises:
         UserError: it is not installed, or cannot be loaded.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"exported models need {module.split('.')[0]}: pip install 'aicsd[{extra}]'"
-        ) from error
+    return extras.require(module, extra, f"exported models need {module.split('.')[0]}")
 
 
 @contextlib.contextmanager

@@ -119,7 +119,7 @@ class Segmenter(nn.Module):
     def maps(self) -> dict[str, MapInfo]:
         """``logits`` and every feature that the network offers."""
         if not self._maps:
-            self._maps = measure(self)
+            self._maps = measure_maps(self)
         return self._maps
 
     def with_net(self, net: nn.Module, classes: Classes | None = None) -> Segmenter:
@@ -349,7 +349,7 @@ class Segmenter(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def measure(model: Segmenter, side: int = MEASURED_SIDE) -> dict[str, MapInfo]:
+def measure_maps(model: Segmenter, side: int = MEASURED_SIDE) -> dict[str, MapInfo]:
     """Channels and strides of all maps, from one forward pass on an empty image."""
     size = model.input.fit((side, side))
     with evaluating(model):

@@ -16,6 +16,7 @@ from PIL import Image
 
 from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
+from aicsd.extras import require
 from aicsd.images import UInt8Array, image_size, read_image
 from aicsd.losses import ics_matrix
 from aicsd.models import Segmenter
@@ -169,11 +170,7 @@ def _name(names: Sequence[str], number: int) -> str:
 def require_gradio() -> Any:
     """The module ``gradio``, with its usage reports switched off."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    try:
-        import gradio
-    except ImportError as error:
-        raise UserError("the demo page needs Gradio: pip install 'aicsd[demo]'") from error
-    return gradio
+    return require("gradio", "demo", "the demo page needs Gradio")
 
 
 def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:

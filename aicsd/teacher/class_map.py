@@ -53,7 +53,7 @@ def find_map(name: str | Path) -> Path:
     return SHIPPED / f"{name}.yaml"
 
 
-def read_map(name: str | Path) -> ClassMap:
+def read_class_map(name: str | Path) -> ClassMap:
     """The map in a YAML file, which holds ``class of the teacher: class of the data`` lines.
 
     Numbers stand for classes by their order; ``null`` leaves a class of the teacher out.
@@ -152,7 +152,7 @@ def with_classes(
     Raises:
         UserError: a class that the network lacks, or a map that does not fit.
     """
-    mapping = read_map(class_map) if isinstance(class_map, str | Path) else class_map
+    mapping = read_class_map(class_map) if isinstance(class_map, str | Path) else class_map
     groups = group_classes(model.classes, classes, mapping)
     order = [members[0] for members in groups.members]
     net: nn.Module

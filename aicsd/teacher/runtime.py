@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aicsd.errors import UserError, one_line
+from aicsd.extras import require
 from aicsd.formats.openvino import openvino_core
 from aicsd.models.segmenter import Segmenter
 from aicsd.types import Runtime, SegOutput
@@ -83,12 +83,8 @@ class _OpenVINO:
     """A model converted once for every shape of its input."""
 
     def __init__(self, model: Segmenter) -> None:
-        try:
-            self.openvino: Any = importlib.import_module("openvino")
-        except ImportError as error:
-            raise UserError(
-                "teacher_runtime openvino needs OpenVINO: pip install 'aicsd[export]'"
-            ) from error
+        need = "teacher_runtime openvino needs OpenVINO"
+        self.openvino = require("openvino", "export", need)
         if model.device.type != "cpu":
             raise UserError(
                 f"teacher_runtime openvino runs on a CPU, and the model is on "

@@ -27,11 +27,11 @@ from aicsd.models.views import WHOLE_PIXELS
 from aicsd.runs import FinishedRun, RunFolder
 from aicsd.visualization.charts import Chart, Line, draw_chart, heat_map
 from aicsd.visualization.curves import LOSS, MIOU, WEIGHT, series, smooth, term_names
+from aicsd.visualization.entries import ReportEntry
 from aicsd.visualization.figures import DIVERGING, MINUS, SEQUENTIAL
 from aicsd.visualization.ics_history import shared_teacher
 from aicsd.visualization.pages import draw_pages, hex_color
 from aicsd.visualization.runs import Network, data_title
-from aicsd.visualization.settings import Setting
 from aicsd.visualization.verdict import interval_text, verdict
 from aicsd.visualization.views import (
     FloatArray,
@@ -50,7 +50,7 @@ NO_VALUE = "\N{EN DASH}"
 
 def write_report(
     path: Path,
-    settings: Sequence[Setting],
+    entries: Sequence[ReportEntry],
     dataset: SegDataset,
     *,
     images: int = 6,
@@ -59,11 +59,11 @@ def write_report(
     shown_from: str | None = None,
     remarks: Sequence[str] = (),
 ) -> None:
-    """Write the page that compares ``settings``.
+    """Write the page that compares ``entries``.
 
     Args:
         path: HTML file; written beside its place and renamed.
-        settings: teacher first; one without a model has only its figures shown.
+        entries: teacher first; one without a model has only its figures shown.
         dataset: where the pictures come from.
         images: how many, spread evenly over ``dataset``; fewer if it has fewer.
         notes: what is missing.
@@ -77,11 +77,11 @@ def write_report(
     indices = shown_indices(dataset, images) if len(dataset) else []
     samples = [dataset.read(index) for index in indices]
     missing = list(notes) + ([] if samples else ["The split has no images to show."])
-    models = {s.title: s.model for s in settings if s.model is not None and samples}
+    models = {s.title: s.model for s in entries if s.model is not None and samples}
     views = {title: predict_views(model, samples) for title, model in models.items()}
     costs = _costs(models, *samples[0].mask.shape) if models else {}
     names = [dataset.names[index] for index in indices]
-    runs = [net for setting in settings for net in setting.networks]
+    runs = [net for entry in entries for net in entry.networks]
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -90,19 +90,19 @@ def write_report(
         lstrip_blocks=True,
     )
     html = environment.get_template("report.html.j2").render(
-        title=" · ".join(setting.title for setting in settings if not setting.is_teacher),
-        about=_about(settings, len(samples), len(dataset), measured_on, shown_from),
-        verdict=[*verdict(settings), *remarks],
+        title=" · ".join(entry.title for entry in entries if not entry.is_teacher),
+        about=_about(entries, len(samples), len(dataset), measured_on, shown_from),
+        verdict=[*verdict(entries), *remarks],
         notes=missing,
-        table=_table(settings, costs),
+        table=_table(entries, costs),
         size=next(iter(costs.values()), None),
-        classes=_classes(settings, dataset.classes),
-        confusions=_confusions(settings, dataset.classes.names),
+        classes=_classes(entries, dataset.classes),
+        confusions=_confusions(entries, dataset.classes.names),
         names=dataset.classes.names,
         panels=draw_pages(samples, names, views, dataset.classes),
-        seeds=any(len(setting.networks) > 1 for setting in settings),
-        ics=_ics(settings, views),
-        charts=_charts(settings),
+        seeds=any(len(entry.networks) > 1 for entry in entries),
+        ics=_ics(entries, views),
+        charts=_charts(entries),
         repeat=[_repeat(net.title, net.run) for net in runs if net.run is not None],
         versions=_versions(),
     )
@@ -121,14 +121,14 @@ def _costs(models: dict[str, Segmenter], height: int, width: int) -> dict[str, P
 
 
 def _about(
-    settings: Sequence[Setting],
+    entries: Sequence[ReportEntry],
     shown: int,
     images: int,
     measured_on: str | None,
     source: str | None,
 ) -> str:
     """Dataset, split and number of images of the figures, and of the pictures."""
-    nets = [net for setting in settings for net in setting.networks]
+    nets = [net for entry in entries for net in entry.networks]
     run = next((net.run for net in nets if net.run is not None and not net.is_teacher), None)
     data = run.config.get("data", {}) if run is not None else {}
     if measured_on is None and data:
@@ -149,21 +149,21 @@ def measure(network: Network, dataset: SegDataset) -> Network:
     return replace(network, metrics=evaluate(network.model, dataset).to_dict())
 
 
-def _table(settings: Sequence[Setting], costs: dict[str, PassCost]) -> list[dict[str, str]]:
-    """A row for each setting; what no row has is left out."""
-    seeds = any(len(setting.networks) > 1 for setting in settings)
-    gains = [setting.gain for setting in settings if setting.gain is not None]
+def _table(entries: Sequence[ReportEntry], costs: dict[str, PassCost]) -> list[dict[str, str]]:
+    """A row for each entry; what no row has is left out."""
+    seeds = any(len(entry.networks) > 1 for entry in entries)
+    gains = [entry.gain for entry in entries if entry.gain is not None]
     rows = []
-    for setting in settings:
-        cost, gain = costs.get(setting.title), setting.gain
-        parameters = cost.parameters if cost else setting.mean("parameters")
-        row = {"network": setting.title}
+    for entry in entries:
+        cost, gain = costs.get(entry.title), entry.gain
+        parameters = cost.parameters if cost else entry.mean("parameters")
+        row = {"network": entry.title}
         if seeds:
             row["seeds"] = (
-                ", ".join(str(net.seed) for net in setting.networks if net.seed is not None)
+                ", ".join(str(net.seed) for net in entry.networks if net.seed is not None)
                 or NO_VALUE
             )
-        row["mIoU %"] = _percent(setting.values("miou"))
+        row["mIoU %"] = _percent(entry.values("miou"))
         if gains:
             row[f"points against {gains[0].to}"] = (
                 NO_VALUE if gain is None else f"{100 * gain.mean:+.1f}"
@@ -171,7 +171,7 @@ def _table(settings: Sequence[Setting], costs: dict[str, PassCost]) -> list[dict
         if any(gain.interval for gain in gains):
             row["95 % interval"] = (interval_text(gain) if gain else "") or NO_VALUE
         row |= {
-            "class accuracy %": _percent(setting.values("class_accuracy")),
+            "class accuracy %": _percent(entry.values("class_accuracy")),
             "parameters": f"{parameters / 1e6:.2f} M" if parameters else NO_VALUE,
             "GMACs": NO_VALUE if cost is None or cost.gmacs is None else f"{cost.gmacs:.2f}",
             "ms per image": NO_VALUE if cost is None else _milliseconds(cost.milliseconds),
@@ -180,18 +180,18 @@ def _table(settings: Sequence[Setting], costs: dict[str, PassCost]) -> list[dict
     return rows
 
 
-def _classes(settings: Sequence[Setting], classes: Classes) -> dict[str, Any]:
-    """IoU of every class and setting, and the last student's gain over what it is compared with."""
-    measured = [setting for setting in settings if setting.is_measured]
-    students = [setting for setting in measured if not setting.is_teacher]
+def _classes(entries: Sequence[ReportEntry], classes: Classes) -> dict[str, Any]:
+    """IoU of every class and entry, and the last student's gain over what it is compared with."""
+    measured = [entry for entry in entries if entry.is_measured]
+    students = [entry for entry in measured if not entry.is_teacher]
     last = students[-1] if students else None
-    teacher = next((setting for setting in measured if setting.is_teacher), None)
+    teacher = next((entry for entry in measured if entry.is_teacher), None)
     base = teacher.title if teacher is not None else None
     if last is not None and last.gain is not None:
         base, teacher = last.gain.to, None
     rows = []
     for name, color in zip(*classes, strict=True):
-        values = [_part(setting.class_iou(name)) for setting in measured]
+        values = [_part(entry.class_iou(name)) for entry in measured]
         gain = None
         if last is not None and last.gain is not None:
             gain = _part(last.class_gain(name))
@@ -201,26 +201,26 @@ def _classes(settings: Sequence[Setting], classes: Classes) -> dict[str, Any]:
         rows.append({"name": name, "color": hex_color(color), "values": values, "gain": gain})
     gains = f"{last.title} {MINUS} {base}" if last is not None and base is not None else None
     return {
-        "networks": [setting.title for setting in measured],
+        "networks": [entry.title for entry in measured],
         "gains": gains,
         "rows": rows,
-        "colors": [settings.index(setting) for setting in measured],
+        "colors": [entries.index(entry) for entry in measured],
     }
 
 
-def _confusions(settings: Sequence[Setting], names: tuple[str, ...]) -> dict[str, Any]:
+def _confusions(entries: Sequence[ReportEntry], names: tuple[str, ...]) -> dict[str, Any]:
     """Heat maps of row-normalised confusion, and the largest mistakes of the last student."""
     maps = []
     listed: dict[str, Any] = {"title": "", "mistakes": []}
-    for setting in settings:
-        found = [np.array(counts, np.float64) for counts in setting.values("confusion")]
+    for entry in entries:
+        found = [np.array(counts, np.float64) for counts in entry.values("confusion")]
         if not found or any(counts.shape != (len(names), len(names)) for counts in found):
             continue
         counts: FloatArray = np.sum(found, axis=0)  # of all seeds together
         totals = counts.sum(axis=1, keepdims=True)
         shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
-        maps.append({"title": setting.title, **heat_map(100 * shares, SEQUENTIAL, 0, 100)})
-        listed = {"title": setting.title, "mistakes": _mistakes(shares, names)}
+        maps.append({"title": entry.title, **heat_map(100 * shares, SEQUENTIAL, 0, 100)})
+        listed = {"title": entry.title, "mistakes": _mistakes(shares, names)}
     return {"maps": maps, **listed}
 
 
@@ -232,10 +232,10 @@ def _mistakes(shares: FloatArray, names: tuple[str, ...]) -> list[tuple[str, str
     return [(names[i], names[j], _percent([wrong[i, j]])) for i, j in places if wrong[i, j] > 0]
 
 
-def _ics(settings: Sequence[Setting], views: dict[str, Views]) -> dict[str, Any]:
-    matrices = {s.title: views[s.title].ics for s in settings if s.title in views}
+def _ics(entries: Sequence[ReportEntry], views: dict[str, Views]) -> dict[str, Any]:
+    matrices = {s.title: views[s.title].ics for s in entries if s.title in views}
     highest = max((float(matrix.max()) for matrix in matrices.values()), default=1.0)
-    teacher = next((s.title for s in settings if s.is_teacher and s.title in views), None)
+    teacher = next((s.title for s in entries if s.is_teacher and s.title in views), None)
     maps = [
         {"title": title, **heat_map(matrix, SEQUENTIAL, 0.0, highest)}
         for title, matrix in matrices.items()
@@ -257,12 +257,12 @@ def _ics(settings: Sequence[Setting], views: dict[str, Views]) -> dict[str, Any]
     return {"maps": maps, "differences": differences, "highest": f"{highest:.3g}"}
 
 
-def _charts(settings: Sequence[Setting]) -> list[Chart]:
-    """mIoU and L_ICS of every run; the terms of the run that is shown of each setting."""
+def _charts(entries: Sequence[ReportEntry]) -> list[Chart]:
+    """mIoU and L_ICS of every run; the terms of the run that is shown of each entry."""
     students = [
-        (setting.title, color, net)
-        for color, setting in enumerate(settings)
-        for net in setting.networks
+        (entry.title, color, net)
+        for color, entry in enumerate(entries)
+        for net in entry.networks
         if not net.is_teacher and net.run is not None
     ]
     progress = [
@@ -272,10 +272,10 @@ def _charts(settings: Sequence[Setting]) -> list[Chart]:
         for steps, values in [series(net.run.lines, MIOU)]
     ]
     steps = [step for line in progress for step in line.steps]
-    for color, setting in enumerate(settings):
-        level = setting.mean("miou") if setting.is_teacher else None
+    for color, entry in enumerate(entries):
+        level = entry.mean("miou") if entry.is_teacher else None
         if level is not None and steps:
-            progress.append(Line(setting.title, [0, max(steps)], [100 * level] * 2, color))
+            progress.append(Line(entry.title, [0, max(steps)], [100 * level] * 2, color))
     charts = [draw_chart("mIoU on the validation split, %", progress)]
     target = shared_teacher(net.history for _, _, net in students if net.history is not None)
     if target is not None and target.teacher is not None:
@@ -289,9 +289,9 @@ def _charts(settings: Sequence[Setting]) -> list[Chart]:
                 ],
             )
         )
-    for setting in settings:
-        net = setting.shown
-        if setting.is_teacher or net.run is None:
+    for entry in entries:
+        net = entry.shown
+        if entry.is_teacher or net.run is None:
             continue
         lines = net.run.lines
         terms = term_names(lines)

@@ -6,33 +6,33 @@ import math
 from collections.abc import Sequence
 
 from aicsd.benchmark.statistics import ASSUMED_STD, Gain, percent
-from aicsd.visualization.settings import Setting
+from aicsd.visualization.entries import ReportEntry
 
 MOST_SEEDS = 100
 """Seeds beyond which the report gives no exact number."""
 
 
-def verdict(settings: Sequence[Setting]) -> list[str]:
+def verdict(entries: Sequence[ReportEntry]) -> list[str]:
     """Headroom (teacher minus student alone), then every student: gain, interval, certainty."""
-    teacher = next((s.mean("miou") for s in settings if s.is_teacher), None)
-    students = [setting for setting in settings if not setting.is_teacher]
+    teacher = next((s.mean("miou") for s in entries if s.is_teacher), None)
+    students = [entry for entry in entries if not entry.is_teacher]
     alone = [s for s in students if s.is_alone and s.values("miou")]
     sentences = []
     if teacher is not None and len(students) > 1:
         sentences += [_headroom(teacher, one) for one in alone]
-    for setting in students:
-        scores = setting.values("miou")
+    for entry in students:
+        scores = entry.values("miou")
         if not scores:
-            sentences.append(f"{setting.title}: no mIoU, since no pixel has a label.")
+            sentences.append(f"{entry.title}: no mIoU, since no pixel has a label.")
             continue
-        own = None if setting.of_other_teacher else teacher
-        text = f"{setting.title}: {percent(scores, places=1)} % mIoU"
+        own = None if entry.of_other_teacher else teacher
+        text = f"{entry.title}: {percent(scores, places=1)} % mIoU"
         if len(scores) > 1:
             text += f" over {len(scores)} seeds"
-        if setting.gain is not None:
-            sentences += [f"{text}, {_gain(setting, own)}.", _certainty(setting.gain)]
-        elif setting.is_alone or not alone:
-            if own is not None and not (setting.is_alone and len(students) > 1):
+        if entry.gain is not None:
+            sentences += [f"{text}, {_gain(entry, own)}.", _certainty(entry.gain)]
+        elif entry.is_alone or not alone:
+            if own is not None and not (entry.is_alone and len(students) > 1):
                 text += f", {100 * (_mean(scores) - own):+.1f} points against the teacher"
             sentences.append(f"{text}.")
         else:
@@ -53,7 +53,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _headroom(teacher: float, alone: Setting) -> str:
+def _headroom(teacher: float, alone: ReportEntry) -> str:
     gap = teacher - _mean(alone.values("miou"))
     scores = (
         f"teacher {100 * teacher:.1f} %, {alone.title} {percent(alone.values('miou'), places=1)} %"
@@ -63,8 +63,8 @@ def _headroom(teacher: float, alone: Setting) -> str:
     return f"Headroom: {100 * gap:.1f} points ({scores} mIoU)."
 
 
-def _gain(setting: Setting, teacher: float | None) -> str:
-    gain = setting.gain
+def _gain(entry: ReportEntry, teacher: float | None) -> str:
+    gain = entry.gain
     assert gain is not None
     text = f"{100 * gain.mean:+.1f} points against {gain.to}"
     if gain.interval is not None:
@@ -73,7 +73,7 @@ def _gain(setting: Setting, teacher: float | None) -> str:
             f" (95 % interval {interval_text(gain)}, {len(gain.values)} pairs of equal seeds, "
             f"noise of {noise})"
         )
-    base = _mean([other.metrics["miou"] for _, other in setting.pairs])
+    base = _mean([other.metrics["miou"] for _, other in entry.pairs])
     if teacher is not None and gain.mean > 0 and teacher > base:
         text += f", {100 * gain.mean / (teacher - base):.0f} % of the headroom"
     return text

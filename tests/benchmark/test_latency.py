@@ -24,9 +24,9 @@ from aicsd.evaluation.cost import gmacs, measure_costs, take_turns
 from aicsd.exporting import export_model
 from aicsd.formats import onnx
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
+from aicsd.visualization.entries import each_alone
 from aicsd.visualization.report import NO_VALUE, _table
 from aicsd.visualization.runs import Network
-from aicsd.visualization.settings import each_alone
 
 CLASSES = Classes(CLASS_NAMES, ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
 

@@ -19,7 +19,7 @@ from tiny_network import CLASSES, TinyNetwork, tiny_model
 from torch import Tensor, nn
 
 from aicsd.cli.export import run as run_export
-from aicsd.commands import Exported
+from aicsd.commands import ExportResult
 from aicsd.errors import UserError
 from aicsd.exporting import Parity, check, check_target, export_model
 from aicsd.exporting.graph import ExportGraph
@@ -386,7 +386,7 @@ def test_int8_on_images_without_labels(
 ) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(b"")
-    done = Exported(
+    done = ExportResult(
         path, FORMATS[0], None, Parity(1e-6, 1.0, 0.97), "3 images of train", 2, math.nan, math.nan
     )
     monkeypatch.setattr("aicsd.cli.export.export", lambda **_: done)

@@ -14,7 +14,7 @@ from aicsd.data.protocol import Classes
 from aicsd.errors import UserError
 from aicsd.models import Backbone, DeepLabV3Plus, ModelConfig, build_model, resize
 from aicsd.models.maps import STAGES
-from aicsd.models.segmenter import measure
+from aicsd.models.segmenter import measure_maps
 from aicsd.types import SegOutput
 
 SMALL: dict[str, Any] = {key: value for key, value in TINY_MODEL.items() if key != "backbone"}
@@ -237,7 +237,7 @@ def test_a_transformer_with_channels_last_takes_any_size() -> None:
         output = model(image)
         padded = nn.functional.pad(model.normalize(image), (0, 3, 0, 2))
         whole = model.net(padded)
-    assert measure(model) == model.maps
+    assert measure_maps(model) == model.maps
     assert output.logits.shape == (2, 2, 66, 93)
     wanted = resize(whole.logits, (68, 96), align_corners=True)[..., :66, :93]
     assert torch.equal(output.logits, wanted)

@@ -21,7 +21,7 @@ from aicsd.exporting import export_model
 from aicsd.methods import load_recipe
 from aicsd.models import ModelConfig, Segmenter, build_model, load_model, save_model
 from aicsd.models.maps import as_output, evaluating
-from aicsd.models.segmenter import measure
+from aicsd.models.segmenter import measure_maps
 from aicsd.models.sources import SOURCES, find_source
 from aicsd.models.sources import torchvision as torchvision_source
 from aicsd.teacher import Teacher
@@ -99,7 +99,7 @@ def test_maps_are_as_declared_at_any_size(case: str) -> None:
     assert declared["logits"].channels == 3
     assert {name: declared[name].stride for name in STAGES} == STAGES
     assert "stage4" in declared
-    assert measure(model) == declared
+    assert measure_maps(model) == declared
     for size in ((96, 64), (65, 97)):
         with torch.no_grad():
             output = model(batch_of(noise(*size)).expand(2, -1, -1, -1))

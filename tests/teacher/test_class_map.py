@@ -29,7 +29,7 @@ from aicsd.models import (
 )
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import fingerprint
-from aicsd.teacher.class_map import GroupedClasses, group_classes, read_map, shipped_maps
+from aicsd.teacher.class_map import GroupedClasses, group_classes, read_class_map, shipped_maps
 
 Mapping = dict[str | int, str | int | None]
 THEIRS = ("floor", "ball", "wall", "stick", "sky")
@@ -129,7 +129,7 @@ def test_files_that_hold_no_map(text: str | None, words: str, tmp_path: Path) ->
     if text is not None:
         path.write_text(text)
     with pytest.raises(UserError, match=words):
-        read_map(path)
+        read_class_map(path)
 
 
 @pytest.mark.parametrize("name", shipped_maps())
@@ -137,7 +137,7 @@ def test_maps_of_the_package_are_complete(name: str) -> None:
     theirs, ours = (DATASETS[part].classes for part in name.split("_"))
     assert theirs is not None
     assert ours is not None
-    mapping = read_map(name)
+    mapping = read_class_map(name)
     assert set(mapping) == set(theirs.names)
     assert group_classes(theirs, ours, mapping).ignored == ()
 

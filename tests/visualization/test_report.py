@@ -22,9 +22,9 @@ from aicsd.data import Classes, Sample, SegDataset, open_dataset
 from aicsd.evaluation.cost import measure_costs
 from aicsd.models import ModelConfig, Segmenter, build_model
 from aicsd.runs import FinishedRun, RunFolder
+from aicsd.visualization.entries import ReportEntry, each_alone
 from aicsd.visualization.report import write_report
 from aicsd.visualization.runs import Network, open_networks
-from aicsd.visualization.settings import Setting, each_alone
 from aicsd.visualization.verdict import verdict
 
 
@@ -325,9 +325,9 @@ def network(title: str, miou: float, method: str | None, *, is_teacher: bool = F
     )
 
 
-def against(net: Network, base: Network, gain: Gain | None = None) -> Setting:
+def against(net: Network, base: Network, gain: Gain | None = None) -> ReportEntry:
     difference = net.metrics["miou"] - base.metrics["miou"]
-    return Setting(net.title, (net,), gain or Gain(base.title, [difference], None, False),
+    return ReportEntry(net.title, (net,), gain or Gain(base.title, [difference], None, False),
                    ((net, base),))  # fmt: skip
 
 

@@ -13,8 +13,8 @@ from conftest import RunCli
 from aicsd.data import Classes, open_dataset
 from aicsd.models import load_model, save_model
 from aicsd.runs import RunFolder
+from aicsd.visualization.entries import each_alone
 from aicsd.visualization.runs import open_networks
-from aicsd.visualization.settings import each_alone
 from aicsd.visualization.verdict import verdict
 
 

@@ -31,6 +31,7 @@ from aicsd.data.convert.source import (
 from aicsd.data.convert.tree import Tree, folder_of, split_of
 from aicsd.data.convert.values import integer, record, records, string
 from aicsd.errors import UserError, one_line
+from aicsd.extras import require
 from aicsd.images import UInt8Array
 
 STATE = "state.json"
@@ -105,12 +106,8 @@ class Reader:
 
 def require_pyarrow() -> tuple[Any, Any]:
     """The modules ``pyarrow`` and ``pyarrow.parquet``."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError("huggingface needs pyarrow: pip install 'aicsd[convert]'") from error
-    return pyarrow, pyarrow.parquet
+    need = "huggingface needs pyarrow"
+    return tuple(require(name, "convert", need) for name in ("pyarrow", "pyarrow.parquet"))
 
 
 def read(tree: Tree, settings: Settings) -> Source:

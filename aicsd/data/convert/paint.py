@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aicsd.data.convert.source import LeftOutError, Remark, Size
-from aicsd.errors import UserError
+from aicsd.extras import require
 from aicsd.images import UInt8Array
 from aicsd.types import IGNORE_INDEX
 
@@ -39,11 +39,7 @@ class Shape(NamedTuple):
 
 def require_pycocotools(name: str) -> Any:
     """The module ``pycocotools.mask``, which the format ``name`` needs."""
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise UserError(f"{name} needs pycocotools: pip install 'aicsd[convert]'") from error
-    return mask
+    return require("pycocotools.mask", "convert", f"{name} needs pycocotools")
 
 
 def outline(points: object, size: Size, where: str) -> Region:

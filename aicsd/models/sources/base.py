@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Protocol, TypeVar, get_type_hints, runtime_checkable
 
 from torch import nn
 
+from aicsd import extras
 from aicsd.data.classes_file import distinct_color
 from aicsd.data.open import DATASETS
 from aicsd.data.protocol import Classes
@@ -126,9 +126,5 @@ def require(module: str, family: str) -> Any:
     Raises:
         UserError: it is not installed.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"networks of {family} need {module.split('.')[0]}: pip install 'aicsd[teachers]'"
-        ) from error
+    need = f"networks of {family} need {module.split('.')[0]}"
+    return extras.require(module, "teachers", need)

@@ -1,4 +1,4 @@
-"""Networks that differ in the seed alone, as one row of a report."""
+"""Entries of a report: networks that differ in the seed alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aicsd.visualization.runs import Network
 
 
 @dataclass(frozen=True)
-class Setting:
+class ReportEntry:
     """Networks of one setting.
 
     Args:
@@ -77,9 +77,9 @@ class Setting:
         return mean(values) if values else None
 
 
-def each_alone(networks: Sequence[Network]) -> list[Setting]:
-    """Every network as its own setting, compared with nothing."""
-    return [Setting(net.title, (net,)) for net in networks]
+def each_alone(networks: Sequence[Network]) -> list[ReportEntry]:
+    """Every network as its own entry, compared with nothing."""
+    return [ReportEntry(net.title, (net,)) for net in networks]
 
 
 def _class_iou(network: Network, name: str) -> float | None:
