@@ -9,7 +9,7 @@ loaded: the step alone.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import repeat
 from typing import Any
@@ -69,34 +69,31 @@ def released() -> Callable[[], None]:
     return lambda: released_step(student, teacher, image, data.mask, optimizer)
 
 
-def looks() -> dict[str, Callable[[], Any]]:
-    """One teacher forward pass, by every installed runtime."""
+def teacher_passes(runtimes: Sequence[Runtime]) -> dict[str, Callable[[], Any]]:
+    """One teacher forward pass, without a runtime and by each of them."""
     image = batch().image
     plain = network(TEACHER).eval()
-    found: dict[str, Callable[[], Any]] = {
-        "teacher, as it is": torch.no_grad()(lambda: plain(image.contiguous()))
+    return {
+        "teacher, as it is": torch.no_grad()(lambda: plain(image.contiguous())),
+        **{f"teacher, {runtime}": partial(fast_teacher(runtime), image) for runtime in runtimes},
     }
-    for runtime in RUNTIMES:
-        if runtime != "openvino" or importlib.util.find_spec("openvino"):
-            teacher = fast_teacher(runtime)
-            found[f"teacher, {runtime}"] = partial(teacher, image)
-    return found
 
 
 def main() -> None:
-    candidates: dict[str, Callable[[], Any]] = looks()
-    candidates["student alone"] = step_of("none", None)
-    steps = [name.removeprefix("teacher, ") for name in candidates if name.startswith("teacher, ")]
-    for runtime in steps[1:]:
-        candidates[f"AICSD, {runtime}"] = step_of("aicsd", fast_teacher(runtime))  # type: ignore[arg-type]
-    candidates["released scheme"] = released()
+    runtimes = [r for r in RUNTIMES if r != "openvino" or importlib.util.find_spec("openvino")]
+    passes = teacher_passes(runtimes)
+    candidates = {
+        **passes,
+        "student alone": step_of("none", None),
+        **{f"AICSD, {runtime}": step_of("aicsd", fast_teacher(runtime)) for runtime in runtimes},
+        "released scheme": released(),
+    }
     seconds = fastest(candidates, repeats=7)
-    looking = {name: time for name, time in seconds.items() if name.startswith("teacher, ")}
-    floor = seconds["student alone"] + min(looking.values())
+    floor = seconds["student alone"] + min(seconds[name] for name in passes)
     rows = []
     for name, time in seconds.items():
         cells = [name, f"{1000 * time:.0f}", f"{time / floor:.2f}"]
-        cells.append(f"{seconds['released scheme'] / time:.1f}" if "teacher" not in name else "")
+        cells.append("" if name in passes else f"{seconds['released scheme'] / time:.1f}")
         rows.append(cells)
     figures = {"batch": BATCH, "side": SIDE, "classes": CLASSES, "seconds": seconds, "floor": floor}
     header = ["what", "ms", "floor = 1", "times faster than the released scheme"]

@@ -16,16 +16,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import yaml
+from configs import read_settings
 from torch import Tensor
 
-from aicsd.config import build_config
 from aicsd.data import open_dataset
 from aicsd.data.batches import TrainBatches
 from aicsd.data.loaders import train_loader
 from aicsd.data.wrappers import Subset
 from aicsd.models import load_model, resize
-from aicsd.run_config import DistillConfig
 from aicsd.teacher import Teacher
 from aicsd.teacher.cache import TeacherCache
 from aicsd.types import IGNORE_INDEX, Batch
@@ -69,14 +67,12 @@ def main() -> None:
     parser.add_argument("--root", help="folder of the dataset, where the config does not name it")
     parser.add_argument("--images", type=int, default=48)
     options = parser.parse_args()
-    settings = yaml.safe_load(Path(options.config).read_text())
-    if options.root is not None:
-        settings["data"]["root"] = options.root
-    data = build_config(DistillConfig, {**settings, "run": "unused"}).data
+    data = read_settings(options.config, options.root).data
     dataset = open_dataset(data.name, data.root, data.train_split, data.options)
     teacher = Teacher(load_model(options.teacher), dataset.classes)
     cache = TeacherCache(options.teacher_cache, 0)
-    taught = cache.attach(Subset(dataset, options.images), teacher, data.workers)
+    images = Subset(dataset, min(options.images, len(dataset)))
+    taught = cache.attach(images, teacher, data.workers)
     plan = TrainBatches(len(taught), data.batch_size, 0, 0, len(taught) // data.batch_size)
     print("| scale | cross entropy, live | cached | KL(live, cached) | same class % |")
     print("| --- | --- | --- | --- | --- |")

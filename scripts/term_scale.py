@@ -15,16 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import yaml
+from configs import read_settings
 
 from aicsd.benchmark.weights import term_scales
-from aicsd.config import build_config
 from aicsd.data import open_dataset
 from aicsd.data.batches import TrainBatches
 from aicsd.data.loaders import train_loader
 from aicsd.methods import TermRecipe, list_methods, load_recipe
 from aicsd.models import build_model, load_model
-from aicsd.run_config import DistillConfig
 from aicsd.teacher import Teacher
 
 
@@ -47,15 +45,11 @@ def main() -> None:
     parser.add_argument("--root", help="folder of the dataset, where the config does not name it")
     parser.add_argument("--batches", type=int, default=8)
     options = parser.parse_args()
-    settings = yaml.safe_load(Path(options.config).read_text())
-    if options.root is not None:
-        settings["data"]["root"] = options.root
-    config = build_config(DistillConfig, {**settings, "run": "unused"})
-    dataset = open_dataset(
-        config.data.name, config.data.root, config.data.train_split, config.data.options
-    )
-    plan = TrainBatches(len(dataset), config.data.batch_size, 0, 0, options.batches)
-    batches = list(train_loader(dataset, config.data, plan))
+    config = read_settings(options.config, options.root)
+    data = config.data
+    dataset = open_dataset(data.name, data.root, data.train_split, data.options)
+    plan = TrainBatches(len(dataset), data.batch_size, 0, 0, options.batches)
+    batches = list(train_loader(dataset, data, plan))
     teacher = Teacher(load_model(options.teacher), dataset.classes)
     torch.manual_seed(0)
     students = {"untrained": build_model(config.student, dataset.classes)}

@@ -13,12 +13,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import yaml
+from configs import read_settings
 
 from aicsd.benchmark.counts import kept_bytes_and_flops
-from aicsd.config import build_config
 from aicsd.data import cityscapes, voc
-from aicsd.run_config import DistillConfig
 
 GIB = 2**30
 
@@ -33,8 +31,7 @@ def main() -> None:
         "--tflops", type=float, default=10.0, help="sustained rate of the GPU, in 10^12 a second"
     )
     options = parser.parse_args()
-    values = yaml.safe_load(options.config.read_text())
-    config = build_config(DistillConfig, {**values, "run": "unused"})
+    config = read_settings(options.config)
     student = replace(config.student, backbone=options.backbone or config.student.backbone)
     teacher = replace(student, backbone=options.teacher)
     classes = {"voc": voc, "cityscapes": cityscapes}[config.data.name].CLASSES

@@ -304,15 +304,28 @@ def test_every_module_says_what_it_is_for() -> None:
             assert ast.get_docstring(tree_of(path)), path
 
 
-@pytest.mark.parametrize("name", sorted({*aicsd.losses.__all__} - {"list_losses", "loss_class"}))
-def test_public_losses_document_their_shapes(name: str) -> None:
-    documented = getattr(aicsd.losses, name)
-    text = inspect.getdoc(documented) or ""
-    assert text
-    forward = getattr(documented, "forward", None)
-    if forward is not None:
-        text += inspect.getdoc(forward) or ""
-    assert "(B, C, H, W)" in text
+LOSS_FUNCTIONS = {f"{name}_loss" for name in aicsd.losses.list_losses()} | {
+    name
+    for name in aicsd.losses.__all__
+    if name.islower() and name not in ("list_losses", "loss_class")
+}
+
+
+@pytest.mark.parametrize("name", sorted(LOSS_FUNCTIONS))
+def test_public_losses_document_parameters_and_shapes(name: str) -> None:
+    function = getattr(aicsd.losses, name)
+    text = inspect.getdoc(function) or ""
+    for parameter in inspect.signature(function).parameters:
+        assert re.search(rf"^    {parameter}: ", text, re.MULTILINE), parameter
+    assert "(B, " in text
+    assert "Returns:\n" in text
+
+
+@pytest.mark.parametrize("name", aicsd.losses.list_losses())
+def test_loss_modules_document_their_shapes(name: str) -> None:
+    module = aicsd.losses.loss_class(name)
+    assert module.__doc__
+    assert "(B, " in (inspect.getdoc(module.forward) or "")
 
 
 @pytest.mark.parametrize("name", ["losses", "models"])

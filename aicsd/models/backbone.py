@@ -61,8 +61,8 @@ class Backbone(nn.Module):
         info = [
             MapInfo(int(channels), int(stride))
             for channels, stride in zip(
-                self.body.feature_info.channels(),  # type: ignore[union-attr,operator]
-                self.body.feature_info.reduction(),  # type: ignore[union-attr,operator]
+                _feature_info(self.body).channels(),
+                _feature_info(self.body).reduction(),
                 strict=True,
             )
         ]
@@ -119,6 +119,11 @@ class Sizes(NamedTuple):
     """Each must be that long."""
 
 
+def _feature_info(body: nn.Module) -> Any:
+    """Channels and reductions of the maps, which timm declares on its extractors."""
+    return cast(Any, body).feature_info
+
+
 def _create(name: str, output_stride: int, pretrained: bool) -> tuple[nn.Module, Sizes]:
     """The feature extractor, and the sizes that it takes."""
     # timm rejects output_stride for families that cannot be dilated; 32 is what they have anyway
@@ -166,7 +171,7 @@ def _free_size(name: str, options: dict[str, Any]) -> tuple[dict[str, Any], int]
         except TypeError:  # a family without that option
             free = {}
             body = timm.create_model(name, features_only=True, **options)
-        if 4 not in cast(Any, body).feature_info.reduction():
+        if 4 not in _feature_info(body).reduction():
             return {}, 1  # refused for its strides
         body.eval()
         for multiple in (1, 4, 32):
@@ -188,7 +193,7 @@ def _try_sizes(body: nn.Module, multiple: int) -> Sizes:
     """The sizes that a backbone takes, tried out on small images; ``multiple`` is known."""
     if next(body.parameters()).is_meta:
         return Sizes(multiple)  # only its shapes are wanted
-    if 4 not in cast(Any, body).feature_info.reduction():
+    if 4 not in _feature_info(body).reduction():
         return Sizes(multiple)  # refused for its strides
     training = body.training
     body.eval()
