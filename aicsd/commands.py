@@ -43,6 +43,7 @@ def evaluate(
     protocol: EvaluationProtocol = "standard",
     short_side: int | None = None,
     boundary: bool = False,
+    calibration: bool = False,
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
     window: int = 0,
@@ -52,7 +53,7 @@ def evaluate(
     workers: int = 0,
     device: str = "auto",
 ) -> Metrics:
-    """Evaluate a trained model on a split of a dataset: mIoU, accuracies, boundary IoU.
+    """Evaluate a trained model on a split: mIoU, accuracies, boundary IoU, calibration.
 
     Args:
         model: run folder, model file, exported file such as .onnx, or hf:user/name.
@@ -63,6 +64,7 @@ def evaluate(
         short_side: resize image and labels to this shorter side in pixels; 513 with protocol
             released.
         boundary: compute boundary IoU too.
+        calibration: compute mean confidence and expected calibration error too.
         scales: test-time augmentation: scales of the image, with averaged probabilities.
         flip: test-time augmentation: average with the horizontally flipped image.
         window: side of the sliding window over larger images, in pixels; 0: no window,
@@ -96,6 +98,7 @@ def evaluate(
             workers=workers,
             inference=inference,
             boundary=boundary,
+            calibration=calibration,
             short_side=short_side_of(protocol, short_side),
             advance=lambda images: bar.advance(task, images),
         )

@@ -52,12 +52,15 @@ def test_evaluate_another_split_of_the_run(runs: Path) -> None:
 def test_the_command_takes_the_data_from_the_run(
     runs: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
-    code, text, error = run_cli("evaluate", runs / "alone", "--json", tmp_path / "m.json", "--flip")
+    options = ["--json", tmp_path / "m.json", "--flip", "--calibration"]
+    code, text, error = run_cli("evaluate", runs / "alone", *options)
     assert code == 0, error
     assert "(4 images)" in text
     found = json.loads((tmp_path / "m.json").read_text())
     assert found["miou"] == aicsd.evaluate(runs / "alone", flip=True).miou
     assert found["miou"] != measured(runs / "alone")["miou"]
+    assert f"confidence {100 * found['confidence']:.2f}  calibration error" in text
+    assert f"calibration error {100 * found['calibration_error']:.2f}  (" in text
 
 
 def test_a_model_without_a_run_needs_data(runs: Path, tmp_path: Path) -> None:

@@ -35,13 +35,17 @@ def print_metrics(metrics: Metrics) -> None:
         # as text: a name may hold what rich takes for markup
         table.add_row(Text(name), *(percent(values[name]) for values in columns.values()))
     Console().print(table)
-    boundary = metrics.boundary_iou
-    print(
-        f"mIoU {percent(metrics.miou)}  pixel accuracy {percent(metrics.pixel_accuracy)}  "
-        f"class accuracy {percent(metrics.class_accuracy)}  FWIoU {percent(metrics.fwiou)}  "
-        f"{'' if boundary is None else f'boundary IoU {percent(boundary)}  '}"
-        f"({metrics.images} images)"
-    )
+    scores = {
+        "mIoU": metrics.miou,
+        "pixel accuracy": metrics.pixel_accuracy,
+        "class accuracy": metrics.class_accuracy,
+        "FWIoU": metrics.fwiou,
+        "boundary IoU": metrics.boundary_iou,
+        "confidence": metrics.confidence,
+        "calibration error": metrics.calibration_error,
+    }
+    known = [f"{name} {percent(value)}  " for name, value in scores.items() if value is not None]
+    print(f"{''.join(known)}({metrics.images} images)")
 
 
 COMMAND = Command(evaluate, run, example="aicsd evaluate runs/aicsd --json metrics.json")

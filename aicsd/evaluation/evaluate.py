@@ -14,6 +14,12 @@ from aicsd.data.loaders import sample_loader
 from aicsd.data.protocol import Sample, SegDataset
 from aicsd.errors import UserError
 from aicsd.evaluation.boundary import boundary_counts
+from aicsd.evaluation.calibration import (
+    BINS,
+    add_calibration,
+    calibration_counts,
+    predict_confidence,
+)
 from aicsd.evaluation.metrics import (
     Metrics,
     add_boundary,
@@ -41,6 +47,7 @@ def evaluate(
     inference: InferenceConfig | None = None,
     short_side: int = 0,
     boundary: bool = False,
+    calibration: bool = False,
     per_image: ImageCounts | None = None,
     advance: Callable[[int], None] | None = None,
     cut: Callable[[str], None] | None = None,
@@ -57,6 +64,7 @@ def evaluate(
         short_side: resize image and labels so that the shorter side has that many pixels, as the
             released code does; 0 leaves both as they are.
         boundary: compute the boundary IoU too.
+        calibration: compute the mean confidence and the expected calibration error too.
         per_image: gets the counts of every image.
         advance: called with the number of images after each forward pass.
         cut: called with a line before an image for which memory is too small is cut into windows;
@@ -73,6 +81,7 @@ def evaluate(
     num_classes = len(model.classes.names)
     confusion = torch.zeros((num_classes, num_classes), dtype=torch.int64, device=device)
     borders = torch.zeros((2, num_classes), dtype=torch.int64)
+    bins = torch.zeros((3, BINS), dtype=torch.float64)
     with evaluating(model):
         samples = (
             (index, resize_short_side(sample, short_side) if short_side else sample)
@@ -84,7 +93,11 @@ def evaluate(
             with memory_for(len(batch), (height, width)):
                 images = image_batch([sample.image for sample in batch], device)
                 masks = torch.from_numpy(np.stack([sample.mask for sample in batch])).to(device)
-                predicted = infer_or_cut(model, images, inference, batch_size, cut)
+                if calibration:
+                    predicted, sure = predict_confidence(model, images, inference, batch_size)
+                    bins += calibration_counts(predicted, sure, masks, num_classes)
+                else:
+                    predicted = infer_or_cut(model, images, inference, batch_size, cut)
                 for (index, _), ids, mask in zip(indexed, predicted, masks, strict=True):
                     counts = confusion_counts(ids, mask, num_classes)
                     confusion += counts
@@ -98,8 +111,14 @@ def evaluate(
                 advance(len(batch))
     if per_image is not None:
         per_image.gather()
-    metrics = metrics_from_confusion(_over_ranks(confusion), model.classes.names, len(dataset))
-    return add_boundary(metrics, _over_ranks(borders.to(device))) if boundary else metrics
+    metrics = metrics_from_confusion(
+        _over_ranks(confusion, device), model.classes.names, len(dataset)
+    )
+    if boundary:
+        metrics = add_boundary(metrics, _over_ranks(borders, device))
+    if calibration:
+        metrics = add_calibration(metrics, _over_ranks(bins, device))
+    return metrics
 
 
 def _check(
@@ -119,9 +138,10 @@ def _check(
         )
 
 
-def _over_ranks(counts: Tensor) -> Tensor:
-    """The sum over all processes, on the CPU."""
+def _over_ranks(counts: Tensor, device: torch.device) -> Tensor:
+    """The sum over all processes, which have the device to exchange it on; on the CPU."""
     if dist.is_initialized():
+        counts = counts.to(device)
         dist.all_reduce(counts)
     return counts.cpu()
 

@@ -28,6 +28,8 @@ class Metrics:
         confusion: (C, C) pixel counts, rows = label, columns = prediction.
         boundary_iou: mean of the classes' boundary IoU, if requested.
         per_class_boundary_iou: by class name, if requested.
+        confidence: mean probability of the predicted class over the labelled pixels, if requested.
+        calibration_error: expected calibration error, if requested.
     """
 
     miou: float
@@ -40,6 +42,8 @@ class Metrics:
     confusion: list[list[int]]
     boundary_iou: float | None = None
     per_class_boundary_iou: dict[str, float] | None = None
+    confidence: float | None = None
+    calibration_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, with None for NaN, without metrics that were not requested."""

@@ -202,7 +202,9 @@ def share_of_rank(rank: int, store: str) -> tuple[dict[str, Any], np.ndarray]:
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     counts = ImageCounts(Scenes().names, 3)
     try:
-        found = evaluate(brightest(), Scenes(), batch_size=2, boundary=True, per_image=counts)
+        found = evaluate(
+            brightest(), Scenes(), batch_size=2, boundary=True, calibration=True, per_image=counts
+        )
         return found.to_dict(), counts.matrices()
     finally:
         dist.destroy_process_group()
@@ -210,9 +212,14 @@ def share_of_rank(rank: int, store: str) -> tuple[dict[str, Any], np.ndarray]:
 
 def test_two_processes_share_the_images_and_both_know_the_result(tmp_path: Path) -> None:
     alone = ImageCounts(Scenes().names, 3)
-    wanted = evaluate(brightest(), Scenes(), boundary=True, per_image=alone).to_dict()
+    wanted = evaluate(
+        brightest(), Scenes(), boundary=True, calibration=True, per_image=alone
+    ).to_dict()
     store = f"file://{tmp_path}/store"
     with ProcessPoolExecutor(2, SERVER) as pool:
         for metrics, matrices in pool.map(share_of_rank, range(2), [store] * 2):
-            assert metrics == wanted
+            for key in ("confidence", "calibration_error"):  # sums of fractions, in another order
+                assert metrics.pop(key) == pytest.approx(wanted[key])
+            assert metrics == {key: wanted[key] for key in metrics}
+            assert metrics.keys() | {"confidence", "calibration_error"} == wanted.keys()
             assert np.array_equal(matrices, alone.matrices())
