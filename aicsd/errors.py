@@ -87,7 +87,7 @@ def check_options(
 
     Args:
         where: the options belong to, for the message.
-        build: what gets the options.
+        build: function or class that takes the options.
         options: by name.
         taken: parameters of ``build`` other than options.
     """

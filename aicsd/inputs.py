@@ -88,8 +88,8 @@ def open_split(
     Args:
         data: a dataset; or its name, its folder or the keys of :class:`DataSplit`.
         model: a run folder, or a file in one.
-        split: in place of the one that ``data`` names, or else of the validation split.
-        need: what the images are for, for the message.
+        split: name of a split, in place of the one in ``data`` or of the validation split.
+        need: purpose of the images, for the message.
 
     Raises:
         UserError: neither names a dataset, or it cannot be opened.

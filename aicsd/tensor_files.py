@@ -23,7 +23,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], key: str, text: str
     Args:
         path: path of the file.
         tensors: contiguous, on the CPU, none sharing memory with another.
-        key: what the text is.
+        key: key of the text in the header.
         text: kept in the header of the file.
 
     Raises:

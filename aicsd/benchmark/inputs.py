@@ -67,7 +67,7 @@ def open_data(
 
     Args:
         config: config of the run.
-        teacher: gives the classes of a folder that is not there.
+        teacher: network whose classes stand for those of a missing folder.
         classes: number of classes, where neither data nor teacher gives it.
         images: number of training images, where the data does not give it.
         size: width and height of an image, where the data does not give it.

@@ -50,7 +50,7 @@ class Row:
         name: as the file has it.
         options: options of ``aicsd distill``, with ``method``.
         compare_to: row that its differences are taken to; None for the baseline.
-        match: what decides about its epochs; None where the options do.
+        match: rule for its epochs; None if the options set them.
         search: whether short trainings choose the weights of its terms.
     """
 
@@ -71,7 +71,7 @@ class Search:
     """Search for the weights of a row.
 
     Args:
-        factors: what the gradient-matched weights are multiplied by, one short training each; a
+        factors: multiples of the gradient-matched weights, one short training each; a
             single factor decides without a training.
         share: share of the epochs that a short training has.
     """
@@ -87,7 +87,7 @@ class Cell:
     Args:
         key: its place in the table.
         config: complete, but for the folder of the run.
-        options: what it was made from, for ``aicsd distill --config``.
+        options: its source, for ``aicsd distill --config``.
     """
 
     key: Key
@@ -116,7 +116,7 @@ class Benchmark:
         rows: by name, in the order of their value.
         baseline: row that others are compared to.
         main: rows whose seeds go before the seeds of others.
-        search: how weights are chosen.
+        search: search for weights.
     """
 
     common: dict[str, Any]

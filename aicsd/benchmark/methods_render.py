@@ -40,7 +40,7 @@ def write_tables(statistics: Statistics, folder: Path, picture: bool = True) -> 
 
     Args:
         statistics: statistics of the finished cells.
-        folder: gets the files.
+        folder: folder for the files.
         picture: whether to draw the plot, which takes longer than all else.
 
     Returns:

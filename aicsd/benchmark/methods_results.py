@@ -55,7 +55,7 @@ class Results:
         unused: cells that the present benchmark file does not have; kept, to be used again.
         decided: epochs and weights that follow from other cells: options by what was decided.
         decided_for: digest of the options for which it was decided, by the same names.
-        shown: what a table needs of the benchmark: students, seeds, rows, baseline.
+        shown: parts of the benchmark for a table: students, seeds, rows, baseline.
     """
 
     path: Path

@@ -79,7 +79,7 @@ class Campaign:
     Args:
         benchmark: from the file.
         runs: folder of the run folders; beside each are its config and its output.
-        results: what is finished already; gets every further cell.
+        results: finished cells; every further one is added.
         on_result: called after each cell.
     """
 

@@ -19,7 +19,7 @@ class Line:
     Args:
         student: name in the benchmark.
         row: name in the benchmark.
-        seeds: that are finished.
+        seeds: finished seeds.
         miou: fraction, one a seed in which a pixel with a label was there to measure it.
         class_accuracy: fraction, as miou.
         epochs: number of epochs of one training.

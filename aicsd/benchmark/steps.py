@@ -29,7 +29,7 @@ class ClockedSteps:
 
     Args:
         config: settings of the run.
-        distiller: gets trained.
+        distiller: student to train, with terms and teacher.
         batches: enough of them for every step.
         total: steps of the whole run, on which weights and learning rate depend.
         fabric: launched, for one process.

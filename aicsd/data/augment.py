@@ -193,7 +193,7 @@ def _places(side: int, cells: int, start: int, source: int, content: int, length
 
     Args:
         side: side of the crop in pixels.
-        cells: of its maps.
+        cells: number of cells of its maps.
         start: first pixel of the image that the crop shows.
         source: number of its pixels that the crop shows.
         content: pixels of the crop that they become.

@@ -84,7 +84,7 @@ class Digits:
     Args:
         split: "train" or "val".
         size: height and width of a scene in pixels, at least 32.
-        scenes: how many scenes; 0 = 400 for train, 100 for val.
+        scenes: number of scenes; 0 = 400 for train, 100 for val.
         seed: another seed gives other scenes from the same digits and photos.
 
     Raises:

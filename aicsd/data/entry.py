@@ -57,7 +57,7 @@ class Download:
         archives: the files that it consists of.
         splits: opens every split of the tree below the root, to check it, by its name.
         usage: flags that use it; ``{root}`` is the root.
-        by_hand: what to do where archives have no address; ``{archives}``, ``{names}`` and
+        by_hand: instructions for archives without an address; ``{archives}``, ``{names}`` and
             ``{root}`` are filled in.
     """
 
@@ -81,7 +81,7 @@ class DatasetEntry:
         classes: names and colours, where they do not depend on the root.
         counts: official number of images of the splits.
         usual_size: width and height of most images.
-        downloads: what ``aicsd data prepare`` fetches, by name.
+        downloads: downloads of ``aicsd data prepare`` by name.
         fetch: brings below a root what lists in it name, and returns the splits; None: it has none.
         server: the benchmark server that evaluates predictions.
     """

@@ -48,7 +48,7 @@ class FileDataset:
         read_mask: reads a mask file; without it masks hold class ids.
         names: names of the samples; without it those of the images, without suffix.
         official_count: samples that the owners of the dataset count in this split, if known.
-        notes: what is odd about the split, though every sample of it can be used; one line each.
+        notes: remarks on a split of usable samples, one line each.
 
     Raises:
         UserError: two samples of one name.

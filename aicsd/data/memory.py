@@ -29,7 +29,7 @@ class CachedDataset:
     what any of them has decoded, and together they stay within the budget.
 
     Args:
-        dataset: what to read from.
+        dataset: dataset to read from.
         megabytes: budget in 10^6 bytes; not more is taken than the whole dataset needs.
         shared: whether other processes will read; without it no shared memory is needed.
 

@@ -18,7 +18,7 @@ def padding_share(sizes: Mapping[tuple[int, int], int], config: AugmentConfig) -
     """The part of a crop that is padding, on average over the images and the random scales.
 
     Args:
-        sizes: how many images have which (H, W).
+        sizes: number of images of every (H, W).
         config: crop and scales.
 
     Returns:

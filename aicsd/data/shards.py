@@ -79,7 +79,7 @@ class ShardDataset(SegDataset):
         samples: image and mask of every sample; without a mask it has no labels.
         names: names of the samples.
         root: folder with the file of the classes.
-        classes: that file, where it has another name.
+        classes: name of that file, where it is another one.
 
     Raises:
         UserError: no such file, or two samples of one name.
@@ -144,7 +144,7 @@ def open_shards(
             there.
         split: start of their names.
         classes: file that names the classes, from ``root``.
-        masks: what follows the first dot in the name of a mask, such as ``seg.png``.
+        masks: part of a mask's name after its first dot, such as ``seg.png``.
 
     Raises:
         UserError: no such tar, a damaged one, two samples of one name, or as

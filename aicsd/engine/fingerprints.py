@@ -27,7 +27,7 @@ def describe_inputs(
     """Classes, images, batches and teacher of a run, as ``inputs.json`` holds them.
 
     Args:
-        splits: what the run reads.
+        splits: data of the run.
         epoch_batches: batches of an epoch that one process trains on.
         teacher: as it was loaded, before it is changed into a faster form.
         begun: folder of a resumed run; a digest in it may be of an earlier version.

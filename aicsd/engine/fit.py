@@ -37,8 +37,8 @@ def fit(
     Args:
         config: settings of the run.
         distiller: student, terms and teacher; left on the device of ``fabric``.
-        train_data: what the batches are read from.
-        val_data: what the student is measured on.
+        train_data: source of the batches.
+        val_data: images and labels for the student's metrics.
         plan: the batches of the whole run, for this process.
         fabric: launched.
 

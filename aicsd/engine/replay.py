@@ -43,8 +43,8 @@ def replay(
 
     Args:
         file: ``nonfinite.pt`` in a run folder.
-        teacher: in place of the one that the run's config names.
-        student: in place of the one that the run's config names: a network of your own.
+        teacher: network in place of the one that the run's config names.
+        student: network in place of the one that the run's config names.
 
     Raises:
         UserError: another file, or one of its networks cannot be built.

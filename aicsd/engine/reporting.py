@@ -125,7 +125,7 @@ class RunLogger:
         """Move the bar; without a terminal, print a line now and then.
 
         Args:
-            step: that is done.
+            step: number of completed steps.
             epoch: as ``epoch 2/16``.
             loss: loss of the step; without it the last one is shown.
         """

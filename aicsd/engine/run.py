@@ -315,7 +315,7 @@ def connect_teacher(network: nn.Module, classes: Classes, class_map: str | None 
         network: a segmenter, or a module that takes images normalised by the ImageNet mean and std
             and predicts the classes in the order of the data, unless there is a class map.
         classes: classes of the data.
-        class_map: what the teacher's classes are called in the data.
+        class_map: map of the teacher's classes to those of the data.
 
     Raises:
         UserError: classes that the teacher does not predict.

@@ -193,7 +193,7 @@ def check_headroom(headroom: Headroom, forced: bool, steps: int) -> None:
     """Refuse a teacher that is no better than the student alone.
 
     Args:
-        headroom: of the run.
+        headroom: headroom of the run.
         forced: whether the teacher is used in any case.
         steps: as of :func:`check_teacher`.
 

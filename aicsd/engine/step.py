@@ -41,7 +41,7 @@ class Training:
     Args:
         settings: settings of the optimizer.
         seed: seed of dropout.
-        distiller: gets trained.
+        distiller: student to train, with terms and teacher.
         fabric: launched.
     """
 
@@ -114,7 +114,7 @@ def train_step(
 
     Args:
         training: networks and optimizer.
-        batches: what to train on; as many are taken as one step needs.
+        batches: training batches; one step takes as many as it needs.
         step: number of the step, from 0; dropout depends on it.
         progress: part of training that is done, in [0, 1].
         clock: called with the name of each part of the step when it ends: ``data``, ``losses``,

@@ -31,7 +31,7 @@ class PassCost:
         parameters: number of parameters of the whole network; 0 for a file without that number.
         gmacs: see :func:`gmacs`.
         milliseconds: shortest time of a forward pass with batch size 1.
-        device: that the time was taken on.
+        device: device of the measurement.
     """
 
     parameters: int

@@ -24,7 +24,7 @@ class Metrics:
         fwiou: IoU weighted by the share of labelled pixels of each class.
         per_class_iou: by class name; NaN for a class in neither labels nor predictions.
         per_class_accuracy: right pixels / pixels of the class, by class name.
-        images: how many were evaluated.
+        images: number of evaluated images.
         confusion: (C, C) pixel counts, rows = label, columns = prediction.
         boundary_iou: mean of the classes' boundary IoU, if requested.
         per_class_boundary_iou: by class name, if requested.
@@ -84,7 +84,7 @@ def metrics_from_confusion(matrix: Tensor, names: tuple[str, ...], images: int) 
     Args:
         matrix: (C, C) pixel counts, rows = label, columns = prediction.
         names: names of the C classes.
-        images: how many images were counted.
+        images: number of counted images.
     """
     confusion = matrix.long().tolist()
     matrix = matrix.double()

@@ -48,7 +48,7 @@ def compare(
     """Run the file of a graph, in float, on noise of several sizes.
 
     Args:
-        graph: what was exported.
+        graph: exported graph.
         path: the file.
         written: its format.
         model: for the sizes that it takes.

@@ -69,7 +69,7 @@ class Format:
     Args:
         name: ``--format``.
         suffix: ending of its files, with the dot.
-        title: what runs them, for tables and messages.
+        title: name of the runtime, for tables and messages.
         write: writes a traced graph with its description. The graph takes ``images``
             (B, H, W, 3) uint8.
         read: opens a file on a number of threads; refuses what is broken or would execute code.

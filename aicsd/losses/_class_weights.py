@@ -44,7 +44,7 @@ def weights_from_pixels(rule: Rule, pixels: Sequence[int]) -> list[float]:
     """One weight for each class; 0 for a class without a pixel.
 
     Args:
-        rule: how weights follow from shares.
+        rule: rule for weights from shares.
         pixels: labelled pixels of every class in the training data.
     """
     total = sum(pixels)

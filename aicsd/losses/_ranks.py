@@ -41,7 +41,7 @@ def shared_count(count: Tensor, least: float = 1) -> Tensor:
 
     Args:
         count: pixels of this process, or the sum of their weights.
-        least: what stands for 0 pixels.
+        least: divisor in place of 0.
     """
     number = ranks()
     if number == 1:

@@ -37,7 +37,7 @@ class LossContract:
         name: name of the loss in recipes.
         loss: the class.
         inputs: parameters of its ``forward``, each one of :data:`INPUTS`.
-        needs: what the loss reads of a teacher: nothing (``labels``), class probabilities of every
+        needs: part of the teacher that it reads: nothing (``labels``), class probabilities of every
             pixel (``probabilities``), the logits themselves, or maps of any kind (``features``).
         same_channels: whether both maps must have one number of channels.
         resolution: ``native`` or ``input``: where a term compares if its recipe does not set it.

@@ -30,7 +30,7 @@ class TermRecipe:
     Args:
         contract: contract of its loss.
         weight: factor of the term, 0 or above; 0 switches it off.
-        schedule: how the weight changes with progress: constant, rising (0 to 1) or falling.
+        schedule: change of the weight with progress: constant, rising (0 to 1) or falling.
         at: the map that the term compares: ``logits`` or a map of the network by its name; a list
             of them where the loss compares several; or a mapping with ``student`` and ``teacher``.
         resolution: ``native`` compares maps where the networks compute them (the teacher's are
@@ -177,9 +177,9 @@ class Recipe:
 
         Args:
             serves: logits, or no more than the class probabilities of every pixel.
-            who: what stands for the teacher, for the message: "teacher_cache holds logits", or
+            who: substitute for the teacher, for the message: "teacher_cache holds logits", or
                 "the 4 largest of a pixel".
-            cure: what to do instead.
+            cure: advice at the end of the message.
 
         Raises:
             UserError: names the term and what it needs.

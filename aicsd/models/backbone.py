@@ -30,7 +30,7 @@ class Backbone(nn.Module):
         output_stride: input size divided by the size of the deepest map: 8, 16 or 32.
         weights: ``none`` (random), ``imagenet`` (downloaded by timm) or the path of a
             safetensors file with timm's names.
-        released_layout: of a MobileNetV2: dilate and pad as the released code does instead of as
+        released_layout: dilate and pad a MobileNetV2 as the released code does instead of as
             timm (and its ImageNet weights) do. A stage that gives up its stride keeps the rate so
             far, where timm dilates all its blocks but the first. Padding comes before the 1x1
             expansions instead of before the depthwise convolutions, whose input at the border

@@ -59,7 +59,7 @@ def load_exported(
         classes: for a file without a description; the file's own otherwise.
         input: for a file without a description; without it ImageNet's normalisation for float32
             and none for uint8.
-        align_corners: how the logits of such a file are resized.
+        align_corners: resizing of the logits of such a file.
         threads: threads of the runtime; default: as many as PyTorch.
 
     Raises:
@@ -178,7 +178,7 @@ class FileNetwork(nn.Module):
         graph: read from it.
         layout: layout of its tensors; a graph that declares another one is refused.
         classes: C.
-        offset: what was subtracted from the pixels of an image, to pad it by that color.
+        offset: value that was subtracted from the pixels, so that padding has that colour.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class ExportedSegmenter(Segmenter):
         input: input spec of the graph.
         align_corners: as the exported network declares it.
         parameters: number of weights; 0 where it is not known.
-        output: what the graph gives: ``logits``, ``native`` ones or ``labels``.
+        output: output of the graph: ``logits``, ``native`` ones or ``labels``.
         of_masks: as the exported network declares it.
     """
 

@@ -38,7 +38,7 @@ def run_in_one_size(
         run: (B, 3, *size) uint8 -> output.
         image: (B, 3, H, W) uint8.
         size: (H, W) that ``run`` takes; a square for windows.
-        resizing: how images get there.
+        resizing: way of resizing to that size.
         bicubic: whether they are resized bicubically, and not bilinearly.
         of_masks: as :class:`aicsd.models.Segmenter` declares it.
 

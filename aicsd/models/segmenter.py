@@ -56,7 +56,7 @@ class Segmenter(nn.Module):
         min_batch: images that a training batch must have at least.
         of_masks: whether ``net`` classifies masks: its logits are logarithms of scores that add up
             over masks. They are resized as scores, and come out normalised over the classes.
-        origin: how to build ``net`` again; without it only its weights can be saved.
+        origin: recipe for building ``net`` again; without it only its weights can be saved.
     """
 
     mean: Tensor

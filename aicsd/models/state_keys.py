@@ -23,7 +23,7 @@ def state_differences(
         expected: weights of the network.
         stored: weights of the file.
         counters: whether the counters of batch norms must be there too.
-        listed: how many keys of each kind are named.
+        listed: number of keys of each kind to name.
     """
     missing = [key for key in expected if key not in stored and (counters or COUNTER not in key)]
     unknown = [key for key in stored if key not in expected]

@@ -61,7 +61,7 @@ def predict_files(
         model: in evaluation mode, on the device of ``config``.
         inputs: result of :func:`aicsd.prediction.inputs.find_inputs`.
         out: folder of the results; made if it is not there.
-        config: what is written.
+        config: settings of the results.
         advance: called after every image and every frame.
 
     Yields:

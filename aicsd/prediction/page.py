@@ -178,7 +178,7 @@ def build_page(models: Mapping[str, Segmenter], device: str = "cpu") -> Any:
 
     Args:
         models: by the title of their column, in evaluation mode on ``device``.
-        device: that they are on.
+        device: device of the models.
 
     Raises:
         UserError: Gradio is not installed.

@@ -23,7 +23,7 @@ class PredictConfig:
         workers: threads that read images and write results while the network computes; 0 does
             one after the other. The results are the same.
         inference: scales, mirrored views and windows.
-        device: that the model is on.
+        device: device of the model.
     """
 
     outputs: tuple[str, ...] = ()

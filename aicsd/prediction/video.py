@@ -42,7 +42,7 @@ def predict_video(
         model: in evaluation mode, on the device of ``config``.
         item: the video.
         out: folder of the results.
-        config: what is written; ``batch_size`` frames go through the network at once.
+        config: settings of the results; ``batch_size`` frames share a forward pass.
         frame_done: called after every frame.
 
     Returns:

@@ -96,7 +96,7 @@ class TeacherCache:
 
     Args:
         folder: folder of the cache.
-        top_k: how many of the largest logits of a cell to keep; 0 keeps all.
+        top_k: number of largest logits of a cell to keep; 0 keeps all.
     """
 
     folder: Path

@@ -39,7 +39,7 @@ class CacheKey:
     Args:
         teacher: fingerprint of the network.
         classes: names, in the order of the stored logits.
-        top_k: how many of the largest logits of a cell are kept; 0 keeps all.
+        top_k: number of stored largest logits of a cell; 0: all.
         names: names of the images.
         sizes: (H, W) of the images.
         stride: pixels between two cells of a map, 4 or more.

@@ -21,7 +21,7 @@ class Teacher(nn.Module):
     Args:
         model: a trained segmenter; it normalises its own input. Its parameters get frozen.
         classes: classes of the student. The teacher may have more, in any order.
-        class_map: what the teacher's classes are called in the data: a YAML file, the name of a map
+        class_map: map of the teacher's classes to those of the data: a YAML file, the name of a map
             of the package, or a mapping. Several may become one.
 
     Raises:

@@ -65,8 +65,8 @@ def write_report(
         path: HTML file; written beside its place and renamed.
         entries: teacher first; one without a model has only its figures shown.
         dataset: where the pictures come from.
-        images: how many, spread evenly over ``dataset``; fewer if it has fewer.
-        notes: what is missing.
+        images: number of images, spread evenly over ``dataset``; at most all of them.
+        notes: remarks on missing data.
         measured_on: dataset and split of the figures; without it those of the first run.
         shown_from: dataset and split of ``dataset``, where they are others.
         remarks: sentences to follow the verdict.

@@ -33,7 +33,7 @@ class Network:
         title: short and unique.
         model: in evaluation mode; None if it cannot be loaded any more.
         metrics: keys as in ``metrics.json``; empty without a measurement.
-        run: that trained it; None for a teacher that is not a run.
+        run: run that trained it; None for a teacher without a run.
         is_teacher: whether this network taught the others.
         history: its ICS matrices during training; None for a run of an older version.
         setting: its title without the seed; empty where they are the same.

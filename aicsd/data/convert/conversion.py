@@ -68,7 +68,7 @@ def convert(
         seed: seed of the choice of these images.
         classes: table of class names and colours, for formats whose files do not give them.
         background: pixels outside all objects are a class; False: they are ignored.
-        empty: what becomes of images without annotation: the split ``unlabelled``, an image of
+        empty: use of images without annotation: the split ``unlabelled``, an image of
             background, or left_out.
         progress: called with the images done and in all.
 

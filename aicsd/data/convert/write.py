@@ -72,10 +72,10 @@ def write(
 
     Args:
         source: the images.
-        folder: gets the layout.
+        folder: folder for the layout.
         val: part of the images for validation, where the source names none.
         seed: seed of the choice of these.
-        empty: what becomes of images without annotation.
+        empty: use of images without annotation.
         progress: called with the images done and in all.
     """
     lines = zip(source.classes.names, source.classes.palette, strict=True)

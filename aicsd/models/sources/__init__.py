@@ -59,7 +59,7 @@ def without_other_family(held: Mapping[str, Any], family: str) -> dict[str, Any]
 
     Args:
         held: keys of :class:`aicsd.models.ModelConfig` below that layer.
-        family: that it names.
+        family: family that the layer names.
 
     Returns:
         All of the same family; else those that both families know and take the same values for.

@@ -57,7 +57,7 @@ class Library(Source, Protocol):
 
         Args:
             module: is trained in place.
-            classes: that it predicts; without them those that it names.
+            classes: predicted classes; default: those that the network names.
 
         Raises:
             UserError: a network that cannot be used.

@@ -172,7 +172,7 @@ def adopt(module: nn.Module, classes: Classes | None = None) -> Segmenter | None
 
     Args:
         module: is trained in place.
-        classes: that it predicts; without them they have no names.
+        classes: predicted classes; without them they have no names.
 
     Raises:
         UserError: a network that cannot be used.

@@ -169,7 +169,7 @@ def adopt(module: nn.Module, classes: Classes | None = None) -> Segmenter | None
 
     Args:
         module: is trained in place.
-        classes: that it predicts; without them those of its configuration.
+        classes: predicted classes; default: those of its configuration.
     """
     library = sys.modules.get("transformers")
     config = getattr(module, "config", None)
