@@ -143,7 +143,7 @@ class FitConfig:
         for name in ("val_every", "report_images"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more")
-        check_loggers(self.logger)
+        logger_names(self.logger)
         if not 0 <= self.seed < 2**63:
             raise UserError(f"seed is {self.seed}; it must be 0 or more and below 2^63")
 
@@ -197,7 +197,7 @@ class DistillConfig(FitConfig):
     run."""
 
 
-def check_loggers(text: str) -> list[str]:
+def logger_names(text: str) -> list[str]:
     """``wandb,tensorboard`` -> the names; ``none`` -> nothing.
 
     Raises:

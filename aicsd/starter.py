@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 import textwrap
-from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from aicsd.data.check import Survey, survey
-from aicsd.data.open import AUTO, find_name, image_paths
+from aicsd.data.open import AUTO, find_name
 from aicsd.data.padding import padding_share
 from aicsd.data.settings import AugmentConfig
 from aicsd.errors import UserError
 from aicsd.files import write_text
+from aicsd.starter_facts import UNLABELLED, Facts, Machine, read_facts, this_machine
 
 MULTIPLE = 32
 """Sides of crops are multiples of it: the largest output stride of a backbone."""
@@ -32,48 +30,6 @@ on the safe side."""
 RARE = 0.01
 """Share of the labelled pixels below which a class counts as rare."""
 MANY_CLASSES = 20
-UNLABELLED = "unlabelled"
-
-
-class Machine(NamedTuple):
-    """Resources of this machine for a training."""
-
-    cores: int
-    memory_gb: float | None
-    """Main memory; None if unknown."""
-    gpu: str | None = None
-    """Name of the first GPU."""
-    gpu_memory_gb: float = 0.0
-    bfloat16: bool = False
-    """Whether the GPU computes in bfloat16."""
-
-    @property
-    def kind(self) -> str:
-        """``gpu`` or ``cpu``."""
-        return "cpu" if self.gpu is None else "gpu"
-
-
-class Facts(NamedTuple):
-    """Properties of a dataset."""
-
-    sizes: Counter[tuple[int, int]]
-    """(H, W) of the training images, and how many have it."""
-    classes: tuple[str, ...]
-    pixels: tuple[int, ...]
-    """Labelled pixels of every class in the training images."""
-    unlabelled: int = 0
-    """Images of the split ``unlabelled``."""
-
-    @property
-    def images(self) -> int:
-        """Training images with labels."""
-        return sum(self.sizes.values())
-
-    @property
-    def short_side(self) -> int:
-        """Median of the shorter sides, in pixels."""
-        sides = sorted(min(size) for size in self.sizes.elements())
-        return sides[len(sides) // 2]
 
 
 class Choice(NamedTuple):
@@ -118,48 +74,6 @@ def write_config(root: str, out: str | None = None, machine: Machine | None = No
     return Start(path, choices, next_commands(choices, facts, root, path))
 
 
-def read_facts(name: str, root: str) -> Facts:
-    """Properties of the training images of a dataset.
-
-    Raises:
-        UserError: naming the first file that cannot be used.
-    """
-    found = {split: survey(name, root, split, decode_images=False) for split in ("train", "val")}
-    for split, result in found.items():
-        problems = [*result.problems, *(f"{split}: {line}" for line in result.refusals)]
-        if problems:
-            raise UserError(f"{problems[0]} (aicsd data check --data.root {root} lists all)")
-    train: Survey = found["train"]
-    if train.images < 2:
-        raise UserError(f"{root} has {train.images} training image; 2 or more are needed")
-    try:
-        unlabelled = len(image_paths(name, root, UNLABELLED))
-    except UserError:
-        unlabelled = 0  # most datasets have no such split
-    return Facts(train.sizes, train.classes, train.pixels, unlabelled)
-
-
-def this_machine() -> Machine:
-    """Cores, memory and the first GPU of this machine."""
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    except (AttributeError, OSError, ValueError):  # not on Windows
-        memory = None
-    if not torch.cuda.is_available():
-        return Machine(cores or 1, memory)
-    properties = torch.cuda.get_device_properties(0)
-    return Machine(
-        cores or 1,
-        memory,
-        properties.name,
-        properties.total_memory / 1e9,
-        torch.cuda.is_bf16_supported(),
-    )
-
-
 def choose(facts: Facts, machine: Machine, name: str, root: str) -> list[Choice]:
     """Every setting of the config, in the order of its file."""
     augment, crop_reason = _augment(facts, machine)
@@ -172,8 +86,12 @@ def choose(facts: Facts, machine: Machine, name: str, root: str) -> list[Choice]
     epochs = max(round(STEPS[machine.kind] / per_epoch), 10)
     return [
         *_student(facts, machine),
-        Choice("method", "aicsd", "The method needs only the teacher's logits. none trains the "
-               "student alone: train that first, since a distilled student has to beat it."),
+        Choice(
+            "method",
+            "aicsd",
+            "The method needs only the teacher's logits. none trains the "
+            "student alone: train that first, since a distilled student has to beat it.",
+        ),
         *_terms(facts),
         Choice("data.name", name),
         Choice("data.root", root),
@@ -186,12 +104,16 @@ def choose(facts: Facts, machine: Machine, name: str, root: str) -> list[Choice]
         Choice("data.augment.flip", 0.5, "Use 0 if left and right differ in meaning, as in text."),
         Choice("data.augment.jitter", 0.3),
         *_optimizer(machine),
-        Choice("epochs", epochs, f"An epoch has {per_epoch} step{'s' * (per_epoch > 1)} ({shown} "
-               f"images, batch {batch}), the run {epochs * per_epoch}; "
-               f"{_where(machine)} this config aims at {STEPS[machine.kind]}, and at 10 epochs or "
-               "more."),
+        Choice(
+            "epochs",
+            epochs,
+            f"An epoch has {per_epoch} step{'s' * (per_epoch > 1)} ({shown} "
+            f"images, batch {batch}), the run {epochs * per_epoch}; "
+            f"{_where(machine)} this config aims at {STEPS[machine.kind]}, and at 10 epochs or "
+            "more.",
+        ),
         Choice("val_every", max(epochs // 10, 1), "The run validates about ten times."),
-    ]  # fmt: skip
+    ]
 
 
 def _where(machine: Machine) -> str:

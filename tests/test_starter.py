@@ -21,7 +21,8 @@ from aicsd.data.padding import padding_share, padding_warning
 from aicsd.data.settings import AugmentConfig
 from aicsd.errors import UserError
 from aicsd.run_config import DistillConfig
-from aicsd.starter import Facts, Machine, choose, next_commands, read_facts, render, write_config
+from aicsd.starter import choose, next_commands, render, write_config
+from aicsd.starter_facts import Facts, Machine, read_facts
 
 LAPTOP = Machine(cores=4, memory_gb=16.0)
 SERVER = Machine(cores=16, memory_gb=128.0, gpu="Card", gpu_memory_gb=80.0, bfloat16=True)

@@ -16,7 +16,10 @@ import pytest
 
 import aicsd.losses
 from aicsd.methods import list_methods
+from aicsd.run_config import DistillConfig
+from aicsd.run_settings import AGAINST_DIVERGENCE, PROCESSES, UNIMPORTANT
 from aicsd.runs import RunFolder
+from aicsd.settings import leaves
 
 PACKAGE = Path(__file__).parents[1] / "aicsd"
 LAYERS = (
@@ -46,7 +49,8 @@ LAYERS = (
     ("run_config",),
     ("benchmark.table", "benchmark.latency"),
     ("benchmark.compared", "benchmark.render"),
-    ("inputs", "catalog", "starter"),
+    ("inputs", "catalog", "starter_facts"),
+    ("starter",),
     ("commands",),
     ("engine",),
     ("api",),
@@ -289,11 +293,17 @@ def test_one_owner_of_a_run_folder_and_of_its_batches() -> None:
         assert name in ("data.batches", "engine.run_batches") or "plan_batches" not in text, name
 
 
+def test_rules_of_settings_name_settings() -> None:
+    known = {key for key, _ in leaves(DistillConfig)}
+    assert {*UNIMPORTANT, *PROCESSES, *AGAINST_DIVERGENCE} <= known
+
+
 def test_files_are_short_and_tied_to_no_machine() -> None:
     for path in modules():
         text = path.read_text(encoding="utf-8")
         assert len(text.splitlines()) <= 400, path
         assert ".cuda(" not in text, path
+        assert not re.search("fmt: (skip|off)", text), path
         assert not re.search(r"/(home|root|Users|kaggle|content|work|mnt)/", text), path
         assert not re.search(r"[A-Z]:\\\\", text), path
 

@@ -95,9 +95,10 @@ class Statistics:
         digits, live, from a cache, in 16 bits.
         """
         cells = [
-            cell for key, cell in self.results.cells.items()
+            cell
+            for key, cell in self.results.cells.items()
             if key.student == student and row in (None, key.row)
-        ]  # fmt: skip
+        ]
         scores = (cell.figures["teacher_miou"] for cell in cells)
         return sorted({round(score, 4) for score in scores if score is not None})
 

@@ -20,7 +20,7 @@ from aicsd.files import write_text
 from aicsd.messages import say
 from aicsd.models import Segmenter, save_model
 from aicsd.models.model_file import read_model_file
-from aicsd.run_config import FitConfig, check_loggers
+from aicsd.run_config import FitConfig, logger_names
 from aicsd.runs import RunFolder
 
 
@@ -45,7 +45,7 @@ class RunRecord:
     def logger(self, total: int) -> RunLogger:
         """Progress bar, ``metrics.jsonl`` and trackers of this process."""
         config, start, path = self.config, self.state.step, self.folder.path
-        names = check_loggers(config.logger)
+        names = logger_names(config.logger)
         trackers = partial(open_trackers, names, path, asdict(config))
         return RunLogger(path, start, total, trackers, self.fabric.is_global_zero)
 

@@ -35,7 +35,7 @@ def open_trackers(
     """The places to log to.
 
     Args:
-        names: result of :func:`aicsd.run_config.check_loggers`.
+        names: result of :func:`aicsd.run_config.logger_names`.
         run: the run folder.
         settings: settings of the run, for those that show them beside the curves.
         first: first step that is logged again; entries from there on are of an interrupted run.

@@ -169,7 +169,10 @@ def _quantize(exported: Exported, target: Path, images: Iterator[Images], about:
 
 
 def _normalization(graph: Any) -> str:
-    """The first convolution: on 3 channels of full size, the INT8 kernel is the slower one."""
+    """The first convolution, with which every exported graph begins.
+
+    On 3 channels of full size, the INT8 kernel is the slower one.
+    """
     return str(next(node.name for node in graph.node if node.op_type == "Conv"))
 
 
