@@ -1,4 +1,4 @@
-"""Calibration: whether a network is right as often as its probabilities say."""
+"""Calibration: agreement between the confidence of a network and its accuracy."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _most_probable(
 def calibration_counts(
     predicted: Tensor, confidence: Tensor, mask: Tensor, num_classes: int
 ) -> Tensor:
-    """What :func:`add_calibration` needs; sums over images give that of a dataset.
+    """Counts for :func:`add_calibration`; those of images add up to those of a dataset.
 
     Args:
         predicted: (B, H, W) class ids.
@@ -74,10 +74,12 @@ def calibration_counts(
     right = (predicted == mask)[labelled].cpu().double()
     # bins are open below and closed above, as in the paper
     place = (sure * BINS).ceil().long().sub(1).clamp(0, BINS - 1)
-    return torch.stack([
-        torch.bincount(place, weights, minlength=BINS)
-        for weights in (torch.ones_like(sure), right, sure)
-    ])  # fmt: skip
+    return torch.stack(
+        [
+            torch.bincount(place, weights, minlength=BINS)
+            for weights in (torch.ones_like(sure), right, sure)
+        ]
+    )
 
 
 def add_calibration(metrics: Metrics, counts: Tensor) -> Metrics:
@@ -87,7 +89,7 @@ def add_calibration(metrics: Metrics, counts: Tensor) -> Metrics:
     the pixels of the distance between accuracy and confidence of their bin.
 
     Args:
-        metrics: of the same images.
+        metrics: metrics of the same images.
         counts: (3, BINS) of :func:`calibration_counts`.
     """
     pixels, right, sure = counts
