@@ -7,6 +7,7 @@ Function and module of every loss can be imported from here: of ``dice.py``, ``d
 ``DiceLoss``.
 """
 
+from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
@@ -66,8 +67,13 @@ def __dir__() -> list[str]:
 
 def list_losses() -> list[str]:
     """Names of the losses that a recipe can use."""
+    return list(_names())
+
+
+@cache
+def _names() -> tuple[str, ...]:
     names = (module.name for module in iter_modules(__path__))
-    return sorted(name for name in names if not name.startswith("_") and name not in HELPERS)
+    return tuple(sorted(n for n in names if not n.startswith("_") and n not in HELPERS))
 
 
 def loss_class(name: str) -> type[nn.Module]:

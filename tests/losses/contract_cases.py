@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -51,13 +52,16 @@ class Row:
     differs: Mapping[str, str] = field(default_factory=dict)
 
 
+contract_by_name = cache(contract_of)
+
+
 class Case:
     """One loss with one set of options."""
 
     def __init__(self, label: str, row: Row, options: Mapping[str, Any]) -> None:
         self.label, self.row, self.options = label, row, dict(options)
         self.name = row.loss or label
-        self.contract: LossContract = contract_of(self.name)
+        self.contract: LossContract = contract_by_name(self.name)
         self.reads_valid = "valid" in self.contract.inputs and options.get("numerics") != "released"
 
     def __str__(self) -> str:
