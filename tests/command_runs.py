@@ -55,7 +55,7 @@ class CommandRuns:
         run = self.place / "student"
         options = ["--epochs", "3", "--seed", "5", "--terms.icsd.weight", "7",
                    "--terms.pixel_kd.weight", "2", "--student.dropout", "0.3",
-                   "--data.augment.jitter", "0.4", *LEARN]  # fmt: skip
+                   "--data.augment.jitter", "0.4", "--report_images", "1", *LEARN]  # fmt: skip
         aicsd(*distill_command(self.root, self.teacher, run, *options))
         return run
 

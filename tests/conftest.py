@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from lightning_fabric.utilities import registry
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -42,6 +44,23 @@ def _no_waiting_for_disks() -> Iterator[None]:
     """Skip ``fsync``: waiting until files are safe from a power cut is a fifth of a tiny run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _passes_are_timed_once() -> Iterator[None]:
+    """Of the 16 passes that a report takes for its milliseconds, two."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aicsd.evaluation.cost.REPEATS", 1)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _packages_are_searched_once() -> Iterator[None]:
+    """Fabric looks through all installed packages for callbacks whenever it is opened."""
+    find = "lightning_fabric.fabric._load_external_callbacks"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(find, cache(registry._load_external_callbacks))
         yield
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import RunCli, write_folder
-from tiny_runs import aicsd, same_weights, train_command
+from tiny_runs import NO_REPORT, aicsd, same_weights, train_command
 
 from aicsd.engine.reporting import RunLogger
 
@@ -27,7 +27,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(place: Path, run: Path, *more: object) -> list[str]:
-    return train_command(place / "data", run, "--epochs", "2", "--save_every", "2", *more)
+    options = ("--epochs", "2", "--save_every", "2", *NO_REPORT, *more)
+    return train_command(place / "data", run, *options)
 
 
 @pytest.fixture

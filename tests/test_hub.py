@@ -49,7 +49,8 @@ METRICS = {
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A hub, and a user who is logged in to it."""
     with FakeHub() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        often = {"poll_interval": 0.01}  # else its end is awaited for half a second
+        threading.Thread(target=server.serve_forever, kwargs=often, daemon=True).start()
         use_hub(server.url, tmp_path, monkeypatch)
         yield server
         server.shutdown()

@@ -18,7 +18,7 @@ import pytest
 from conftest import RunCli
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_runs import distill_command, lines, train_command
+from tiny_runs import NO_REPORT, distill_command, lines, train_command
 
 FAKE_WANDB = """
 import os
@@ -82,7 +82,7 @@ def test_tensorboard_gets_pictures_at_every_validation(runs: Path) -> None:
 
 def test_none_writes_no_events(runs: Path, tmp_path: Path, run_cli: RunCli) -> None:
     run = tmp_path / "run"
-    command = train_command(runs / "data", run, "--epochs", 1, "--logger", "none")
+    command = train_command(runs / "data", run, "--epochs", 1, "--logger", "none", *NO_REPORT)
     assert run_cli(*command)[0] == 0
     assert not list(run.glob("events*"))
     assert len(lines(run)) == 3
@@ -92,7 +92,7 @@ def test_wandb_gets_the_lines_of_the_log(
     runs: Path, tmp_path: Path, run_cli: RunCli, wandb: Any
 ) -> None:
     run = tmp_path / "run"
-    flags = ("--epochs", 1, "--logger", "wandb,tensorboard")
+    flags = ("--epochs", 1, "--logger", "wandb,tensorboard", *NO_REPORT)
     command = distill_command(runs / "data", runs / "teacher", run, "--method", "icsd", *flags)
     code, _, error = run_cli(*command)
     assert code == 0, error
@@ -123,7 +123,7 @@ def test_wandb_continues_the_run_that_is_resumed(
 
     with monkeypatch.context() as patch:
         patch.setattr(RunLogger, "scalars", cut)
-        command = train_command(runs / "data", run, "--epochs", 1, "--logger", "wandb")
+        command = train_command(runs / "data", run, "--epochs", 1, "--logger", "wandb", *NO_REPORT)
         assert run_cli(*command)[0] == 130
     assert wandb.CALLS[-1] == ("finish", 1)
     assert json.loads((run / "loggers.json").read_text()) == {"wandb": "abc"}
@@ -161,7 +161,7 @@ def test_all_loggers_get_the_same_pictures_of_a_run(
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     monkeypatch.setattr("aicsd.run_config.find_spec", lambda name: name)
     run = tmp_path / "run"
-    flags = ("--epochs", 1, "--logger", "tensorboard,wandb,mlflow")
+    flags = ("--epochs", 1, "--logger", "tensorboard,wandb,mlflow", *NO_REPORT)
     command = distill_command(runs / "data", runs / "teacher", run, "--method", "icsd", *flags)
     code, _, error = run_cli(*command)
     assert code == 0, error
@@ -186,7 +186,7 @@ def test_mlflow_keeps_figures_settings_and_pictures(
     run, data = tmp_path / "run", tmp_path / "data"
     shutil.copytree(runs / "data", data)
     (data / "classes.txt").write_text("ground\nperson (sitting)\nbar\n")
-    command = train_command(data, run, "--epochs", 1, "--logger", "mlflow")
+    command = train_command(data, run, "--epochs", 1, "--logger", "mlflow", *NO_REPORT)
     code, _, error = run_cli(*command)
     assert code == 0, error
     client = mlflow.tracking.MlflowClient()

@@ -95,7 +95,7 @@ def test_commands(workplace: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Run
         "data", "data", "train", "distill", "distill", "report", "predict", "export",
     ]  # fmt: skip
     for command in commands:
-        code, _, error = run_cli(*command, *QUICK_FLAGS.get(command[0], []))
+        code, _, error = run_cli(*command, *flags_without_report(command))
         assert code == 0, (command, error)
     assert (workplace / "report.html").is_file()
     assert (workplace / "model.onnx").is_file()

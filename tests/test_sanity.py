@@ -13,7 +13,7 @@ import torch
 import yaml
 from conftest import CLASS_NAMES, TINY_MODEL, RunCli
 from scipy.stats import norm
-from tiny_runs import distill_command
+from tiny_runs import NO_REPORT, distill_command
 
 from aicsd.data.protocol import Classes
 from aicsd.engine import sanity, watchers
@@ -138,7 +138,7 @@ def test_a_run_says_so(
         bias.copy_(torch.tensor([0.0, 0.0, 1.0]))  # the rarest class
     save_model(model, tmp_path / "t.safetensors")
     runs = tmp_path / "runs"
-    more = ("--epochs", "1", "--method", "none")
+    more = (*NO_REPORT, "--epochs", "1", "--method", "none")
     alone = distill_command(tiny_folder, tmp_path / "t.safetensors", runs / "alone", *more)
     assert run_cli(*alone)[0] == 0
     command = [*alone[:-1], "kd"]

@@ -128,9 +128,9 @@ def _create(name: str, output_stride: int, pretrained: bool) -> tuple[nn.Module,
     """The feature extractor, and the sizes that it takes."""
     # timm rejects output_stride for families that cannot be dilated; 32 is what they have anyway
     options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
-    known = timm.list_models()
-    if name.split(".")[0] not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    architecture = name.split(".")[0]
+    if architecture not in timm.list_models(architecture):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; see timm.list_models()"
         raise UserError(f"unknown backbone {name!r}{hint}")
     config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)

@@ -33,6 +33,10 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
     """Write ``path``, which has no suffix, as PNG and as SVG; the two files."""
     from matplotlib import rc_context
 
+    # laid out once, and not by a drawing of its own for each file
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     # no with_suffix: it would cut what follows a dot in the name of an image
     files = [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg")]
     for file in files:
@@ -41,7 +45,6 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
             kind = file.suffix[1:]
             metadata = {"Date": None} if kind == "svg" else None
             figure.savefig(temporary, dpi=DPI, format=kind, metadata=metadata)
-        figure.set_layout_engine(None)  # half of the time, and the other file has the same layout
     return files
 
 

@@ -128,7 +128,8 @@ def test_photos_alone(tmp_path: Path, run_cli: RunCli) -> None:
     run, again = tmp_path / "run", tmp_path / "again"
     command = ["distill", *FIT_FLAGS, *model_flags("student"), "--data.images", photos,
                "--data.classes", names, "--data.batch_size", "4", "--teacher", teacher,
-               "--logger", "none", "--epochs", "3", "--method", "kd"]  # fmt: skip
+               "--logger", "none", "--epochs", "3", "--method", "kd",
+               "--report_images", "1"]  # fmt: skip
     code, _, error = run_cli(*command, "--run", run)
     assert code == 0, error
     assert "no image has labels: mIoU is the agreement with the teacher on 1 images" in error

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
-import subprocess
+import multiprocessing
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,14 +57,34 @@ def pictures(data: bytes) -> list[np.ndarray]:
     return [np.array(Image.open(io.BytesIO(part))) for part in split_images(io.BytesIO(data))]
 
 
+def with_streams(descriptors: list[int], arguments: list[str]) -> None:
+    """``aicsd`` with these as standard input, output and error."""
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode) for n, mode in enumerate("rww"))
+    cv2.setNumThreads(0)  # threads of the parent are not there
+    main(arguments)
+
+
 def test_a_pipeline(model_file: Path) -> None:
-    command = [sys.executable, "-m", "aicsd", "predict", str(model_file), "-", "--out", "-"]
-    done = subprocess.run(command, input=encoded(0, "PNG"), capture_output=True, timeout=120)
-    error = done.stderr.decode()
-    assert done.returncode == 0, error
-    with Image.open(io.BytesIO(done.stdout)) as file:
+    """In a process of its own, whose streams are pipes; they hold more than is written here."""
+    pipes = [os.pipe() for _ in range(3)]
+    inner = [pipes[0][0], pipes[1][1], pipes[2][1]]
+    os.write(pipes[0][1], encoded(0, "PNG"))
+    os.close(pipes[0][1])
+    process = multiprocessing.get_context("fork").Process(
+        target=with_streams, args=(inner, ["predict", str(model_file), "-", "--out", "-"])
+    )
+    process.start()
+    for descriptor in inner:
+        os.close(descriptor)
+    with os.fdopen(pipes[1][0], "rb") as output_pipe, os.fdopen(pipes[2][0]) as error_pipe:
+        output, error = output_pipe.read(), error_pipe.read()
+    process.join(120)
+    assert process.exitcode == 0, error
+    with Image.open(io.BytesIO(output)) as file:
         assert (file.format, file.mode) == ("PNG", "P")
-    (ids,) = pictures(done.stdout)
+    (ids,) = pictures(output)
     assert len(np.unique(ids)) == 3
     assert np.array_equal(ids, load_model(model_file).predict(noise(64, 48)))
     assert error.startswith("1 image (")
