@@ -7,6 +7,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 demo: .venv/digits
 	$(BIN)/python scripts/demo.py --out demo_out
 
+# else every process that a test starts compiles the package anew
+test: export PYTHONDONTWRITEBYTECODE =
 test: .venv/test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

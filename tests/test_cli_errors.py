@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import CLASS_NAMES, TINY_MODEL, RunCli, write_folder
 from safetensors.torch import save_file
-from tiny_runs import aicsd, files_below, train_command, train_lines
+from tiny_runs import NO_REPORT, aicsd, files_below, train_command, train_lines
 from user_errors import CASES, CONFIGS, DATA, TRAIN, assert_one_line
 
 from aicsd.data import Classes
@@ -50,7 +50,8 @@ def broken(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(scope="module")
 def finished_run(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("finished") / "run"
-    aicsd(*train_command(workplace / "data", run, "--epochs", "1", "--optimizer.ema", "0.5"))
+    options = ("--epochs", "1", "--optimizer.ema", "0.5", *NO_REPORT)
+    aicsd(*train_command(workplace / "data", run, *options))
     return run
 
 

@@ -230,11 +230,12 @@ def test_a_config_loses_its_paths_and_nothing_else() -> None:
 def test_a_model_of_the_hub_teaches(
     fake: FakeHub, tiny_folder: Path, run_folder: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
-    from tiny_runs import data_flags, distill_command
+    from tiny_runs import NO_REPORT, data_flags, distill_command
 
     assert run_cli("push", run_folder, "ada/small")[0] == 0
     run = tmp_path / "new"
-    command = distill_command(tiny_folder, "hf:ada/small", run, "--epochs", "1", "--method", "kd")
+    more = ("--epochs", "1", "--method", "kd", *NO_REPORT)
+    command = distill_command(tiny_folder, "hf:ada/small", run, *more)
     code, _, error = run_cli(*command)
     assert code == 0, error
     assert "hf:ada/small" in (run / "config.yaml").read_text()

@@ -129,7 +129,7 @@ def test_steps_are_skipped_and_counted(
 ) -> None:
     bad_step(3, 4)
     run = tmp_path / "run"
-    flags = ("--epochs", "4", "--optimizer.skip_nonfinite", "--val_every", "0")
+    flags = ("--epochs", "4", "--optimizer.skip_nonfinite", "--val_every", "0", *NO_REPORT)
     code, _, error = run_cli(*train_command(root, run, *flags))
     assert code == 0, error
     counts = [line["skipped"] for line in lines(run) if "skipped" in line]

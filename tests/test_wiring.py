@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import RunCli, write_folder
-from tiny_runs import train_command, train_lines
+from tiny_runs import NO_REPORT, train_command, train_lines
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_the_schedule_sets_the_learning_rate(
 ) -> None:
     data, run = write_folder(tmp_path / "data"), tmp_path / "run"
     flags = ("--epochs", 2, "--optimizer.lr", 0.01, "--optimizer.schedule", schedule,
-             "--optimizer.warmup", 0.5)  # fmt: skip
+             "--optimizer.warmup", 0.5, *NO_REPORT)  # fmt: skip
     assert run_cli(*train_command(data, run, *flags))[0] == 0
     rates = [line["lr"] for line in train_lines(run)]
     warm = [min(1.0, (n + 1) / (len(rates) / 2)) for n in range(len(rates))]
@@ -57,7 +57,7 @@ def test_the_protocol_reaches_padding_and_evaluation(
     original_loader, original_evaluate = loop.train_loader, record.evaluate
     monkeypatch.setattr(loop, "train_loader", train_loader)
     monkeypatch.setattr(record, "evaluate", evaluate)
-    command = train_command(data, run, "--epochs", 1, "--protocol", protocol)
+    command = train_command(data, run, "--epochs", 1, "--protocol", protocol, *NO_REPORT)
     command += ["--data.augment.blur", "0"]  # it mixes padding and image at the edge
     command += ["--model.backbone", "mobilenetv2_035"]  # another mean for each colour
     command[command.index("--data.augment.crop") + 1] = "160"  # larger than any image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import oracles_of_methods as of_methods
 import pytest
@@ -16,6 +17,11 @@ STEP = 1e-5
 
 
 def build() -> HolisticLoss:
+    return copy.deepcopy(_settled())
+
+
+@cache
+def _settled() -> HolisticLoss:
     torch.manual_seed(0)
     module = HolisticLoss(student_channels=3, width=4).double()
     for layer in module.critic.layers:
