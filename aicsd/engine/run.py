@@ -86,6 +86,17 @@ class TeacherPlan(NamedTuple):
     classes: str | None = None
 
 
+class RunPlan(NamedTuple):
+    """A run before anything is opened or built."""
+
+    config: FitConfig
+    student: StudentPlan
+    recipe: Recipe
+    teacher: TeacherPlan | None = None
+    splits: Splits | None = None
+    """Data in memory; None: what the config names."""
+
+
 def run_training(
     config: TrainConfig, splits: Splits | None = None, module: nn.Module | None = None
 ) -> Run:
@@ -104,7 +115,7 @@ def run_training(
         raise UserError("terms: one of them needs a teacher; aicsd distill has one")
     if config.terms:
         config = replace(config, terms=recipe.to_dict())
-    return _run(config, StudentPlan(config.model, module), recipe, None, splits)
+    return _run(RunPlan(config, StudentPlan(config.model, module), recipe, splits=splits))
 
 
 def run_distillation(
@@ -149,29 +160,25 @@ def run_distillation(
     teacher = None
     if network is not None:
         teacher = TeacherPlan(network, config.teacher_runtime, cache, config.teacher_classes)
-    return _run(config, StudentPlan(config.student, student), recipe, teacher, splits)
+    return _run(RunPlan(config, StudentPlan(config.student, student), recipe, teacher, splits))
 
 
-def _run(
-    config: FitConfig,
-    model: StudentPlan,
-    recipe: Recipe,
-    planned: TeacherPlan | None,
-    splits: Splits | None,
-) -> Run:
+def _run(plan: RunPlan) -> Run:
     """Hold the run folder while :func:`_train` works in it."""
-    data = config.data.named() if splits is None else replace(config.data, name=MEMORY)
-    config = replace(config, data=data)
+    given = plan.config.data
+    data = given.named() if plan.splits is None else replace(given, name=MEMORY)
+    config = replace(plan.config, data=data)
+    plan = plan._replace(config=config)
     folder = RunFolder(config.run)
     if config.resume:
         defaults = asdict(type(config)(run=config.run))
-        folder.check_settings(asdict(config), {**defaults, "terms": recipe.option_defaults})
-        finished = _finished(config, folder, model.module)
+        folder.check_settings(asdict(config), {**defaults, "terms": plan.recipe.option_defaults})
+        finished = _finished(config, folder, plan.student.module)
         if finished is not None:
             return finished
     claim = folder.claim(resume=config.resume) if is_first_process() else nullcontext()
     with claim, interruptible(lambda: _stopped(folder)):
-        return _train(config, model, recipe, planned, splits, folder)
+        return _train(plan, folder)
 
 
 def _stopped(folder: RunFolder) -> str:
@@ -200,14 +207,8 @@ def _finished(config: FitConfig, folder: RunFolder, module: nn.Module | None) ->
         return None  # what is missing or damaged is made again from the checkpoint
 
 
-def _train(
-    config: FitConfig,
-    model: StudentPlan,
-    recipe: Recipe,
-    planned: TeacherPlan | None,
-    splits: Splits | None,
-    folder: RunFolder,
-) -> Run:
+def _train(plan: RunPlan, folder: RunFolder) -> Run:
+    config, recipe, splits = plan.config, plan.recipe, plan.splits
     begun = folder.checkpoint.is_file()
     remarks: list[str] = []
     if splits is None:
@@ -223,27 +224,25 @@ def _train(
     check_graphs(config, fabric.device)
     launch(fabric)
     with ending_together(folder, fabric), enough_memory(MEMORY_ADVICE):
-        return _train_together(config, model, recipe, planned, splits, remarks, folder, fabric)
+        return _train_together(plan, splits, remarks, folder, fabric)
 
 
 def _train_together(
-    config: FitConfig,
-    model: StudentPlan,
-    recipe: Recipe,
-    planned: TeacherPlan | None,
+    plan: RunPlan,
     splits: Splits,
     remarks: Sequence[str],
     folder: RunFolder,
     fabric: Fabric,
 ) -> Run:
     """Training in every process, after all have connected."""
-    plan = plan_run(config, splits.train, fabric.global_rank, fabric.world_size)
+    config, planned = plan.config, plan.teacher
+    batches = plan_run(config, splits.train, fabric.global_rank, fabric.world_size)
     if config.data.cache_mb:
         shared = config.data.workers > 0
         splits = splits._replace(train=CachedDataset(splits.train, config.data.cache_mb, shared))
         _say(fabric, folder, str(splits.train))
     torch.manual_seed(config.seed)
-    student = model.build(splits.train.classes)
+    student = plan.student.build(splits.train.classes)
     shared = shares_statistics(config.sync_bn, config.data.batch_size, fabric.world_size)
     student.require_batch(config.data.batch_size * (fabric.world_size if shared else 1))
     if shared:
@@ -255,10 +254,11 @@ def _train_together(
         teacher = connect_teacher(planned.network, splits.train.classes, planned.classes)
         for note in teacher.notes:
             _say(fabric, folder, note)
-    distiller = Distiller(student, recipe, teacher, class_pixels(recipe, splits.train))
+    pixels = class_pixels(plan.recipe, splits.train)
+    distiller = Distiller(student, plan.recipe, teacher, pixels)
     longer = config.resume and folder.gets_longer(asdict(config))
     begun_in = folder if config.resume else None
-    inputs = describe_inputs(splits, plan.per_epoch, distiller.teacher, begun_in)
+    inputs = describe_inputs(splits, batches.per_epoch, distiller.teacher, begun_in)
     if config.resume:
         check_inputs(folder, inputs)
     if planned is not None and distiller.teacher is not None:
@@ -280,7 +280,7 @@ def _train_together(
             folder.reopen()
         save_inputs(folder, inputs | ({"resumed_from": changed} if changed else {}))
         folder.save_config(asdict(config))
-    metrics, trained = fit(config, distiller, splits.train, splits.val, plan, fabric)
+    metrics, trained = fit(config, distiller, splits.train, splits.val, batches, fabric)
     trained.eval()
     if fabric.is_global_zero and config.report_images and not folder.report.is_file():
         write_run_report(folder, trained, distiller.teacher, splits.val, config.report_images)

@@ -4,7 +4,7 @@ One file a loss. The name of the file is the name of the loss in recipes; ``LOSS
 module. A file that starts with an underscore, or is in ``HELPERS``, holds no loss of a recipe.
 
 Function and module of every loss can be imported from here: of ``dice.py``, ``dice_loss`` and
-``DiceLoss``.
+``DiceLoss``. Those of the AICSD paper are listed, so that type checkers and the API page find them.
 """
 
 from functools import cache

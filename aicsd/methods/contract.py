@@ -78,6 +78,11 @@ class LossContract:
             raise UserError(f"{where}: {key} is {value!r}; it is a {kind}")
 
 
+def known_losses(losses: Losses | None = None) -> list[str]:
+    """Names that :func:`contract_of` takes: of the package, and those of ``losses``."""
+    return [*list_losses(), *(losses or {})]
+
+
 def contract_of(name: str, losses: Losses | None = None) -> LossContract:
     """The contract of the loss ``name``.
 
@@ -90,8 +95,8 @@ def contract_of(name: str, losses: Losses | None = None) -> LossContract:
             cannot be called with options alone.
     """
     losses = losses or {}
-    known = [*list_losses(), *losses]  # a YAML file may give a list, which no mapping takes
-    if name not in known:
+    known = known_losses(losses)
+    if name not in known:  # a list and no mapping, for a YAML file may give a list as name
         raise UserError(f"unknown loss {name!r}{suggest(name, known)}")
     loss = losses[name] if name in losses else loss_class(name)
     if not (isinstance(loss, type) and issubclass(loss, nn.Module)):

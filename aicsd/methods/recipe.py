@@ -10,9 +10,16 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from aicsd.errors import UserError, check_options, suggest
+from aicsd.errors import UserError, suggest
 from aicsd.losses.adapters import ADAPTERS, IDENTITY
-from aicsd.methods.contract import CHANNELS, CLASS_PIXELS, LossContract, Losses, contract_of
+from aicsd.methods.contract import (
+    CHANNELS,
+    CLASS_PIXELS,
+    LossContract,
+    Losses,
+    contract_of,
+    known_losses,
+)
 from aicsd.methods.shipped import RECIPE_FOLDER, list_methods
 from aicsd.schedules import SCHEDULES
 from aicsd.types import LOGITS
@@ -240,7 +247,9 @@ def load_recipe(
     content = read_yaml(path, "recipe")
     if not isinstance(content, dict) or not isinstance(content.get("terms"), dict):
         raise UserError(f"recipe {path} must have the key 'terms' with a mapping of terms")
-    check_options(f"recipe {path}", _recipe_keys, content)
+    for key in content:
+        if key != "terms":
+            raise UserError(f"recipe {path}: unknown key {key!r}{suggest(key, ['terms'])}")
     for name, values in content["terms"].items():
         if not isinstance(values, dict | None):
             raise UserError(f"recipe {path}: term {name!r} is {values!r}; it must be a mapping")
@@ -270,18 +279,15 @@ def make_recipe(
     return Recipe(name, parsed)
 
 
-def _recipe_keys(terms: object) -> None:
-    """The keys of a recipe file, as a signature."""
-
-
 def _parse_term(name: str, values: Mapping[str, Any], losses: Losses | None) -> TermRecipe:
     where = f"term {name!r}"
+    known = known_losses(losses)
+    if "loss" not in values and name not in known:
+        raise UserError(f"unknown term {name!r}{suggest(name, known)}")
     try:
         contract = contract_of(values.get("loss", name), losses)
     except UserError as error:
-        if "loss" in values or not str(error).startswith("unknown loss"):
-            raise UserError(f"{where}: {error}") from error
-        raise UserError(str(error).replace("unknown loss", "unknown term", 1)) from error
+        raise UserError(f"{where}: {error}") from error
     if not str(name).isidentifier() or name == "loss" or hasattr(nn.ModuleDict, name):
         raise UserError(f"{where}: this name is taken; a name is letters, digits and underscores")
     common = {k: v for k, v in values.items() if k in COMMON_KEYS and k != "loss"}
