@@ -75,9 +75,13 @@ def one_line(error: BaseException | str, longest: int = 200) -> str:
 def suggest(word: object, allowed: Iterable[str]) -> str:
     """``; did you mean 'x'? (allowed: ...)`` for an unknown word."""
     allowed = list(allowed)
-    near = difflib.get_close_matches(str(word), allowed, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{hint} (allowed: {', '.join(allowed) or 'none'})"
+    return f"{did_you_mean(word, allowed)} (allowed: {', '.join(allowed) or 'none'})"
+
+
+def did_you_mean(word: object, allowed: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` for an unknown word, or nothing if no word is near."""
+    near = difflib.get_close_matches(str(word), list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def check_options(

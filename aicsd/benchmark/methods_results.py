@@ -13,7 +13,7 @@ import numpy as np
 from aicsd.benchmark.methods import Benchmark, Key, completed, identity_of
 from aicsd.benchmark.statistics import Integers, parts_of
 from aicsd.benchmark.timing import machine
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.evaluation import ImageCounts, to_json
 from aicsd.files import read_json, write_text
 from aicsd.runs import FinishedRun, RunFolder
@@ -167,7 +167,7 @@ def read_results(path: Path) -> Results:
             results.cells[key] = _cell(held, content)
         results.unused = [_cell(held, content) for held in content["unused"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(f"{type(error).__name__} {error}".split())
+        reason = one_line(f"{type(error).__name__} {error}")
         raise UserError(f"{path} holds no results of a benchmark: {reason}") from error
     return results
 

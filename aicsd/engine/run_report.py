@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aicsd.data.protocol import SegDataset
 from aicsd.engine.sanity import find_headroom
+from aicsd.errors import one_line
 from aicsd.messages import say
 from aicsd.models import Segmenter
 from aicsd.runs import RunFolder
@@ -39,5 +40,5 @@ def write_run_report(
                 remarks.append(f"By the runs beside this one: {headroom}.")
         write_report(folder.report, each_alone(networks), val_data, images=images, remarks=remarks)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
+        reason = one_line(f"{type(error).__name__} {error}", 300)
         say(f"no {folder.report.name}: {reason}", folder.path.name)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from aicsd.data.protocol import Classes
-from aicsd.errors import UserError, one_line, suggest
+from aicsd.errors import UserError, did_you_mean, one_line
 from aicsd.files import at_home
 from aicsd.models.model_file import (
     DECLARED,
@@ -100,7 +100,7 @@ def _hint(reference: str) -> str:
     known = [f"{source.PREFIX}:" for source in SOURCES if not source.SUFFIXES]
     if not colon or len(prefix) == 1:  # a drive of Windows
         return ""
-    return suggest(f"{prefix}:", known).split(" (allowed")[0]
+    return did_you_mean(f"{prefix}:", known)
 
 
 def _source_of(path: Path) -> Source | None:

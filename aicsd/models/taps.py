@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from aicsd.errors import UserError, suggest
+from aicsd.errors import UserError, did_you_mean
 from aicsd.models.maps import as_output
 from aicsd.types import SegOutput
 
@@ -46,7 +46,7 @@ class Tapped(nn.Module):
         known = [path for path, _ in net.named_modules() if path]
         for tap in self.taps.values():
             if tap.path not in known:
-                hint = suggest(tap.path, known).split(" (allowed")[0]
+                hint = did_you_mean(tap.path, known)
                 raise UserError(f"the network has no module {tap.path!r}{hint}")
 
     def forward(self, image: Tensor) -> SegOutput:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from aicsd.errors import UserError
+from aicsd.errors import UserError, one_line
 from aicsd.runs import RunFolder
 from aicsd.tensor_files import read_tensors, write_tensors
 from aicsd.visualization.views import FloatArray, ics_distance
@@ -64,9 +64,9 @@ def read_history(run: Path) -> ICSHistory | None:
         steps = {step: arrays[str(step)] for step in sorted(map(int, arrays))}
         return ICSHistory(list(images), steps, teacher)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = one_line(error)
         raise UserError(
-            f"{path} cannot be read ({' '.join(str(error).split())}); "
-            "delete it to continue without it"
+            f"{path} cannot be read ({reason}); delete it to continue without it"
         ) from error
 
 

@@ -371,7 +371,7 @@ def _input(library: Any, kind: Kind, config: Any, folder: Path | None) -> InputS
         divisor = value("size_divisor") or value("size_divisibility") or 1
         return spec._replace(multiple=max(1, int(divisor)))
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{path}: {one_line(error)}") from error
 
 
 def _size(held: Any, config: Any) -> tuple[int, int]:
