@@ -19,7 +19,7 @@ def conv(i: int, o: int, k: int = 1, *, s: int = 1, d: int = 1, p: int | None = 
 
 
 class Block(nn.Module):
-    """Of a ResNet: two 3x3 convolutions, or 1x1, 3x3, 1x1."""
+    """Block of a ResNet: two 3x3 convolutions, or 1x1, 3x3, 1x1."""
 
     def __init__(self, i: int, planes: int, stride: int, rate: int, bottleneck: bool) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ def up(x: Tensor, like: Tensor) -> Tensor:
 def random_deeplab(
     backbone: str, classes: int = 21, output_stride: int = 16, dropout: bool = True, seed: int = 0
 ) -> DeepLab:
-    """In evaluation mode, with batch-norm weights and statistics that all matter."""
+    """A network in evaluation mode, with batch-norm weights and statistics that all matter."""
     torch.manual_seed(seed)
     # without the default initialisation, which takes longer than everything else
     with torch.device("meta"):

@@ -10,7 +10,7 @@ import torch
 from tiny_runs import NO_REPORT, lines, same_weights, train_command, weights
 
 SPEED = ("images_per_second", "data_wait")
-"""What depends on the clock."""
+"""Figures that depend on the clock."""
 
 
 def small_command(root: Path, run: Path, *more: object) -> list[str]:

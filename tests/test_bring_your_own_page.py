@@ -26,7 +26,7 @@ def blocks(language: str) -> list[str]:
 
 
 def prepare(place: Path) -> None:
-    """What the page takes for granted: data, a folder of transformers, the file of classes."""
+    """Files that the page assumes: data, a folder of transformers, the file of classes."""
     write_folder(place / "my_data")
     tiny_network("segformer", THEIRS).save_pretrained(place / "my_segformer")
     (file,) = blocks("yaml")

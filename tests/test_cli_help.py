@@ -56,7 +56,7 @@ def test_version(run_cli: RunCli) -> None:
 
 
 def test_console_script() -> None:
-    """What pip installs as ``aicsd``; test_cli_errors.py runs ``python -m aicsd``."""
+    """The script that pip installs as ``aicsd``; test_cli_errors.py runs ``python -m aicsd``."""
     (script,) = entry_points(group="console_scripts", name="aicsd")
     assert script.load() is main
 

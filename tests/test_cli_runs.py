@@ -1,4 +1,4 @@
-"""What a run leaves, and what evaluate and predict make of it."""
+"""Files of a run, and their use by evaluate and predict."""
 
 from __future__ import annotations
 

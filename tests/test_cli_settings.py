@@ -1,4 +1,4 @@
-"""What methods, terms and settings of the command line do to a run."""
+"""Effects of methods, terms and settings of the command line on a run."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_accumulated_gradient_is_the_mean(root: Path, tmp_path: Path, run_cli: R
 
 
 def test_clipped_gradient(root: Path, tmp_path: Path, run_cli: RunCli) -> None:
-    """With rate 1, one step is as long as the largest norm that is allowed."""
+    """One step with rate 1 is as long as the largest norm that is allowed."""
     run = tmp_path / "run"
     flags = ["--data.batch_size", "8", "--epochs", "1", "--optimizer.lr", "1",
              "--optimizer.clip", "0.01"]  # fmt: skip

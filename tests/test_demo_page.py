@@ -145,7 +145,7 @@ def test_a_port_that_is_taken(run_folder: Path, run_cli: RunCli) -> None:
 
 @pytest.fixture
 def address(run_folder: Path, tmp_path: Path) -> Iterator[str]:
-    """Of the page, served by the command."""
+    """Address of the page, served by the command."""
     pytest.importorskip("playwright", reason="Playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine")

@@ -40,7 +40,7 @@ COMMANDS = [
 
 
 def after_aicsd(command: list[str]) -> list[str] | None:
-    """What ``aicsd`` gets: called by its name, or as a module by a launcher."""
+    """Arguments of ``aicsd``: called by its name, or as a module by a launcher."""
     if command[0] == "aicsd":
         return command[1:]
     if command[0] == "torchrun":

@@ -37,7 +37,7 @@ def test_every_notebook_is_run() -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_notebook_is_a_sound_file_without_outputs(name: str) -> None:
-    """What version 4.5 of the format asks for."""
+    """Keys that version 4.5 of the format requires."""
     book = json.loads((FOLDER / f"{name}.ipynb").read_text("utf-8"))
     assert set(book) == {"cells", "metadata", "nbformat", "nbformat_minor"}
     assert (book["nbformat"], book["nbformat_minor"]) == (4, 5)

@@ -111,7 +111,7 @@ def test_data_and_teacher_that_have_moved_are_accepted(
 
 
 def test_another_number_of_batches_is_refused(own: Path, run_cli: RunCli) -> None:
-    """Such as from processes that torchrun starts, which no setting counts."""
+    """An example are processes that torchrun starts, which no setting counts."""
     inputs = json.loads((own / "cut" / "inputs.json").read_text())
     inputs["epoch_batches"] = 7
     (own / "cut" / "inputs.json").write_text(json.dumps(inputs))

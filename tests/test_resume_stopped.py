@@ -69,7 +69,7 @@ def test_stopped_at_every_step_of_an_epoch(
 
 
 def test_stop_between_lines_of_the_log(root: Path, tmp_path: Path, run_cli: RunCli) -> None:
-    """With rare lines, the step at which a validation was stopped still gets one."""
+    """The step at which a validation was stopped gets a line even where lines are rare."""
     run = tmp_path / "run"
     with stopping_at(4, "val/miou"):
         code, _, _ = run_cli(*small_command(root, run, "--log_every", "3"))
@@ -205,7 +205,7 @@ def test_best_model_so_far_is_remembered(root: Path, tmp_path: Path, run_cli: Ru
 def test_the_scale_of_16_bit_gradients_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the CPU there is none, so that one is made up."""
+    """The CPU has none, so that one is made up."""
     data, run = write_folder(tmp_path / "data"), tmp_path / "run"
     found: list[dict[str, Any]] = []
     monkeypatch.setattr(Precision, "state_dict", lambda _: {"scale": 1024.0})

@@ -1,4 +1,4 @@
-"""What is imported for what: a help page needs no PyTorch, a reading command no training."""
+"""Imports: a help page needs no PyTorch, a reading command no training."""
 
 from __future__ import annotations
 

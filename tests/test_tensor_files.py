@@ -36,7 +36,7 @@ def test_tensors_and_text_come_back(path: Path) -> None:
 
 
 def test_every_flipped_bit_is_noticed(path: Path) -> None:
-    """In the header, in the text and in the tensors."""
+    """Damage in the header, in the text and in the tensors."""
     whole = path.read_bytes()
     draw = random.Random(0)
     for place in range(len(whole)):

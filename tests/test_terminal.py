@@ -1,4 +1,4 @@
-"""What is shown while a command runs: a bar in a terminal, now and then a line elsewhere."""
+"""Progress while a command runs: a bar in a terminal, now and then a line elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the command line share: flags of tiny runs, and the files that runs leave."""
+"""Shared parts of command-line tests: flags of tiny runs, and files of runs."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def same_weights(one: Path, other: Path) -> bool:
 
 
 def step_difference(one: Path, other: Path) -> float:
-    """How far two runs of one step without dropout differ, as a part of what the step changed."""
+    """Difference of two runs of one step without dropout, relative to the change by the step."""
     from aicsd.data import Classes
     from aicsd.models import ModelConfig, build_model
 

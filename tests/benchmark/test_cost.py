@@ -1,4 +1,4 @@
-"""What a training costs: the split of a step, the counts, stand-ins, and what switches save."""
+"""Cost of a training: the parts of a step, counts, stand-ins, and savings by switches."""
 
 from __future__ import annotations
 

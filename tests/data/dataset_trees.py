@@ -17,7 +17,7 @@ SPLITS = {"train": ("a", "b"), "val": ("c",)}
 
 
 class Tree(NamedTuple):
-    """How a dataset is opened that lies in a root."""
+    """Settings that open a dataset in a root."""
 
     root: str | None
     options: dict[str, Any]

@@ -40,7 +40,7 @@ class Server:
     silence: float = 0.0
     """Seconds that an answer hangs before its connection ends too early."""
     more: bytes = b""
-    """What is sent behind every answer."""
+    """Bytes that follow every response."""
     spans: list[str] = field(default_factory=list)
     """Headers Content-Range in place of the right ones."""
     statuses: list[int] = field(default_factory=list)

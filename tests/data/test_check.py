@@ -1,4 +1,4 @@
-"""What a check of a split says about labels that are valid, and what a training makes of it."""
+"""Remarks of a check on labels that are valid, and their effect on a training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every conversion promises: recognition, one line, whole or absent, the command."""
+"""Contract of every conversion: recognition, one line, whole or absent, the command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every dataset keeps to: the protocol, its wrappers, and the facts of its descriptor."""
+"""Contract of every dataset: the protocol, its wrappers, and the facts of its descriptor."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from aicsd.data.settings import AugmentConfig, DataConfig
 from aicsd.errors import UserError
 
 BYTES = 4 * 64 * 48
-"""Of one sample of the tiny dataset: three channels and the mask."""
+"""Bytes of one sample of the tiny dataset: three channels and the mask."""
 
 
 class Counted(SegDataset):

@@ -21,7 +21,7 @@ from aicsd.settings import settings_of
 
 
 def test_a_root_is_never_left_aside(tmp_path: Path, run_cli: RunCli) -> None:
-    """Without a name it decides which dataset is meant; beside generated data it is refused."""
+    """A root without a name decides which dataset is meant; beside generated data it is refused."""
     root = write_folder(tmp_path / "data", {"train": 4, "val": 2})
     code, output, error = run_cli("data", "check", "--data.root", root)
     assert code == 0, error

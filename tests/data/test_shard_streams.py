@@ -62,7 +62,7 @@ def assert_same(found: SegDataset, wanted: SegDataset) -> None:
 def test_a_training_is_that_of_local_shards(
     shards: Path, root: Path, server: Server, tmp_path: Path, run_cli: RunCli
 ) -> None:
-    """With loaders, broken connections and a resume; no tar is copied."""
+    """Training with loaders, broken connections and a resume; no tar is copied."""
     server.cuts = {"train-000001.tar": [5000, 100], "val-000000.tar": [700]}
     aicsd(*FLAGS, "--data.root", shards, "--run", tmp_path / "a")
     flags = [*FLAGS, "--data.root", root, "--run", tmp_path / "b", "--data.workers", "2"]

@@ -36,7 +36,7 @@ def test_samples_are_those_of_the_files(root: Path, tmp_path: Path) -> None:
 
 
 def test_a_training_is_that_of_the_files(root: Path, tmp_path: Path, run_cli: RunCli) -> None:
-    """With loaders, and cut and resumed on its way."""
+    """A training with loaders, interrupted and resumed."""
     shards = pack(root, tmp_path / "shards", per_tar=5)
     flags = ["train", "--data.batch_size", "4", *FIT_FLAGS, *model_flags("model"), "--epochs", "2",
              *NO_REPORT]  # fmt: skip

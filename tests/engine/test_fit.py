@@ -22,7 +22,7 @@ def test_a_step_that_ends_several_epochs_is_validated(tmp_path: Path) -> None:
 
 
 def test_a_closed_folder_beside_the_run(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as those of the system in /tmp: it is no run, and no reason to stop."""
+    """A folder of the system in /tmp is not a run, and no reason to stop."""
     config = RunFolder(runs / "distilled").read_config()
     expected = find_headroom(runs / "distilled", config, 0.9)
     assert expected is not None

@@ -70,7 +70,7 @@ def test_what_is_predicted_where_nothing_is_labelled_does_not_matter() -> None:
 
 
 def test_a_band_of_unlabelled_pixels_does_not_hide_a_wrong_contour() -> None:
-    """As VOC has it along its objects: too large by 15 pixels is wrong with and without it."""
+    """VOC has such a band along its objects: 15 pixels too many are wrong with and without it."""
     rows, columns = np.mgrid[:375, :500]
     radius = np.hypot(rows - 187, columns - 250)
     mask = (radius < 100).astype(np.uint8)

@@ -73,7 +73,7 @@ def refused(call: Callable[[], object]) -> str:
 
 
 def with_900_mb(place: Path) -> list[str]:
-    """What is refused, and how; results are those with enough memory."""
+    """Refusals and their messages; results equal those with enough memory."""
     model = tiny_model()
     wide = 100  # channels of 4 bytes: 420 MB for 1025 x 1025 pixels
 

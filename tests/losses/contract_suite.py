@@ -1,4 +1,4 @@
-"""What every loss of a recipe must do; ``test_contract.py`` holds one row for each."""
+"""Contract of every loss of a recipe; ``test_contract.py`` holds one row for each."""
 
 from __future__ import annotations
 

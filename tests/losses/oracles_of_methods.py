@@ -120,7 +120,7 @@ def correlated(
 
 
 def made(student: Tensor, valid: Tensor | None, module: Any, masked: float) -> np.ndarray:
-    """What the generator makes of a part of the student's map."""
+    """Output of the generator for a part of the student's map."""
     hidden = torch.rand(len(student), *student.shape[2:]).numpy() < masked
     found = []
     for b in range(len(student)):
@@ -211,7 +211,7 @@ def intra_class_variation(
 
 
 def score(maps: np.ndarray, critic: Any) -> float:
-    """Of one image (C, H, W), by a critic in its first training step."""
+    """Score of one image (C, H, W), by a critic in its first training step."""
     for layer in critic.layers:
         weight, start = layer.weight.detach().numpy(), layer.vector.numpy()
         matrix = weight.reshape(len(weight), -1)
@@ -231,7 +231,7 @@ def holistic(student: Tensor, teacher: Tensor, valid: Tensor | None, module: Any
 def holistic_parts(
     student: Tensor, teacher: Tensor, valid: Tensor | None, module: Any
 ) -> tuple[float, float]:
-    """What student and critic lose."""
+    """Losses of student and critic."""
     parts = [0.0, 0.0]
     for b in range(len(student)):
         scores = []

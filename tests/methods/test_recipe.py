@@ -16,7 +16,7 @@ from aicsd.methods import RECIPE_FOLDER, list_methods, load_recipe
 METHODS = ["ad", "aicsd", "ickd", "icsd", "kd", "none", "sp"]
 COMMON = {"weight", "schedule", "at", "resolution"}
 FACTS = {"student_channels", "teacher_channels", "num_classes", "class_pixels"}
-"""What networks and data tell a loss; no recipe holds them."""
+"""Arguments of a loss from networks and data; no recipe holds them."""
 PLACES = {"attention": "decoder", "pairwise": "aspp"}
 
 

@@ -13,7 +13,7 @@ State = dict[str, Tensor]
 
 
 def checkpoint(state: State, prefix: str = "module.", **changes: Any) -> dict[str, Any]:
-    """What the released training saves."""
+    """The dict that the released training saves."""
     momentum = {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"lr": 0.007}]}
     return {
         "epoch": 49,

@@ -27,13 +27,13 @@ def build(backbone: str = TINY_BACKBONE, num_classes: int = 5, **changes: Any) -
 
 
 def meta(backbone: str, output_stride: int = 16) -> DeepLabV3Plus:
-    """Without the time and memory of real weights."""
+    """A network without the time and memory of real weights."""
     with torch.device("meta"):
         return DeepLabV3Plus(backbone, 21, output_stride=output_stride)
 
 
 def dilations(net: DeepLabV3Plus, stage: str) -> list[tuple[int, ...]]:
-    """Of the 3x3 convolutions, block by block; their padding must keep the size."""
+    """Dilations of the 3x3 convolutions, block by block; their padding must keep the size."""
     result = []
     for block in getattr(net.backbone.body, stage):
         convs = [

@@ -88,7 +88,7 @@ def of_library(folder: Path, image: np.ndarray) -> tuple[np.ndarray, Tensor]:
 
 
 def task_tokens(folder: Path) -> Tensor:
-    """As the processor of the library makes them: padded, and 0 where nothing is attended to."""
+    """Tokens as the processor of the library makes them: padded, and 0 without attention."""
     words = transformers.CLIPTokenizer.from_pretrained(folder)
     found = words(["the task is semantic"], padding="max_length", max_length=40, truncation=True)
     return torch.tensor(found["input_ids"]) * torch.tensor(found["attention_mask"])

@@ -67,7 +67,7 @@ def test_weights_that_are_not_finite_are_refused(
 
 
 def test_damage_of_a_model_file_is_noticed(tmp_path: Path) -> None:
-    """In its header too, whose classes would change their meaning."""
+    """The header is checked too: its classes would change their meaning."""
     path = tmp_path / "m.safetensors"
     save_model(build(), path)
     whole = path.read_bytes()

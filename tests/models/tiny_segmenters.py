@@ -25,7 +25,7 @@ MOBILENET = {**TINY_MODEL, "backbone": BACKBONE}
 
 
 def build(classes: Classes = CLASSES, seed: int = 0, **changes: Any) -> Segmenter:
-    """With batch-norm statistics and classifier bias that are not their initial values."""
+    """A network whose batch-norm statistics and classifier bias are not their initial values."""
     torch.manual_seed(seed)
     model = build_model(ModelConfig(**{**MOBILENET, **changes}), classes)
     randomise(model.net)

@@ -192,7 +192,7 @@ def test_a_broken_image_does_not_stop_the_others(
 def test_reading_is_ahead_by_a_bounded_number(
     model: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of many images, few are in memory at a time, also where no two have one size."""
+    """Few of many images are in memory at a time, even if no two have one size."""
     read = []
 
     def decode(path: Path) -> np.ndarray:

@@ -81,7 +81,7 @@ def test_video(model_file: Path, tmp_path: Path, run_cli: RunCli) -> None:
 def test_without_outputs_a_video_gives_its_overlay(
     model_file: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
-    """With an odd size, and frames that are not evenly spaced."""
+    """A video with an odd size, and frames that are not evenly spaced."""
     make_video(tmp_path / "odd.mkv", (51, 33), [0, 1, 4, 5])
     out = tmp_path / "out"
     code, _, error = run_cli("predict", model_file, tmp_path / "odd.mkv", "--out", out)

@@ -24,7 +24,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_the_index_says_a_stride_that_older_versions_do_not_know(tmp_path: Path) -> None:
-    """At stride 4 it is, to the letter, that of older versions."""
+    """The file at stride 4 is, byte by byte, that of older versions."""
     data = Rulers(((9, 17),))
     head = '"teacher": "t", "classes": ["a", "b", "c"], "top_k": 0, "names": ["ruler 0"], '
     for stride, cells, text in (
@@ -63,7 +63,7 @@ def attached(root: Path, folder: Path, stride: int) -> WithTeacherMaps:
 
 
 def maps_of(data: WithTeacherMaps) -> torch.Tensor:
-    """Those of the first image."""
+    """Maps of the first image."""
     maps = data.read(0).maps
     assert maps is not None
     return maps

@@ -126,7 +126,7 @@ def test_openvino_gives_the_logits_for_any_shape() -> None:
 
 
 def test_a_signal_after_two_openvino_models_have_gone() -> None:
-    """In a process of its own, which a signal on a stack that is not there would end."""
+    """A process of its own, which a signal on a missing stack would end."""
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     process = SERVER.Process(target=receive_a_signal)
     process.start()

@@ -220,7 +220,7 @@ def test_a_killed_build_goes_on(
     place: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     lines: int,
 ) -> None:  # fmt: skip
-    """As a kill leaves it: some whole lines, half a line, and part of a map without a line."""
+    """A cache after a kill: some whole lines, half a line, and part of a map without a line."""
     whole = {name: (cache / name).read_bytes() for name in ("index.jsonl", "logits.bin")}
     index = whole["index.jsonl"].splitlines(keepends=True)
     (cache / "index.jsonl").write_bytes(b"".join(index[:lines]) + index[lines][:5])

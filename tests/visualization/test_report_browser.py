@@ -112,7 +112,7 @@ def test_a_wide_table_scrolls_in_its_box(open_page: Open) -> None:
 
 
 def cut(page: Any) -> float:
-    """Where the two compared pictures meet, in percent of their width."""
+    """Border between the two compared pictures, in percent of their width."""
     style = "getComputedStyle(document.getElementById('compare'))"
     return float(page.evaluate(f"parseFloat({style}.getPropertyValue('--at'))"))
 
