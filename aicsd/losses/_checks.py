@@ -104,6 +104,11 @@ def to_safe_precision(logits: Tensor) -> Tensor:
     return logits.to(safe_precision(logits))
 
 
+def without_autocast(maps: Tensor) -> torch.autocast:
+    """A context in which products of ``maps`` keep its precision: autocast rounds to 16 bits."""
+    return torch.autocast(maps.device.type, enabled=False)
+
+
 def match_valid(valid: Tensor | None, logits: Tensor) -> Tensor | None:
     """(B, H', W') bool -> (B, H, W) bool at the size of ``logits``, or a map (nearest pixel)."""
     if valid is None:

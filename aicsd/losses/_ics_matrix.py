@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from aicsd.losses._checks import without_autocast
 from aicsd.losses._chunks import chunks, powers_of
 from aicsd.losses._first_order import FirstOrder
 
@@ -35,7 +36,7 @@ class ICSMatrix(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, valid: Tensor | None, temperature: float, dtype: torch.dtype
     ) -> Tensor:
-        with torch.autocast(logits.device.type, enabled=False):
+        with without_autocast(logits):
             top, total, cross = _summarise(logits.flatten(2), valid, temperature, dtype)
         ctx.save_for_backward(logits, valid, top, total, cross)
         ctx.temperature = temperature
@@ -44,7 +45,7 @@ class ICSMatrix(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_matrix: Tensor) -> tuple[Tensor, None, None, None]:
         logits, valid, top, total, cross = ctx.saved_tensors
-        with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(logits):
             by_cross = torch.diag_embed(grad_matrix.sum(2)) - grad_matrix
             scale = ctx.temperature * total[:, :, None]
             mix = by_cross / scale

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.losses._checks import match_valid, prepare_pair
+from aicsd.losses._checks import match_valid, prepare_pair, without_autocast
 from aicsd.losses._module import LossModule
 from aicsd.losses._numerics import Numerics, check_numerics
 
@@ -56,7 +55,7 @@ def _correlations(maps: Tensor, valid: Tensor | None) -> Tensor:
     if valid is not None:
         maps = maps.masked_fill(~valid[:, None], 0.0)
     flat = maps.flatten(2)
-    with torch.autocast(flat.device.type, enabled=False):  # it would round the product to 16 bits
+    with without_autocast(flat):
         return F.normalize(flat @ flat.transpose(1, 2), dim=2)
 
 

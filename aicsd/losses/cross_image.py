@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aicsd.losses._checks import check_sizes, check_temperature, prepare_pair, valid_pixels
+from aicsd.losses._checks import (
+    check_sizes,
+    check_temperature,
+    prepare_pair,
+    valid_pixels,
+    without_autocast,
+)
 from aicsd.losses._directions import pixel_directions
 from aicsd.losses._module import LossModule
 
@@ -71,7 +76,7 @@ def _nodes(maps: Tensor, where: Tensor, patch: int) -> Tensor:
 def _log_similarity(nodes: Tensor, outside: Tensor, temperature: float) -> Tensor:
     """(B, n, D) -> (B n, B, n), 0 at nodes outside."""
     flat = nodes.flatten(0, 1)
-    with torch.autocast(flat.device.type, enabled=False):  # it would round the product to 16 bits
+    with without_autocast(flat):
         cosines = flat @ flat.T
     scores = (cosines / temperature).view(-1, *outside.shape).masked_fill(outside, float("-inf"))
     return scores.log_softmax(dim=2).masked_fill(outside, 0.0)

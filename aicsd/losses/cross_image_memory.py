@@ -16,6 +16,7 @@ from aicsd.losses._checks import (
     match_mask,
     match_valid,
     prepare_pair,
+    without_autocast,
 )
 from aicsd.losses._directions import directions, pixel_directions
 from aicsd.losses._memory import ClassMemory
@@ -59,7 +60,7 @@ def cross_image_memory_loss(
     missing = ~known & known.any()
     logs = []
     for maps in (student, teacher):
-        with torch.autocast(maps.device.type, enabled=False):  # it would round to 16 bits
+        with without_autocast(maps):
             cosines = pixel_directions(maps) @ keys.to(maps.dtype).T  # (B, H W, K)
         scores = (cosines / temperature).masked_fill(missing, float("-inf"))
         logs.append(scores.log_softmax(dim=2).masked_fill(missing, 0.0))
@@ -158,7 +159,7 @@ class CrossImageMemoryLoss(LossModule):
             pixels[rows, chosen.indices].transpose(0, 1).flatten(1, 2),
             (chosen.values > 0).transpose(0, 1).flatten(1, 2),
         )
-        with torch.autocast(teacher.device.type, enabled=False):
+        with without_autocast(teacher):
             sums = of_class.to(pixels.dtype) @ pixels  # B C D
         regions = directions(sums, dim=2)
         self.region_memory.add(regions.transpose(0, 1), of_class.any(dim=2).T)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aicsd.losses._checks import check_sizes, match_valid, prepare_pair
+from aicsd.losses._checks import check_sizes, match_valid, prepare_pair, without_autocast
 from aicsd.losses._module import LossModule
 
 SLOPE = 0.2
@@ -133,7 +133,7 @@ class HolisticLoss(LossModule):
         pair = [maps.softmax(dim=1) for maps in (student, teacher)]
         if where is not None:
             pair = [maps.masked_fill(~where[:, None], 0.0) for maps in pair]
-        with torch.autocast(student.device.type, enabled=False):
+        with without_autocast(student):
             judged, ours, theirs = self.critic(pair)
         seen = None if where is None else where.flatten(1).any(dim=1)
         return holistic_loss(judged, ours, theirs, seen)

@@ -17,6 +17,7 @@ from aicsd.losses._checks import (
     prepare_pair,
     safe_precision,
     to_safe_precision,
+    without_autocast,
 )
 from aicsd.losses._ics_matrix import ICSMatrix, lowest_score
 from aicsd.losses._module import LossModule
@@ -89,7 +90,7 @@ def ics_matrix(logits: Tensor, temperature: float = 1.0, valid: Tensor | None = 
         float64 if ``logits`` is, else float32.
     """
     rho, log_rho = _log_distributions(logits, temperature, valid)
-    with torch.autocast(rho.device.type, enabled=False):  # it would round the product to 16 bits
+    with without_autocast(rho):
         cross = rho @ log_rho.transpose(1, 2)  # (B, C, C): sum_x rho_i log rho_j
     return cross.diagonal(dim1=1, dim2=2)[:, :, None] - cross
 
@@ -170,7 +171,7 @@ def released_ics_matrix(logits: Tensor) -> Tensor:
     classes = torch.arange(logits.shape[1], device=logits.device)
     larger = torch.maximum(classes[:, None], classes[None, :])
     negative_entropy = (q * log_q).sum(dim=(0, 2, 3))  # (C,)
-    with torch.autocast(q.device.type, enabled=False):  # it would round the product to 16 bits
+    with without_autocast(q):
         flat = q.flatten(2)
         products = (flat @ flat.transpose(1, 2)).sum(dim=0)  # (C, C): sum of q_i q_j
     matrix = (negative_entropy[larger] - products) / logits.shape[0]

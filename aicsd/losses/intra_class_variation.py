@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from aicsd.losses._checks import match_mask, match_valid, prepare_pair
+from aicsd.losses._checks import match_mask, match_valid, prepare_pair, without_autocast
 from aicsd.losses._directions import directions
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import shared_count
@@ -58,7 +58,7 @@ def intra_class_variation_loss(
 def _cosines_with_centres(maps: Tensor, of_class: Tensor) -> Tensor:
     """(B, D, H, W) -> (B, N), 0 at pixels of no class."""
     flat = maps.flatten(2)
-    with torch.autocast(flat.device.type, enabled=False):  # it would round the products to 16 bits
+    with without_autocast(flat):
         centres = of_class @ flat.transpose(1, 2)  # sums: a direction has no length
         centres = directions(centres, dim=2)
         cosines = centres @ directions(flat, dim=1)  # B C N

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import match_valid, prepare_pair
+from aicsd.losses._checks import match_valid, prepare_pair, without_autocast
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import shared_count
 
@@ -83,7 +83,7 @@ class MaskedGenerativeLoss(LossModule):
         hidden = (torch.rand(len(student), *student.shape[2:]) < self.masked).to(student.device)
         outside = torch.zeros_like(hidden) if where is None else ~where
         first, second = self.generate
-        with torch.autocast(student.device.type, enabled=False):
+        with without_autocast(student):
             seen = self.align(student).masked_fill((hidden | outside)[:, None], 0.0)
             made: Tensor = second(first(seen).relu().masked_fill(outside[:, None], 0.0))
         return made

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aicsd.errors import UserError
-from aicsd.losses._checks import prepare_pair, valid_pixels
+from aicsd.losses._checks import prepare_pair, valid_pixels, without_autocast
 from aicsd.losses._module import LossModule
 from aicsd.losses._numerics import Numerics, check_numerics
 
@@ -98,7 +98,7 @@ def _released_directions(nodes: Tensor) -> Tensor:
 def _cosines(directions: Tensor) -> Tensor:
     """(B, D, h, w) -> (B, h w, h w)."""
     flat = directions.flatten(2)
-    with torch.autocast(flat.device.type, enabled=False):  # it would round the product to 16 bits
+    with without_autocast(flat):
         return flat.transpose(1, 2) @ flat
 
 

@@ -8,7 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from aicsd.losses._checks import check_sizes, match_valid, prepare_pair, valid_pixels
+from aicsd.losses._checks import (
+    check_sizes,
+    match_valid,
+    prepare_pair,
+    valid_pixels,
+    without_autocast,
+)
 from aicsd.losses._directions import directions
 from aicsd.losses._module import LossModule
 
@@ -102,7 +108,7 @@ class RefinedFeaturesLoss(LossModule):
         """Maps (B, D_S, H, W) and (B, D_T, H, W) -> scalar."""
         student, teacher = prepare_pair(student, teacher, same_channels=False)
         where = valid_pixels(valid, student)
-        with torch.autocast(student.device.type, enabled=False):
+        with without_autocast(student):
             student = self.connector(self.gates(student, where))
             teacher = self.teacher_gates(teacher, where) if self.refine_teacher else teacher
         return refined_features_loss(student, teacher, valid=where)
