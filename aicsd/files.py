@@ -146,7 +146,7 @@ def _locked(path: Path) -> Iterator[TextIO]:
                     if error.errno in (errno.EACCES, errno.EAGAIN):
                         file.seek(0)
                         raise BlockingIOError(file.read(200) or "another process") from error
-                    # else the file system has no locks: better without than not at all
+                    # the file system has no locks: better without than not at all
             if not _is_at(file, path):
                 continue  # the process that held it has just removed it
             file.truncate(0)

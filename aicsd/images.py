@@ -41,7 +41,7 @@ IGNORED_COLOR = (224, 224, 224)
 ROWS_AT_ONCE = 256
 """Rows of an overlay; as floats, a large image would take many times its memory."""
 
-# what is wrong with a file is one line of ours
+# broken files are reported in one line by this package
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 

@@ -131,7 +131,7 @@ class RunFolder:
                 f"resume: there is no run in {self.path} (no {self.config.name}); name "
                 "the folder of a run, or leave out --resume to start one"
             )
-        # what a training leaves that was killed before it wrote its config
+        # files of a training that was killed before it wrote its config
         ours = {LOCK_FILE, self.inputs.name, self.processes.name}
         if self.config.is_file():
             ours.clear()

@@ -127,7 +127,7 @@ def _parts(one: Network, two: Network) -> tuple[Integers, Integers] | None:
         try:
             found.append(ImageCounts.load(path))
         except UserError:
-            return None  # of another version: seeds alone make the interval
+            return None  # counts of another version: seeds alone make the interval
     if found[0].names != found[1].names or found[0].classes != found[1].classes:
         return None
     return parts_of(found[0].matrices()), parts_of(found[1].matrices())

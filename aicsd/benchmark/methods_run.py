@@ -203,7 +203,7 @@ class Campaign:
     def _start(self, cell: Cell, jobs: int) -> None:
         folder = self._folder(cell)
         name = folder.path.name
-        # no object twice: YAML would name it
+        # without shared objects, which YAML would name
         plain = json.loads(json.dumps({**cell.options, "in_benchmark": True}))
         config, log = self.runs / f"{name}.yaml", self.runs / f"{name}.log"
         write_text(config, yaml.safe_dump(plain, sort_keys=False))

@@ -63,7 +63,7 @@ class MeasuredRun:
             is_path = isinstance(value, str) and key.count(".") == OPTION_DOTS
             if key.startswith("data.options.") and not is_path:
                 kept[key] = value
-        if self.metrics.get("labels"):  # of the teacher, so that figures are agreement with it
+        if self.metrics.get("labels"):  # labels of the teacher: figures are agreement with it
             kept |= {"labels": self.metrics["labels"], "teacher": self.settings["teacher"]}
         return {
             **kept,

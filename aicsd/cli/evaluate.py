@@ -32,7 +32,7 @@ def print_metrics(metrics: Metrics) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for name in metrics.per_class_iou:
-        # as text: a name may hold what rich takes for markup
+        # as Text: rich could take parts of a name for markup
         table.add_row(Text(name), *(percent(values[name]) for values in columns.values()))
     Console().print(table)
     scores = {

@@ -46,7 +46,7 @@ def unpack(archive: Path, inside: str, place: Path, progress: Progress | None = 
     temporary = place.with_name(f".{place.name}.unpacking")
     total = archive.stat().st_size
     try:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
         temporary.mkdir(parents=True)
         with archive.open("rb") as file:
             for member in _members(archive, file):
@@ -101,7 +101,7 @@ def _zip_members(file: IO[bytes]) -> Iterator[Member]:
                 continue
             link = None
             if stat.S_ISLNK(entry.external_attr >> 16):
-                with opened.open(entry) as content:  # what is longer than a path is none
+                with opened.open(entry) as content:  # longer text is not a path
                     target = content.read(LONGEST_LINK).decode("utf-8", "replace")
                 link = posixpath.join(posixpath.dirname(entry.filename), target)
             yield Member(entry.filename, partial(opened.open, entry), link)

@@ -80,7 +80,7 @@ def _fetch(url: str, part: Path, progress: Progress | None) -> None:
         begin, total = _span(answer)
         if answer.status == 416 and total == have:
             return
-        if begin not in (0, have):  # no part of the file that could be used
+        if begin not in (0, have):  # not a usable part of the file
             part.unlink(missing_ok=True)
             raise _CutError
         done = begin

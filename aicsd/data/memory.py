@@ -48,10 +48,10 @@ class CachedDataset:
         if shared:
             _require_shared_memory(self.bytes)
         self._pixels: Any = RawArray(c_uint8, self.bytes) if shared else bytearray(self.bytes)
-        # of every sample: offset, height and width; a height of 0 means that it is not kept
+        # offset, height and width of every sample; a height of 0 means that it is not kept
         self._places = RawArray("q", 3 * len(dataset))
         self._used = RawArray("q", 1)
-        # of this kind, for it can be handed to a spawned process and to a forked one
+        # this kind can be passed to a spawned process and to a forked one
         self._lock = multiprocessing.get_context("spawn").Lock()
 
     def __len__(self) -> int:

@@ -110,7 +110,7 @@ def _elements(data: memoryview, order: str) -> Iterator[_Element]:
             raise _DamagedError("it ends within a tag")
         kind, length = np.frombuffer(data, f"{order}u4", 2, place).tolist()
         start = place + 8
-        if kind >> 16:  # of at most 4 bytes, within the tag
+        if kind >> 16:  # at most 4 bytes, within the tag
             kind, length, start = kind & 0xFFFF, kind >> 16, place + 4
             if length > 4:
                 raise _DamagedError("a short piece is too long")

@@ -50,7 +50,7 @@ def members_of(tar: Path) -> list[Member]:
     Raises:
         UserError: no uncompressed tar, or a damaged one.
     """
-    # not compressed: a member has a place then
+    # only members of an uncompressed tar have a place
     with _reading(str(tar)), tarfile.open(tar, "r:") as opened:
         return _members(opened)
 
@@ -101,7 +101,7 @@ def _open(path: Path, url: str, stop: threading.Event) -> RemoteTar:
         try:
             write_text(place, f"{_digest(text)}\n{text}")
         except UserError:
-            if not place.is_file():  # else another machine has written it at this moment
+            if not place.is_file():  # otherwise another machine has just written it
                 raise
     return RemoteTar(file, members)
 

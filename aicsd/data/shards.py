@@ -207,7 +207,7 @@ def _grouped(
     found: dict[str, dict[str, Place]] = {}
     for name, offset, size in members:
         path = PurePosixPath(name)
-        if path.name.startswith("."):  # what macOS puts beside a file
+        if path.name.startswith("."):  # files that macOS adds
             continue
         stem, _, end = path.name.partition(".")
         place = Place(tar, name, offset, size, web)

@@ -86,7 +86,7 @@ def _read(url: str, offset: int, size: int, known: WebFile | None) -> tuple[byte
                 while len(data) < size and (piece := answer.read(min(PIECE, size - len(data)))):
                     data += piece
                 is_whole = len(data) == size
-                is_sound = is_whole and answer.isclosed()  # else something is left in the socket
+                is_sound = is_whole and answer.isclosed()  # otherwise bytes are left in the socket
             if is_whole:
                 return bytes(data), known
             problem = f"the connection ended after {len(data)} of {size} bytes"

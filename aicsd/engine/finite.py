@@ -84,7 +84,7 @@ class FiniteCheck:
         Raises:
             UserError: too many have been skipped, one after the other.
         """
-        # with a scale of the loss, infinite gradients are how it is found; its owner skips them
+        # infinite gradients adjust the scale of the loss; the scaler skips such steps
         scaled = getattr(self._fabric.strategy.precision, "scaler", None) is not None
         if self._skips and not self._bad and not scaled:
             grads = [p.grad for p in self._model.parameters() if p.grad is not None]

@@ -193,11 +193,11 @@ class RunRecord:
         if found.damage is not None:
             self._say(found.damage)
             if self.fabric.is_global_zero:
-                # else it would take the place of the sound one at the next save
+                # it would replace the sound one at the next save
                 self.folder.checkpoint.unlink(missing_ok=True)
         try:
             self.training.load_state_dict(found.states)
-        except Exception as error:  # of an older version, or of something else
+        except Exception as error:  # a file of an older version, or another one
             reason = one_line(error)
             raise UserError(
                 f"checkpoint {self.folder.checkpoint} does not fit this model and data ({reason}); "

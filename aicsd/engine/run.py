@@ -204,7 +204,7 @@ def _finished(config: FitConfig, folder: RunFolder, module: nn.Module | None) ->
         net = module.net if isinstance(module, Segmenter) else module
         return Run(folder.path, folder.read_result(), load_model(folder.path, net))
     except UserError:
-        return None  # what is missing or damaged is made again from the checkpoint
+        return None  # missing or damaged files are made again from the checkpoint
 
 
 def _train(plan: RunPlan, folder: RunFolder) -> Run:

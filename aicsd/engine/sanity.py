@@ -176,7 +176,7 @@ def find_headroom(place: Path, config: Mapping[str, Any], teacher_miou: float) -
     for run in _finished_beside(place):
         if not run.is_alone or _comparable(run.config) != mine:
             continue
-        if run.resumed_from != resumed_from:  # its schedule was another
+        if run.resumed_from != resumed_from:  # its schedule differs
             continue
         miou = run.result.get("miou")
         if isinstance(miou, int | float) and math.isfinite(miou):

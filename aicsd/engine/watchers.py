@@ -155,7 +155,7 @@ class ICSMatrices:
         step, teacher = run.state.step, run.training.distiller.teacher
         path = run.folder.path
         history = read_history(path) or ICSHistory([run.val_data.names[i] for i in indices])
-        # those of later steps are left by a cut run
+        # entries of later steps come from an interrupted run
         history.steps = {at: matrix for at, matrix in history.steps.items() if at < step}
         history.steps[step] = predict_views(run.training.final, samples).ics
         if teacher is not None and history.teacher is None:

@@ -32,7 +32,7 @@ def _on_photos(program: torch.export.ExportedProgram) -> torch.export.ExportedPr
     import torch
 
     traced = program.module(check_guards=False)
-    asserts = torch.ops.aten._assert_tensor_metadata.default  # of the uint8 that was traced
+    asserts = torch.ops.aten._assert_tensor_metadata.default  # assertions on the traced type, uint8
     for node in traced.graph.find_nodes(op="call_function", target=asserts):
         traced.graph.erase_node(node)
     traced.recompile()

@@ -103,7 +103,7 @@ def _read(path: Path, threads: int) -> Graph:
             for ports in (session.get_inputs(), session.get_outputs())
         )
         about = session.get_modelmeta().custom_metadata_map.get(ABOUT_KEY, "")
-    except Exception as error:  # it has a family of its own below Exception
+    except Exception as error:  # the library has its own errors below Exception
         raise unreadable(path, error) from error
 
     def run(images: Images) -> npt.NDArray[Any]:
@@ -150,7 +150,7 @@ def _quantize(exported: Exported, target: Path, images: Iterator[Images], about:
     onnx, tools = require("onnx"), require("onnxruntime.quantization")
     model = onnx.load(exported.path)
     level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # it advises on standard error, through the root logger
+    logging.root.setLevel(logging.ERROR)  # for its advice on standard error
     try:
         tools.quantize_static(
             model,

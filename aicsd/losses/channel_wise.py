@@ -41,7 +41,7 @@ def channel_wise_loss(
     pair = [maps.flatten(2) / temperature for maps in (student, teacher)]
     if valid is not None:
         outside = ~valid.flatten(1)[:, None]
-        # without any pixel, all are kept: 0 / 0 is no distribution
+        # an image without any pixel keeps all: 0 / 0 is not a distribution
         outside = outside & ~outside.all(dim=2, keepdim=True)
         pair = [scores.masked_fill(outside, float("-inf")) for scores in pair]
     log_student, log_teacher = (scores.log_softmax(dim=2) for scores in pair)

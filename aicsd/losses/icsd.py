@@ -35,7 +35,7 @@ def _log_distributions(
     if logits.dim() != 4:
         raise UserError(f"logits {tuple(logits.shape)} must be (B, C, H, W)")
     scores = to_safe_precision(logits).flatten(2) / temperature
-    scores = scores.clamp_min(lowest_score(scores.dtype))  # of a logit -inf
+    scores = scores.clamp_min(lowest_score(scores.dtype))  # a logit may be -inf
     keep = _pixels_that_count(valid, logits)
     if keep is None:
         log_rho = scores.log_softmax(dim=2)

@@ -40,7 +40,7 @@ class ASPP(nn.Module):
 
     def forward(self, high: Tensor) -> Tensor:
         """(B, D, h, w) -> (B, channels, h, w), before the activation."""
-        # of several processes, each may have one image: they share their statistics
+        # several processes may have one image each: they share their statistics
         if self.training and high.shape[0] == 1 and not distributed.is_initialized():
             raise UserError(
                 "a training batch of 1 image: the image-level pooling of DeepLabV3+ has no "

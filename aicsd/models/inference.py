@@ -123,7 +123,7 @@ def infer_or_cut(
     except NotEnoughMemoryError:
         if len(images) == 1 and cut is None:
             raise
-    # out of the handler, whose traceback holds the maps of what failed
+    # outside of the handler, whose traceback holds the maps of the failed pass
     if len(images) > 1:
         parts = [infer_or_cut(model, image[None], config, 1, cut) for image in images]
         return torch.cat(parts)

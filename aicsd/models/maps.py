@@ -74,7 +74,7 @@ def sample_aligned(
 
 
 def as_output(output: Any) -> SegOutput:
-    """Whatever common segmentation networks return -> ``SegOutput``."""
+    """Output of common segmentation networks -> ``SegOutput``."""
     if isinstance(output, SegOutput):
         return output
     if isinstance(output, Tensor):

@@ -205,7 +205,7 @@ class Segmenter(nn.Module):
         """The network in the number format of its weights; its maps in that of ``pixels``."""
         dtype = self.dtype
         output = as_output(self.net(pixels.to(dtype)))._replace(align_corners=self.align_corners)
-        # as it is: under autocast, maps have 16 bits; a file may take pixels of 8 bits
+        # unchanged: under autocast, maps have 16 bits; a file may take pixels of 8 bits
         if dtype == pixels.dtype or not pixels.is_floating_point():
             return output
         features = {name: maps.to(pixels.dtype) for name, maps in output.features.items()}

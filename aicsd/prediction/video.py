@@ -76,7 +76,7 @@ def predict_video(
                 if "color" in pictures:
                     pictures["color"].add(colorize(ids, palette), time)
                 if "overlay" in pictures:
-                    if legend is None:  # of all classes: a video has frames of one size
+                    if legend is None:  # a legend of all classes: a video has frames of one size
                         height, width = image.shape[:2]
                         legend = draw_legend(names, palette, range(len(names)), width, height)
                     picture = overlay(image, ids, palette, config.opacity)

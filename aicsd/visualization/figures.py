@@ -37,7 +37,7 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
     if (engine := figure.get_layout_engine()) is not None:
         engine.execute(figure)
         figure.set_layout_engine(None)
-    # no with_suffix: it would cut what follows a dot in the name of an image
+    # with_suffix would cut the name of an image at its last dot
     files = [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg")]
     for file in files:
         # a fixed salt, no date: the same picture gives the same file

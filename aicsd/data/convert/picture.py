@@ -71,7 +71,7 @@ def _header(path: Path) -> tuple[str, int]:
             orientation = file.getexif().get(ORIENTATION_TAG, 1)
             kind = "JPEG" if file.format == "MPO" else str(file.format)
     except Exception:
-        return "", 1  # as readers take EXIF that makes no sense
+        return "", 1  # as readers treat invalid EXIF
     return kind, orientation if orientation in _TURNS else 1
 
 
