@@ -84,6 +84,13 @@ def label_borders(
     return labels, _borders(labels, inside, radius), inside
 
 
+def class_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL(p_T || p_S) over the classes at every pixel, (B, H, W), p = softmax(z / T)."""
+    log_student = (student / temperature).log_softmax(dim=1)
+    target = (teacher / temperature).softmax(dim=1)
+    return F.kl_div(log_student, target, reduction="none").sum(dim=1)
+
+
 def _borders(labels: Tensor, inside: Tensor, radius: int) -> Tensor:
     """(B, H, W) bool: pixels inside the image with more than one class around them."""
     side = 2 * radius + 1
@@ -103,9 +110,7 @@ def _class_balanced(
     student: Tensor, teacher: Tensor, labels: Tensor, borders: Tensor, temperature: float
 ) -> Tensor:
     """Mean of the divergence over the border pixels of each class, mean over the classes."""
-    log_student = (student / temperature).log_softmax(dim=1)
-    target = (teacher / temperature).softmax(dim=1)
-    divergence = F.kl_div(log_student, target, reduction="none").sum(dim=1)  # B H W
+    divergence = class_divergence(student, teacher, temperature)
     classes = torch.arange(student.shape[1], device=labels.device)[:, None, None]
     of_class = (labels[:, None] == classes) & borders[:, None]
     counts = mean_over_ranks(of_class.sum(dim=(0, 2, 3)).to(student.dtype))

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from aicsd.losses._checks import check_not_negative, check_sizes, check_temperature, prepare_pair
 from aicsd.losses._module import LossModule
 from aicsd.losses._ranks import shared_count
-from aicsd.losses.boundary_kd import label_borders
+from aicsd.losses.boundary_kd import class_divergence, label_borders
 from aicsd.types import IGNORE_INDEX
 
 
@@ -52,9 +51,7 @@ def boundary_weighted_kd_loss(
     check_sizes(radius=radius)
     student, teacher = prepare_pair(student, teacher)
     _, borders, inside = label_borders(mask, teacher, radius, ignore_index, valid)
-    log_student = (student / temperature).log_softmax(dim=1)
-    target = (teacher / temperature).softmax(dim=1)
-    divergence = F.kl_div(log_student, target, reduction="none").sum(dim=1)  # B H W
+    divergence = class_divergence(student, teacher, temperature)
     weights = (1 + boost * borders.to(divergence.dtype)).masked_fill(~inside, 0.0)
     total = (weights * divergence.masked_fill(~inside, 0.0)).sum()
     return temperature**2 * total / shared_count(weights.sum())
