@@ -28,6 +28,7 @@ from aicsd.benchmark.methods import Benchmark, Match, Row, Search
 from aicsd.config import merge
 from aicsd.errors import UserError, suggest
 from aicsd.files import read_yaml_mapping
+from aicsd.runs import LABELS_ALONE
 
 MATCHES = ("steps", "labelled_views")
 KEYS = ("common", "students", "seeds", "methods", "baseline", "main", "equal_time", "search")
@@ -68,7 +69,7 @@ def _parse(content: Mapping[str, Any], common: Mapping[str, Any], weights: str |
     rows = {}
     for name, options in _mapping(content, "methods").items():
         rows[str(name)] = _row(str(name), options or {})
-    baseline = str(content.get("baseline", "none"))
+    baseline = str(content.get("baseline", LABELS_ALONE))
     _check_rows("baseline", [baseline], rows)
     for name in _list(content, "equal_time", []):
         _check_rows("equal_time", [name], rows)

@@ -9,6 +9,7 @@ import torch
 
 from aicsd.methods import Recipe, TermRecipe, load_recipe
 from aicsd.models import Segmenter, map_named
+from aicsd.runs import LABELS_ALONE
 from aicsd.teacher import Teacher
 from aicsd.terms import Term
 from aicsd.types import Batch, SegOutput
@@ -47,7 +48,7 @@ def term_scales(
         terms: name and recipe of each, by label.
         class_pixels: labelled pixels of each class in the training data, if a term needs them.
     """
-    labels = load_recipe("none").terms[LABELS]
+    labels = load_recipe(LABELS_ALONE).terms[LABELS]
     found: dict[str, list[Scale]] = {}
     student.train()
     torch.manual_seed(0)
