@@ -20,6 +20,7 @@ def require(module: str, extra: str, need: str) -> Any:
         UserError: the library is not installed, or cannot be loaded.
     """
     try:
+        importlib.import_module(module.partition(".")[0])  # a submodule may be in memory without it
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(f"{need}: pip install 'aicsd[{extra}]'") from error
