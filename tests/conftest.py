@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -37,6 +38,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.enable()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)  # the usual 700 is a twentieth of the time of the tests
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,6 +72,20 @@ def _no_stack_kept_with_a_seed() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for device in (torch.cuda, torch.xpu, torch.mtia):
             patch.setattr(device, "traceback", SimpleNamespace(format_stack=list))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signatures_are_parsed_once() -> Iterator[None]:
+    """PyTorch parses the signatures of 500 functions of onnxscript for every ONNX file."""
+    if importlib.util.find_spec("onnxscript") is None:
+        yield
+        return
+    from onnxscript.values import TracedOnnxFunction
+
+    parse = vars(TracedOnnxFunction)["function_ir"].fget
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TracedOnnxFunction, "function_ir", property(cache(parse)))
         yield
 
 

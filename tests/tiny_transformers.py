@@ -136,7 +136,7 @@ def _oneformer(more: dict[str, Any]) -> Any:
         transformers.OneFormerConfig(
             backbone_config=_swin(), conv_dim=32, mask_dim=32, hidden_dim=32,
             encoder_feedforward_dim=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2,
-            dim_feedforward=16, num_queries=5, task_seq_len=40, **more,
+            query_dec_layers=1, dim_feedforward=16, num_queries=5, task_seq_len=40, **more,
         )
     )  # fmt: skip
 

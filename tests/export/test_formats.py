@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from deploy_programs import bring, bring_photo, program, run, wanted
+from deploy_programs import bring, bring_photo, program, wanted
 from PIL import Image
 from tiny_exports import SIZE, Photos, exported, require_libraries
 from tiny_network import CLASSES, TinyNetwork, tiny_model
@@ -122,11 +122,14 @@ def test_int8_labels(known: Format) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("known", [litert.FORMAT, executorch.FORMAT], ids=lambda known: known.name)
-def test_the_program_for_phones(known: Format, tmp_path: Path) -> None:
-    """Run the program of docs/deploy.md here, where the file that it needs is written already."""
+def test_the_program_for_phones(
+    known: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run the program of docs/deploy.md here, where its file is written and PyTorch imported."""
     bring_photo(tmp_path)
     bring(known, tmp_path)
-    run([sys.executable, "-I", "-c", program(known.name)], tmp_path)
+    monkeypatch.chdir(tmp_path)
+    exec(program(known.name), {})
     labels = np.asarray(Image.open(tmp_path / "classes.png"))
     assert labels.shape == SIZE
     assert (labels == wanted(tmp_path, SIZE)).mean() > 0.95  # INT8

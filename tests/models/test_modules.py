@@ -39,11 +39,18 @@ class Own(nn.Module):
         return logits
 
 
+def unet(classes: int) -> nn.Module:
+    net: nn.Module = smp.Unet(
+        "tu-test_resnet", encoder_weights=None, decoder_channels=(8,) * 5, classes=classes
+    )
+    return net
+
+
 def module(kind: str) -> nn.Module:
     torch.manual_seed(0)
     net: nn.Module
     if kind == "smp":
-        net = smp.Unet("resnet18", encoder_weights=None, decoder_channels=(8,) * 5, classes=3)
+        net = unet(classes=3)
     elif kind == "transformers":
         net = tiny_network("segformer", CLASS_NAMES)
     else:
@@ -112,7 +119,7 @@ def test_a_module_that_is_not_given_again(
 
 
 def test_modules_with_other_numbers_of_classes(data: dict[str, Any], tmp_path: Path) -> None:
-    net = smp.Unet("resnet18", encoder_weights=None, decoder_channels=(8,) * 5, classes=5)
+    net = unet(classes=5)
     options = settings(data, tmp_path / "a", False)
     with pytest.raises(UserError, match="has 5 logits per pixel, and the data 3 classes"):
         aicsd.distill(Own(), net, **options)
