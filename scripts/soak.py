@@ -48,12 +48,12 @@ from aicsd.teacher.cache import TeacherCache
 PHASES = ("start", "cache", "training", "validation", "checkpoint", "report")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 LONGEST = {
-    "start": 1.0,
-    "cache": 0.1,
-    "training": 1.5,
-    "validation": 0.1,
-    "checkpoint": 0.01,
-    "report": 1.0,
+    "start": 0.4,
+    "cache": 0.05,
+    "training": 0.6,
+    "validation": 0.05,
+    "checkpoint": 0.005,
+    "report": 0.4,
 }
 """Seconds after the beginning of a phase within which it is killed."""
 MOST = 6
@@ -61,7 +61,7 @@ MOST = 6
 HANGS = 120.0
 """Seconds that a training may take at most."""
 NETWORK: dict[str, Any] = {
-    "backbone": "mobilenetv2_035",
+    "backbone": "test_resnet",
     "aspp_channels": 8,
     "decoder_channels": 8,
     "low_level_channels": 4,
@@ -132,13 +132,12 @@ def train(teacher: Path, run: Path, workers: int) -> None:
         aicsd.distill(teacher, NETWORK, resume=resume, **settings(run, workers))
     except Interrupted as stop:
         print(f"aicsd: {stop}", file=sys.stderr)
-        os._exit(130)
+        sys.exit(130)
     except KeyboardInterrupt:
-        os._exit(130)
+        sys.exit(130)
     except BaseException as error:
         print(f"{type(error).__name__} {error}", file=sys.stderr)
-        os._exit(1)
-    os._exit(0)
+        sys.exit(1)
 
 
 def start(teacher: Path, run: Path, workers: int) -> multiprocessing.process.BaseProcess:

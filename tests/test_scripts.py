@@ -136,7 +136,7 @@ def test_the_table_of_costs(
 @pytest.mark.slow
 def test_killed_trainings_leave_what_an_undisturbed_one_leaves(tmp_path: Path) -> None:
     """The short form of the soak; the long one is in docs/reliability.md."""
-    words = ["--kills", "3", "--seed", "48"]  # in cache, training and validation; short waits
+    words = ["--kills", "3", "--seed", "80274"]  # in cache, training and validation; short waits
     with Started(words, tmp_path / "log", script=SCRIPTS / "soak.py") as soak:
         assert soak.wait(300) == 0, soak.output + soak.error[-2000:]
         assert int(soak.output.partition(" kills of")[0].split()[-1]) >= 3
@@ -169,10 +169,9 @@ def test_readers_refuse_damaged_files_in_one_line(tmp_path: Path) -> None:
 def test_the_page_of_keys_is_what_the_script_writes() -> None:
     import term_keys as script
 
-    assert script.PAGE.read_text(encoding="utf-8") == script.page(), (
-        "run python scripts/term_keys.py"
-    )
-    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*) \|$", script.page(), re.MULTILINE)
+    page = script.page()
+    assert script.PAGE.read_text(encoding="utf-8") == page, "run python scripts/term_keys.py"
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \| (.*) \|$", page, re.MULTILINE)
     assert len(rows) > 50
     assert all(kind and default and meaning for _, kind, default, meaning in rows)
 
