@@ -165,7 +165,7 @@ def require(good: bool, figures: Figures) -> Figures:
 
 
 def compare_compiled(device: torch.device, shape: tuple[int, ...]) -> Figures:
-    """All losses in one compiled function against the same without; by AOT autograd on a CPU."""
+    """All losses in one compiled function against the same without; on a CPU only traced."""
     modules: list[nn.Module] = []
     inputs: list[dict[str, Any]] = []
     for case in loss_cases():
@@ -178,7 +178,7 @@ def compare_compiled(device: torch.device, shape: tuple[int, ...]) -> Figures:
         found = [module(**each) for module, each in zip(modules, everything, strict=True)]
         return torch.stack(found)
 
-    backend = "inductor" if device.type != "cpu" else "aot_eager"
+    backend = "inductor" if device.type != "cpu" else "eager"
     results = []
     states = [copy.deepcopy(module.state_dict()) for module in modules]
     for function in (values, torch.compile(values, backend=backend)):
@@ -216,18 +216,18 @@ def random_batch(count: int = 2, side: int = 65) -> Batch:
     return Batch(image.permute(0, 3, 1, 2), mask.masked_fill(~valid, 255), valid)
 
 
-def network(seed: int, **options: Any) -> Segmenter:
+def network(backbone: str, seed: int, **options: Any) -> Segmenter:
     """A small network with weights that depend on the seed alone."""
     torch.manual_seed(seed)
-    return build_model(ModelConfig("mobilenetv2_035", **{**SMALL, **options}), CLASSES)
+    return build_model(ModelConfig(backbone, **{**SMALL, **options}), CLASSES)
 
 
-def training(method: str, precision: Precision, device: torch.device) -> Training:
+def training(method: str, precision: Precision, device: torch.device, backbone: str) -> Training:
     """A small student and teacher, ready to train."""
     config = DistillConfig(run="-", accelerator=device.type, precision=precision)
     fabric = open_fabric(config)
     fabric.launch()
-    student, teacher = network(0), network(1, aspp_channels=16)
+    student, teacher = network(backbone, 0), network(backbone, 1, aspp_channels=16)
     distiller = Distiller(student, load_recipe(method), Teacher(teacher, CLASSES))
     return Training(OptimizerConfig(lr=1e-3), 0, distiller, fabric)
 
@@ -241,37 +241,39 @@ def train(trained: Training, start: int, stop: int) -> list[dict[str, float]]:
     return found
 
 
-def method_checks(device: torch.device, precisions: tuple[Precision, ...]) -> Iterator[Check]:
+def method_checks(
+    device: torch.device, precisions: tuple[Precision, ...], backbone: str
+) -> Iterator[Check]:
     """Two steps of every method, in float32 against the CPU."""
     for method in list_methods():
         for precision in precisions:
             yield (
                 f"two steps of {method}, {precision}",
-                partial(two_steps, method, precision, device),
+                partial(two_steps, method, precision, device, backbone),
             )
-    yield "a run that goes on from its checkpoint", partial(resumed, device, False)
-    yield "deterministic mode", partial(resumed, device, True)
+    yield "a run that goes on from its checkpoint", partial(resumed, device, backbone, False)
+    yield "deterministic mode", partial(resumed, device, backbone, True)
     if device.type == "cuda":
-        yield "passes as CUDA graphs", partial(graphed, device)
+        yield "passes as CUDA graphs", partial(graphed, device, backbone)
 
 
-def graphed(device: torch.device) -> Figures:
+def graphed(device: torch.device, backbone: str) -> Figures:
     """Steps whose passes are recorded have the losses of steps whose passes are not."""
-    plain, recorded = (training("aicsd", "32-true", device) for _ in range(2))
+    plain, recorded = (training("aicsd", "32-true", device, backbone) for _ in range(2))
     recorded.record(*random_batch().image.shape[::2])
     losses = [[step["loss"] for step in train(each, 0, STEPS)] for each in (plain, recorded)]
     error = max(abs(a - b) / max(abs(a), 1e-3) for a, b in zip(*losses, strict=True))
     return require(error < 1e-2, {"error": error, "losses": losses})
 
 
-def two_steps(method: str, precision: Precision, device: torch.device) -> Figures:
+def two_steps(method: str, precision: Precision, device: torch.device, backbone: str) -> Figures:
     """Losses are finite, and in float32 those of the CPU."""
-    found = train(training(method, precision, device), 0, 2)
+    found = train(training(method, precision, device, backbone), 0, 2)
     figures: Figures = {"losses": found}
     finite = all(abs(value) < float("inf") for step in found for value in step.values())
     if precision != "32-true" or device.type == "cpu":
         return require(finite, figures)
-    expected = train(training(method, precision, torch.device("cpu")), 0, 2)
+    expected = train(training(method, precision, torch.device("cpu"), backbone), 0, 2)
     errors = [
         max(abs(own[name] - value) / max(abs(value), 1e-3) for name, value in step.items())
         for own, step in zip(found, expected, strict=True)
@@ -280,12 +282,12 @@ def two_steps(method: str, precision: Precision, device: torch.device) -> Figure
     return require(finite and errors[0] < 1e-2 and errors[1] < 5e-2, figures)
 
 
-def resumed(device: torch.device, deterministic: bool) -> Figures:
+def resumed(device: torch.device, backbone: str, deterministic: bool) -> Figures:
     """Four steps at once, again, and cut in the middle: as equal as two runs at once are."""
     torch.use_deterministic_algorithms(deterministic)
     try:
         begin = time.perf_counter()
-        runs = [_four_steps(device, cut) for cut in (False, False, True)]
+        runs = [_four_steps(device, backbone, cut) for cut in (False, False, True)]
         seconds = time.perf_counter() - begin
     finally:
         torch.use_deterministic_algorithms(False)
@@ -302,8 +304,8 @@ def resumed(device: torch.device, deterministic: bool) -> Figures:
     return require(right, {**figures, "identical_asked": exact})
 
 
-def _four_steps(device: torch.device, cut: bool) -> dict[str, Tensor]:
-    trained = training("aicsd", "32-true", device)
+def _four_steps(device: torch.device, backbone: str, cut: bool) -> dict[str, Tensor]:
+    trained = training("aicsd", "32-true", device, backbone)
     train(trained, 0, STEPS // 2)
     if cut:
         with tempfile.TemporaryDirectory() as place:
@@ -311,7 +313,7 @@ def _four_steps(device: torch.device, cut: bool) -> dict[str, Tensor]:
             save_checkpoint(folder, RunState(step=STEPS // 2), trained.state_dict())
             found = load_checkpoint(folder)
         assert found is not None
-        trained = training("aicsd", "32-true", device)
+        trained = training("aicsd", "32-true", device, backbone)
         trained.load_state_dict(found.states)
     train(trained, STEPS // 2, STEPS)
     return {k: v.detach().cpu().clone() for k, v in trained.distiller.student.state_dict().items()}

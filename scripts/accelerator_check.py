@@ -36,7 +36,7 @@ from benchmarks import accelerator_speed as speed  # noqa: E402
 from benchmarks import accelerator_values as values  # noqa: E402
 from benchmarks.accelerator_values import Check, WrongValueError  # noqa: E402
 
-BACKBONES, TINY_BACKBONES = ("resnet101", "resnet18"), ("mobilenetv2_050", "mobilenetv2_035")
+BACKBONES, TINY_BACKBONES = ("resnet101", "resnet18"), ("mobilenetv2_035", "test_resnet")
 
 
 class Report:
@@ -120,7 +120,11 @@ def main(arguments: list[str] | None = None) -> int:
     precisions = ("32-true",) if device.type == "cpu" else ("32-true", "bf16-mixed", "16-mixed")
     if options.minutes_values:
         shape = (2, 3, 9, 7) if tiny else (2, 21, 33, 47)
-        checks = [*values.method_checks(device, precisions), *values.loss_checks(device, shape)]
+        backbone = "test_resnet" if tiny else "mobilenetv2_035"
+        checks = [
+            *values.method_checks(device, precisions, backbone),
+            *values.loss_checks(device, shape),
+        ]
         report.run("values", checks, 60 * options.minutes_values)
     torch.backends.cudnn.allow_tf32 = True
     if options.minutes_speed:
