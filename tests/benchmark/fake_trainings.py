@@ -1,12 +1,17 @@
-"""A benchmark of methods without trainings: its file, and runs that are finished at once."""
+"""A benchmark of methods without a start of Python for each training: its file, and runs that are
+finished at once or forked."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import os
+import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -14,6 +19,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY_MODEL, RunCli
+from started import Started
 
 from aicsd.benchmark import methods_run
 from aicsd.benchmark.statistics import miou, parts_of
@@ -105,6 +111,20 @@ class FakeTraining:
 
     def poll(self) -> int | None:
         return self.code
+
+
+class ForkedTraining:
+    """In the place of a start of Python: the same command, forked from a server."""
+
+    def __init__(self, command: list[str], stdout: Any, env: dict[str, str], **_: Any) -> None:
+        assert command[:3] == [sys.executable, "-c", methods_run.RUN_AICSD]
+        place = Path(mkdtemp(dir=Path(stdout.name).parents[1])) / "log"
+        self._started = Started(command[3:], place, env)
+        self.send_signal = partial(os.kill, self._started.pid)
+        self.wait = self._started.wait
+
+    def poll(self) -> int | None:
+        return self._started.process.exitcode
 
 
 def fake_trainings(monkeypatch: pytest.MonkeyPatch) -> type[FakeTraining]:

@@ -13,10 +13,19 @@ from pathlib import Path
 
 import pytest
 from conftest import RunCli, write_folder
-from fake_trainings import DATA, FakeTraining, fake_trainings, names, row_of, run, write_file
+from fake_trainings import (
+    DATA,
+    FakeTraining,
+    ForkedTraining,
+    fake_trainings,
+    names,
+    row_of,
+    run,
+    write_file,
+)
 from tiny_runs import lines
 
-from aicsd.benchmark import methods_decide, methods_run
+from aicsd.benchmark import methods_decide, methods_render, methods_run
 from aicsd.benchmark.methods import Key
 from aicsd.benchmark.methods_file import read_benchmark
 from aicsd.benchmark.methods_measure import measure_weights, step_ratio
@@ -29,6 +38,8 @@ from aicsd.runs import RunFolder
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> type[FakeTraining]:
+    # tests/benchmark/test_methods_table.py draws it
+    monkeypatch.setattr(methods_render, "plot", lambda *_: None)
     return fake_trainings(monkeypatch)
 
 
@@ -300,12 +311,19 @@ def test_a_training_ends_with_the_process_that_started_it() -> None:
     process.stdout.close()
 
 
-@pytest.mark.slow
+def test_the_program_of_a_training_is_the_command_line() -> None:
+    words = [sys.executable, "-c", methods_run.RUN_AICSD, "--version"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"aicsd ")
+
+
 def test_stopped_in_the_middle_it_goes_on(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that was made by hand is taken; one that is cut goes on from its checkpoint."""
     monkeypatch.setattr(methods_run, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(methods_run, "Popen", ForkedTraining)
     common = {
         "teacher": str(runs / "teacher"), "epochs": 2, "save_every": 1, "log_every": 1,
         "accelerator": "cpu", "logger": "none", "val_every": 0, "report_images": 0,

@@ -11,7 +11,7 @@ import pytest
 from conftest import RunCli
 from fake_trainings import FakeTraining, fake_trainings, names, row_of, run, write_file
 
-from aicsd.benchmark import methods_decide
+from aicsd.benchmark import methods_decide, methods_render
 from aicsd.benchmark.methods import Cell, Key
 from aicsd.benchmark.methods_results import read_results
 from aicsd.errors import UserError
@@ -19,6 +19,8 @@ from aicsd.errors import UserError
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> type[FakeTraining]:
+    # tests/benchmark/test_methods_table.py draws it
+    monkeypatch.setattr(methods_render, "plot", lambda *_: None)
     return fake_trainings(monkeypatch)
 
 
