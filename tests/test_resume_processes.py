@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -97,11 +97,26 @@ def is_running(pid: int) -> bool:
     return state != "Z"
 
 
+@pytest.fixture(scope="module")
+def orphans() -> Iterator[list[int]]:
+    """Loader processes of killed trainings: none may be left when this module is done.
+
+    They look for their training every 5 seconds, in which other tests run.
+    """
+    found: list[int] = []
+    yield found
+    end = time.monotonic() + 20
+    while any(map(is_running, found)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not [pid for pid in found if is_running(pid)]
+
+
 def test_killed_in_mid_epoch(
     tmp_path: Path,
     command: Callable[[object], list[str]],
     reference: Path,
     run_cli: RunCli,
+    orphans: list[int],
 ) -> None:
     run = tmp_path / "run"
 
@@ -111,7 +126,8 @@ def test_killed_in_mid_epoch(
 
     with Started(command(run), tmp_path / "log") as process:
         freeze_when(process.pid, beyond_a_checkpoint)
-        workers = children(process.pid)
+        orphans += children(process.pid)
+        assert orphans
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     assert 0 < saved_step(run) < logged_step(run) < STEPS
@@ -119,11 +135,6 @@ def test_killed_in_mid_epoch(
     code, _, error = run_cli("distill", "--run", run, "--resume")
     assert code == 0, error
     assert_like_reference(run, reference)
-    # a killed run leaves no process behind
-    end = time.monotonic() + 20
-    while any(is_running(worker) for worker in workers) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not [worker for worker in workers if is_running(worker)]
 
 
 @pytest.mark.slow

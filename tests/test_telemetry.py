@@ -33,7 +33,8 @@ images = open_dataset("folder", str(root), "val", {})
 for name in ("int8.onnx", "int8.xml"):  # made from a file in float, which is run first
     export_model(tiny_model(), out / name, calibration=images)
     aicsd("predict", out / name, photo, "--out", out / f"masks of {name}")
-aicsd(*distill_command(root, teacher, out / "run", "--teacher_runtime", "openvino", "--epochs", 1))
+few = ("--epochs", 1, "--report_images", 1)
+aicsd(*distill_command(root, teacher, out / "run", "--teacher_runtime", "openvino", *few))
 """
 
 

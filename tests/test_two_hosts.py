@@ -118,7 +118,7 @@ def test_a_network_that_is_down_and_a_host_that_is_gone(
     """Each ends the run with one line; a resume in between repeats the lost steps exactly."""
     run = tmp_path / "run"
     command = command_of(root, run, "--epochs", "400", "--save_every", "2")
-    limit = {"AICSD_PROCESS_TIMEOUT": "4"}
+    limit = {"AICSD_PROCESS_TIMEOUT": "2"}
     with Ranks(command, tmp_path / "cut", hosts, **CABLE, **limit) as ranks:
         wait_for(run, 4)
         try:
@@ -130,7 +130,7 @@ def test_a_network_that_is_down_and_a_host_that_is_gone(
             ip("-n", hosts[1], "link", "set", "cable", "up")
         # though both went on counting on the disk that they share
         (line,) = own_lines(ranks.error)
-    assert "all 2 processes have waited for each other for 4 s: perhaps the network" in line
+    assert "all 2 processes have waited for each other for 2 s: perhaps the network" in line
     losses = [line["loss"] for line in train_lines(run)]
     (run / "checkpoints" / "last.pt").unlink()  # the one before is 2 steps or more behind
 
