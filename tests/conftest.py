@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
-from lightning_fabric.utilities import registry
 from PIL import Image
 
 if TYPE_CHECKING:
     from command_runs import CommandRuns
 
-# one thread: tests run side by side, and two processes of two threads each on two cores crawl
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-torch.set_num_threads(1)
+# PyTorch is imported by what needs it: the process that hands out the tests waits 2 s for it
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # see _one_thread
 gc.disable()  # a third of the collection; pytest_collection_finish enables it again
 pytest.register_assert_rewrite("contract_suite", "converted", "resumed", "user_errors")
 
@@ -39,6 +36,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)  # the usual 700 is a twentieth of the time of the tests
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tests run side by side, and two processes of two threads each on two cores crawl."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,6 +65,8 @@ def _passes_are_timed_once() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _packages_are_searched_once() -> Iterator[None]:
     """Fabric looks through all installed packages for callbacks whenever it is opened."""
+    from lightning_fabric.utilities import registry
+
     find = "lightning_fabric.fabric._load_external_callbacks"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(find, cache(registry._load_external_callbacks))
@@ -69,6 +76,8 @@ def _packages_are_searched_once() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _no_stack_kept_with_a_seed() -> Iterator[None]:
     """Seed as fast as with a GPU: PyTorch keeps the stack of a call for a GPU to come, in 2 ms."""
+    import torch
+
     with pytest.MonkeyPatch.context() as patch:
         for device in (torch.cuda, torch.xpu, torch.mtia):
             patch.setattr(device, "traceback", SimpleNamespace(format_stack=list))
