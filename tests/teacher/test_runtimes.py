@@ -60,7 +60,7 @@ def differ(ours: Tensor, theirs: Tensor) -> float:
 @pytest.mark.parametrize(
     ("backbone", "released_layout"),
     [("resnet18", False), ("mobilenetv2_050", False), ("mobilenetv2_050", True),
-     ("efficientnet_b0", False)],
+     ("test_efficientnet", False)],
 )  # fmt: skip
 def test_folding_keeps_every_map_and_leaves_no_batch_norm(
     backbone: str, released_layout: bool
