@@ -35,7 +35,7 @@ def root(small_reference: Path) -> Path:
 @pytest.fixture(scope="module")
 def teacher(place: Path, root: Path) -> Path:
     run = place / "teacher"
-    aicsd(*train_command(root, run, "--epochs", "1", "--val_every", "0"))
+    aicsd(*train_command(root, run, "--epochs", "1", "--val_every", "0", *NO_REPORT))
     return run
 
 
