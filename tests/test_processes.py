@@ -210,6 +210,7 @@ def script(tmp_path: Path) -> Path:
     return program
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_ends_with_the_one_that_started_it(
     root: Path, script: Path, tmp_path: Path
 ) -> None:
