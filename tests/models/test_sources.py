@@ -194,9 +194,9 @@ SHALLOW: dict[str, dict[str, Any]] = {
     "transformers:segformer": {
         "family": "transformers:segformer",
         "options": {"config": {
-            "num_encoder_blocks": 1, "hidden_sizes": [8], "depths": [1], "sr_ratios": [2],
-            "num_attention_heads": [2], "patch_sizes": [7], "strides": [4], "mlp_ratios": [2],
-            "decoder_hidden_size": 16,
+            "num_encoder_blocks": 2, "hidden_sizes": [8, 16], "depths": [1, 1],
+            "num_attention_heads": [1, 2], "sr_ratios": [2, 1], "patch_sizes": [7, 3],
+            "strides": [4, 2], "mlp_ratios": [2, 2], "decoder_hidden_size": 16,
         }},
     },
 }  # fmt: skip
