@@ -56,7 +56,7 @@ def _no_waiting_for_disks() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _passes_are_timed_once() -> Iterator[None]:
-    """Of the 16 passes that a report takes for its milliseconds, two."""
+    """Reports measure their milliseconds with 2 forward passes in place of 16."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aicsd.evaluation.cost.REPEATS", 1)
         yield
@@ -64,7 +64,7 @@ def _passes_are_timed_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _packages_are_searched_once() -> Iterator[None]:
-    """Fabric looks through all installed packages for callbacks whenever it is opened."""
+    """Fabric searches all installed packages for callbacks whenever it is opened."""
     from lightning_fabric import fabric
 
     with pytest.MonkeyPatch.context() as patch:

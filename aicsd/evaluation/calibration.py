@@ -12,7 +12,7 @@ from aicsd.models import Segmenter
 from aicsd.models.bands import class_probabilities, has_bands, probability_bands
 from aicsd.models.inference import InferenceConfig
 from aicsd.models.maps import resize
-from aicsd.models.views import is_larger
+from aicsd.models.views import is_single_pass
 
 BINS = 15
 """Bins of equal width over the confidence, as in the paper."""
@@ -42,7 +42,7 @@ def predict_confidence(
 def _most_probable(
     model: Segmenter, image: Tensor, config: InferenceConfig, batch_size: int, size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    if config.scales == (1.0,) and not config.flip and not is_larger(image, config.window):
+    if is_single_pass(image, config):
         # from logits, as without the confidence: probabilities round two large ones to equal ones
         logits = resize(model(image).logits, size, model.align_corners).float()
         return logits.max(dim=1).indices, logits.softmax(dim=1).amax(dim=1)

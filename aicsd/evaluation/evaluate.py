@@ -68,7 +68,7 @@ def evaluate(
         per_image: gets the counts of every image.
         advance: called with the number of images after each forward pass.
         cut: called with a line before an image for which memory is too small is cut into windows;
-            without it such an image is refused.
+            without it, or with ``calibration``, such an image is refused.
 
     In a distributed run each process takes its share and all return the metrics of the whole.
 

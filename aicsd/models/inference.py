@@ -22,6 +22,7 @@ from aicsd.models.views import (
     WINDOW,
     InferenceConfig,
     is_larger,
+    is_single_pass,
     window_starts,
 )
 
@@ -87,7 +88,7 @@ def infer(
     config = (config or InferenceConfig()).of(model, (height, width))
     if len(images) > 1 and is_larger(images, config.window / max(config.scales)):
         return torch.cat([infer(model, image[None], config, batch_size) for image in images])
-    if config.scales == (1.0,) and not config.flip and not is_larger(images, config.window):
+    if is_single_pass(images, config):
         return class_ids(model(images).logits, (height, width), model.align_corners)
     if height * width > WHOLE_PIXELS and has_bands(height, config):
         bands = probability_bands(model, images, config, batch_size)

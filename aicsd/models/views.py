@@ -78,6 +78,11 @@ def is_larger(images: Tensor, window: float) -> bool:
     return bool(window) and max(images.shape[-2:]) > window
 
 
+def is_single_pass(images: Tensor, config: InferenceConfig) -> bool:
+    """Whether one forward pass sees whole images at their own scale: nothing is averaged."""
+    return config.scales == (1.0,) and not config.flip and not is_larger(images, config.window)
+
+
 def view_probabilities(
     model: Segmenter, images: Tensor, config: InferenceConfig, batch_size: int
 ) -> Tensor:
