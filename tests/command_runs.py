@@ -21,9 +21,15 @@ METHOD_TERMS = {
     "ickd": {"cross_entropy", "correlation"},
 }
 MEASURES = (
-    "miou", "pixel_accuracy", "class_accuracy", "fwiou", "per_class_iou", "per_class_accuracy",
-    "images", "confusion",
-)  # fmt: skip
+    "miou",
+    "pixel_accuracy",
+    "class_accuracy",
+    "fwiou",
+    "per_class_iou",
+    "per_class_accuracy",
+    "images",
+    "confusion",
+)
 LEARN = ("--optimizer.name", "adamw", "--optimizer.lr", "0.01", "--optimizer.head_lr_factor", "1")
 
 

@@ -133,10 +133,19 @@ def coco_source(root: Path, count: int = 4, **sizes: int) -> Path:
         photo(root / "images" / name)
         size = {"height": HEIGHT, "width": WIDTH} | sizes
         images.append({"id": number, "file_name": name, **size})
-        annotations.append({"id": number, "image_id": number, "category_id": 1,
-                            "segmentation": [flat(box_points(2, 3, 9, 11))]})  # fmt: skip
-    content = {"images": images, "annotations": annotations,
-               "categories": [{"id": 1, "name": "cup"}]}  # fmt: skip
+        annotations.append(
+            {
+                "id": number,
+                "image_id": number,
+                "category_id": 1,
+                "segmentation": [flat(box_points(2, 3, 9, 11))],
+            }
+        )
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "cup"}],
+    }
     write_json(root / "annotations.json", content)
     return root
 

@@ -75,16 +75,33 @@ class _Handler(BaseHTTPRequestHandler):
             self._json({"errors": [], "warnings": []})
         elif self.path.endswith("/preupload/main"):
             files = json.loads(body)["files"]
-            self._json({"files": [
-                {"path": file["path"], "shouldIgnore": False,
-                 "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular"}
-                for file in files
-            ]})  # fmt: skip
+            self._json(
+                {
+                    "files": [
+                        {
+                            "path": file["path"],
+                            "shouldIgnore": False,
+                            "uploadMode": "lfs"
+                            if file["path"].endswith(".safetensors")
+                            else "regular",
+                        }
+                        for file in files
+                    ]
+                }
+            )
         elif self.path.endswith("/info/lfs/objects/batch"):
-            self._json({"transfer": "basic", "objects": [
-                {**item, "actions": {"upload": {"href": f"{self.server.url}/lfs/{item['oid']}"}}}
-                for item in json.loads(body)["objects"]
-            ]})  # fmt: skip
+            self._json(
+                {
+                    "transfer": "basic",
+                    "objects": [
+                        {
+                            **item,
+                            "actions": {"upload": {"href": f"{self.server.url}/lfs/{item['oid']}"}},
+                        }
+                        for item in json.loads(body)["objects"]
+                    ],
+                }
+            )
         elif found := re.fullmatch(r"/api/models/(.+)/commit/main", self.path):
             self._commit(found.group(1), body)
         else:
@@ -99,8 +116,13 @@ class _Handler(BaseHTTPRequestHandler):
             elif entry["key"] == "lfsFile":
                 self.server.repos[name][value["path"]] = self.server.large[value["oid"]]
         self.server.commits += 1
-        self._json({"success": True, "commitOid": "0" * 40,
-                    "commitUrl": f"{self.server.url}/{name}/commit/{'0' * 40}"})  # fmt: skip
+        self._json(
+            {
+                "success": True,
+                "commitOid": "0" * 40,
+                "commitUrl": f"{self.server.url}/{name}/commit/{'0' * 40}",
+            }
+        )
 
     def do_PUT(self) -> None:
         body = self._body()
@@ -118,8 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif found.group(2) not in ("main", "0" * 40):
             self._answer(404, X_Error_Code="RevisionNotFound", X_Error_Message="No revision")
         elif found.group(3) not in self.server.repos[found.group(1)]:
-            self._answer(404, X_Error_Code="EntryNotFound", X_Error_Message="No file",
-                         X_Repo_Commit="0" * 40)  # fmt: skip
+            self._answer(
+                404, X_Error_Code="EntryNotFound", X_Error_Message="No file", X_Repo_Commit="0" * 40
+            )
         else:
             content = self.server.repos[found.group(1)][found.group(3)]
             tag = hashlib.sha256(content).hexdigest()

@@ -119,9 +119,15 @@ def rank_variables(rank: int, hosts: Sequence[str | None], port: int) -> dict[st
     """What torchrun gives a process; tests/test_two_hosts.py compares."""
     node = rank if hosts[0] is not None else 0
     address = "127.0.0.1" if hosts[0] is None else "10.213.0.1"
-    found = {"RANK": rank, "LOCAL_RANK": rank - node, "GROUP_RANK": node,
-             "WORLD_SIZE": len(hosts), "MASTER_ADDR": address, "MASTER_PORT": port,
-             "TORCHELASTIC_RUN_ID": "none"}  # fmt: skip
+    found = {
+        "RANK": rank,
+        "LOCAL_RANK": rank - node,
+        "GROUP_RANK": node,
+        "WORLD_SIZE": len(hosts),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": port,
+        "TORCHELASTIC_RUN_ID": "none",
+    }
     return {name: str(value) for name, value in found.items()}
 
 
@@ -132,8 +138,9 @@ def start_ranks(work: Callable[[int, str], None], folder: Path) -> None:
     has started them, would refuse a backward pass here.
     """
     is_there = "forkserver" in get_all_start_methods()
-    start_processes(work, (str(folder),), nprocs=2,
-                    start_method="forkserver" if is_there else "spawn")  # fmt: skip
+    start_processes(
+        work, (str(folder),), nprocs=2, start_method="forkserver" if is_there else "spawn"
+    )
 
 
 def free_port() -> int:

@@ -240,5 +240,6 @@ def test_packages_that_are_missing_there() -> None:
     assert not names & {"torch", "torchvision", "sympy"}
     there = {name for name in names if name != "timm"}
     assert [p.split("==")[0] for p in stage_accelerator.missing_packages(there | {"torch"})] == [
-        "timm", "torchvision",
-    ]  # fmt: skip
+        "timm",
+        "torchvision",
+    ]

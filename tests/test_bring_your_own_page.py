@@ -52,8 +52,14 @@ def test_the_commands_of_the_page(
     monkeypatch.chdir(tmp_path)
     commands = [command[1:] for command in shell_commands(PAGE)]
     assert [command[0] for command in commands] == [
-        "evaluate", "data", "distill", "distill", "distill", "distill", "evaluate",
-    ]  # fmt: skip
+        "evaluate",
+        "data",
+        "distill",
+        "distill",
+        "distill",
+        "distill",
+        "evaluate",
+    ]
     for command in commands:
         code, output, error = run_cli(*command, *flags_of(command))
         assert code == 0, (command, error)

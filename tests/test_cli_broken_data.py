@@ -139,8 +139,11 @@ def test_real_process(broken: Path) -> None:
     break_data(broken / "data", "image_truncated")
     result = subprocess.run(
         [sys.executable, "-m", "aicsd", "data", "check", *shlex.split(DATA)],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert_one_line(result.returncode, result.stdout, result.stderr, ["train/002.png"])
     assert "train: 4 images, 1 cannot be used" in result.stdout

@@ -148,11 +148,13 @@ def test_checkpoint_of_other_classes(run_copy: Path, workplace: Path, run_cli: R
         (["--seed", "3"], ["seed was 0 and now is 3"]),
         (["--data.augment.crop", "48"], ["data.augment.crop was 32 and now is 48"]),
         (["--model.aspp_channels", "16"], ["model.aspp_channels was 8 and now is 16"]),
-        (["--epochs", "2", "--optimizer.ema", "0"],
-         ["epochs was 1 and now is 2", "optimizer.ema was 0.5 and now is 0"]),
+        (
+            ["--epochs", "2", "--optimizer.ema", "0"],
+            ["epochs was 1 and now is 2", "optimizer.ema was 0.5 and now is 0"],
+        ),
     ],
     ids=["lr", "seed", "crop", "model", "two"],
-)  # fmt: skip
+)
 def test_resume_with_other_settings(
     run_copy: Path, run_cli: RunCli, flags: list[str], words: list[str]
 ) -> None:
@@ -204,8 +206,10 @@ def test_file_that_does_not_hold_its_model(
     model.origin.options["aspp_channels"] = replace(config, aspp_channels=16).aspp_channels
     save_model(model, tmp_path / "odd.safetensors")
     command = ["evaluate", tmp_path / "odd.safetensors", *shlex.split(DATA)]
-    assert_one_line(*run_cli(*command[:2], "--data.name", "folder", "--data.root",
-                             workplace / "data"), ["odd.safetensors does not hold"])  # fmt: skip
+    assert_one_line(
+        *run_cli(*command[:2], "--data.name", "folder", "--data.root", workplace / "data"),
+        ["odd.safetensors does not hold"],
+    )
 
 
 def test_debug_shows_the_traceback(run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:

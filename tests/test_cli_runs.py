@@ -31,10 +31,17 @@ def test_run_folder(student: Path) -> None:
     events = {name for name in files if name.startswith("events.out.tfevents.")}
     assert len(events) == 1
     assert files - events == {
-        "config.yaml", "metrics.jsonl", "metrics.json", "model.safetensors",
-        "best.safetensors", "checkpoints/last.pt", "report.html", "ics.safetensors",
-        "inputs.json", "image_counts.safetensors",
-    }  # fmt: skip
+        "config.yaml",
+        "metrics.jsonl",
+        "metrics.json",
+        "model.safetensors",
+        "best.safetensors",
+        "checkpoints/last.pt",
+        "report.html",
+        "ics.safetensors",
+        "inputs.json",
+        "image_counts.safetensors",
+    }
 
 
 def test_metrics_of_every_step(student: Path) -> None:
@@ -188,9 +195,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "more").mkdir()
     rng = np.random.default_rng(3)
     for name, (width, height) in {
-        "wide.jpg": (90, 50), "high.png": (37, 81), "more/high.JPG": (50, 70),
+        "wide.jpg": (90, 50),
+        "high.png": (37, 81),
+        "more/high.JPG": (50, 70),
         "more/wide.png": (101, 64),
-    }.items():  # fmt: skip
+    }.items():
         noise = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
         path = folder / name.replace("more/", "more/in_")
         Image.fromarray(noise).save(path)

@@ -69,8 +69,9 @@ def test_term_overrides(root: Path, teacher: Path, tmp_path: Path, run_cli: RunC
     ]  # fmt: skip
     check(run_cli(*distill_command(root, teacher, run, *flags), *NO_REPORT))
     first, second = train_lines(run)
-    weight = {name: (first[f"weight/{name}"], second[f"weight/{name}"])
-              for name in METHOD_TERMS["aicsd"]}  # fmt: skip
+    weight = {
+        name: (first[f"weight/{name}"], second[f"weight/{name}"]) for name in METHOD_TERMS["aicsd"]
+    }
     assert weight == {"cross_entropy": (1, 1), "pixel_kd": (0.5, 0.25), "icsd": (4, 4)}
     terms = yaml.safe_load((run / "config.yaml").read_text())["terms"]
     assert terms["cross_entropy"]["resolution"] == "native"

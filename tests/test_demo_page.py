@@ -128,8 +128,10 @@ def test_the_page_answers_a_broken_upload(run_folder: Path, tmp_path: Path) -> N
 def test_without_gradio(run_folder: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert run_cli("demo", run_folder) == (
-        2, "", "aicsd: error: the demo page needs Gradio: pip install 'aicsd[demo]'\n"
-    )  # fmt: skip
+        2,
+        "",
+        "aicsd: error: the demo page needs Gradio: pip install 'aicsd[demo]'\n",
+    )
 
 
 def test_a_port_that_is_taken(run_folder: Path, run_cli: RunCli) -> None:
@@ -152,8 +154,11 @@ def address(run_folder: Path, tmp_path: Path) -> Iterator[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(tmp_path)}
     with subprocess.Popen(
         [sys.executable, "-m", "aicsd", "demo", str(run_folder)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as server:  # fmt: skip
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
         assert server.stdout is not None
         assert server.stderr is not None
         line = server.stdout.readline()

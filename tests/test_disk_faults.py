@@ -120,8 +120,9 @@ def test_a_disk_that_fills_up_stops_at_the_log(
     )
     assert_one_line(
         run_cli(*command(place, run, "--logger", logger)),
-        "cannot write the logs", "No space left on device",
-    )  # fmt: skip
+        "cannot write the logs",
+        "No space left on device",
+    )
     assert not failures
     monkeypatch.undo()
     (run.parent / "filler").unlink()

@@ -152,8 +152,10 @@ def test_a_term_compares_the_maps_it_names(
     if t.shape[2:] != s.shape[2:]:
         t = upsample(t, (s.shape[2], s.shape[3])).float()
     function = {
-        "attention": attention_loss, "pairwise": pairwise_loss, "correlation": correlation_loss,
-    }[name]  # fmt: skip
+        "attention": attention_loss,
+        "pairwise": pairwise_loss,
+        "correlation": correlation_loss,
+    }[name]
     expected = function(s, t, valid=batch.valid)
     assert expected.item() > 1e-5
     assert result[name].item() == pytest.approx(expected.item(), rel=1e-4)

@@ -15,8 +15,17 @@ from aicsd.methods import load_recipe
 
 REPOSITORY = Path(__file__).parent.parent
 OTHER_PROGRAMS = {
-    "pip", "make", "mkdir", "cp", "tensorboard", "cat", "display", "ffmpeg", "g++", "hf",
-}  # fmt: skip
+    "pip",
+    "make",
+    "mkdir",
+    "cp",
+    "tensorboard",
+    "cat",
+    "display",
+    "ffmpeg",
+    "g++",
+    "hf",
+}
 PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))
 
 

@@ -16,13 +16,20 @@ import torch
 FOLDER = Path(__file__).parent.parent / "examples"
 TINY: dict[str, dict[str, Any]] = {
     "01_distill_a_segformer": {
-        "EPOCHS": 1, "SCENES": 8, "SIZE": 32, "WIDTHS": [8, 16, 16, 20], "REPORT_IMAGES": 0,
+        "EPOCHS": 1,
+        "SCENES": 8,
+        "SIZE": 32,
+        "WIDTHS": [8, 16, 16, 20],
+        "REPORT_IMAGES": 0,
     },
     "02_losses_in_your_own_loop": {"STEPS": 3, "SCENES": 16, "SIZE": 32, "WIDTH": 16},
     "03_deploy": {
-        "MODEL": None, "BACKBONE": "test_resnet", "CHANNELS": 8, "SIZE": (48, 64),
+        "MODEL": None,
+        "BACKBONE": "test_resnet",
+        "CHANNELS": 8,
+        "SIZE": (48, 64),
     },
-}  # fmt: skip
+}
 """Values of the cell ``parameters`` of every notebook."""
 
 
@@ -84,8 +91,11 @@ def run_notebook(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> dic
         source = "".join(cell["source"])
         exec(compile(source, cell["id"], "exec"), names)
         if "parameters" in cell["metadata"].get("tags", []):
-            assigned = {ast.unparse(n.targets[0]) for n in ast.parse(source).body
-                        if isinstance(n, ast.Assign)}  # fmt: skip
+            assigned = {
+                ast.unparse(n.targets[0])
+                for n in ast.parse(source).body
+                if isinstance(n, ast.Assign)
+            }
             assert set(TINY[name]) <= assigned
             names |= TINY[name]
     return names

@@ -16,8 +16,7 @@ from aicsd.errors import UserError
 
 PAGE = Path(__file__).parent.parent / "docs" / "extend.md"
 TINY_DATA: dict[str, Any] = {"batch_size": 4, "workers": 0, "augment": {"crop": 48}}
-OPTIONS: dict[str, Any] = {"epochs": 1, "accelerator": "cpu", "log_every": 1,
-                           "report_images": 0}  # fmt: skip
+OPTIONS: dict[str, Any] = {"epochs": 1, "accelerator": "cpu", "log_every": 1, "report_images": 0}
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +87,13 @@ def test_a_run_of_a_module_goes_on_when_the_module_is_given_again(
     place, names = page
     run = place / "runs" / "own_student"
     data = {"root": str(place / "my_data"), **TINY_DATA}
-    options: dict[str, Any] = {"method": "kd", "run": run, "resume": True, **OPTIONS,
-                               "report_images": 1}  # fmt: skip
+    options: dict[str, Any] = {
+        "method": "kd",
+        "run": run,
+        "resume": True,
+        **OPTIONS,
+        "report_images": 1,
+    }
     assert not (run / "report.html").exists()
     with pytest.raises(UserError, match="a module of your own: give it from Python"):
         aicsd.distill(place / "runs/teacher", {"family": "module"}, data, **options)

@@ -32,17 +32,29 @@ from aicsd.runs import RunFolder  # noqa: E402
 SECRET = "/home/alice/secret"
 CONFIG: dict[str, Any] = {
     "run": f"{SECRET}/runs/mine",
-    "data": {"name": "folder", "root": f"{SECRET}/photos", "train_split": "train",
-             "val_split": "val", "options": {"list": "C:\\Users\\alice\\list.txt"}},
-    "epochs": 3, "seed": 5, "teacher": "../secret/teacher",
+    "data": {
+        "name": "folder",
+        "root": f"{SECRET}/photos",
+        "train_split": "train",
+        "val_split": "val",
+        "options": {"list": "C:\\Users\\alice\\list.txt"},
+    },
+    "epochs": 3,
+    "seed": 5,
+    "teacher": "../secret/teacher",
     "student": {"backbone": "mobilenetv2_035", "weights": f"{SECRET}/start.safetensors"},
-    "method": "kd", "terms": {"pixel_kd": {"weight": 1.0, "schedule": "falling"}},
-}  # fmt: skip
+    "method": "kd",
+    "terms": {"pixel_kd": {"weight": 1.0, "schedule": "falling"}},
+}
 METRICS = {
-    "miou": 0.5, "pixel_accuracy": 0.75, "class_accuracy": 0.625, "images": 4, "parameters": 1000,
+    "miou": 0.5,
+    "pixel_accuracy": 0.75,
+    "class_accuracy": 0.625,
+    "images": 4,
+    "parameters": 1000,
     "per_class_iou": {"ground": 0.9, "disc": 0.6, "bar": None},
     "teacher": {"miou": 0.7, "pixel_accuracy": 0.8, "class_accuracy": 0.72},
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -86,9 +98,12 @@ def assert_refused(result: tuple[int, str, str], words: str) -> None:
 
 
 def test_push_and_use(
-    fake: FakeHub, run_folder: Path, tmp_path: Path, run_cli: RunCli,
+    fake: FakeHub,
+    run_folder: Path,
+    tmp_path: Path,
+    run_cli: RunCli,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     code, printed, error = run_cli("push", run_folder, "ada/small", "--private", "true")
     assert code == 0, error
     assert f"{fake.url}/ada/small/commit/" in printed
@@ -171,9 +186,12 @@ def test_a_module_of_ones_own(fake: FakeHub, tmp_path: Path) -> None:
     ],
 )
 def test_a_card_says_how_it_was_measured(
-    tmp_path: Path, config: dict[str, Any], metrics: dict[str, Any], inputs: dict[str, Any],
+    tmp_path: Path,
+    config: dict[str, Any],
+    metrics: dict[str, Any],
+    inputs: dict[str, Any],
     words: str,
-) -> None:  # fmt: skip
+) -> None:
     data = {**CONFIG["data"], "augment": {"crop": 64}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**CONFIG, "data": data, **config}))
     (tmp_path / "metrics.json").write_text(json.dumps({**METRICS, **metrics}))
@@ -195,14 +213,21 @@ def test_the_card(fake: FakeHub, run_folder: Path, run_cli: RunCli) -> None:
     assert "license" not in front
     results = {result.metric_type: result for result in card.data.get("eval_results")}
     assert {key: result.metric_value for key, result in results.items()} == {
-        "mean_iou": 0.5, "accuracy": 0.75, "mean_accuracy": 0.625
-    }  # fmt: skip
+        "mean_iou": 0.5,
+        "accuracy": 0.75,
+        "mean_accuracy": 0.625,
+    }
     assert results["mean_iou"].dataset_name == "folder"
     for words in (
-        "| mIoU % | 50.00 | 70.00 |", "| bar | - |", "from the teacher `teacher`", "**kd**",
-        'load_model("hf:ada/small")', "| pixel_kd | 1.0 | falling |", "## Licence",
+        "| mIoU % | 50.00 | 70.00 |",
+        "| bar | - |",
+        "from the teacher `teacher`",
+        "**kd**",
+        'load_model("hf:ada/small")',
+        "| pixel_kd | 1.0 | falling |",
+        "## Licence",
         f"{len(CLASSES.names)} classes",
-    ):  # fmt: skip
+    ):
         assert words in text, words
     # a card that its owner has worked on is not replaced
     fake.repos["ada/small"]["README.md"] = b"mine"
@@ -213,8 +238,13 @@ def test_the_card(fake: FakeHub, run_folder: Path, run_cli: RunCli) -> None:
 
 
 def test_a_config_loses_its_paths_and_nothing_else() -> None:
-    public = {"teacher": "hf:ada/teacher", "student": {"backbone": "resnet18"}, "epochs": 3,
-              "scales": [0.5, "a"], "flag": None}  # fmt: skip
+    public = {
+        "teacher": "hf:ada/teacher",
+        "student": {"backbone": "resnet18"},
+        "epochs": 3,
+        "scales": [0.5, "a"],
+        "flag": None,
+    }
     assert without_paths(public) == public
     assert without_paths({"teacher": "toy:ada/net"}) == {"teacher": "toy:ada/net"}
     assert without_paths({"teacher": "smp:/home/ada/net"}) == {"teacher": "net"}
@@ -283,9 +313,12 @@ def test_a_network_of_another_library(fake: FakeHub, run_cli: RunCli, tmp_path: 
 
 
 def test_refused(
-    fake: FakeHub, run_folder: Path, tmp_path: Path, run_cli: RunCli,
+    fake: FakeHub,
+    run_folder: Path,
+    tmp_path: Path,
+    run_cli: RunCli,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     Image.fromarray(noise(64, 48)).save(tmp_path / "x.png")
 
     def predict(name: str) -> tuple[int, str, str]:
@@ -314,10 +347,17 @@ def test_refused(
 def test_the_variables_of_the_library_count(
     fake: FakeHub, run_folder: Path, tmp_path: Path
 ) -> None:
-    environment = {**os.environ, "HF_ENDPOINT": fake.url, "HF_HOME": str(tmp_path),
-                   "HF_TOKEN": "hf_test", "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": fake.url,
+        "HF_HOME": str(tmp_path),
+        "HF_TOKEN": "hf_test",
+        "HF_HUB_DISABLE_XET": "1",
+    }
     subprocess.run(
         [sys.executable, "-m", "aicsd", "push", str(run_folder), "ada/small"],
-        env=environment, check=True, timeout=120,
-    )  # fmt: skip
+        env=environment,
+        check=True,
+        timeout=120,
+    )
     assert "model.safetensors" in fake.repos["ada/small"]

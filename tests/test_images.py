@@ -63,12 +63,15 @@ def png(bits: int, mask: np.ndarray) -> bytes:
 
 def png_of(width: int, height: int, bits: int, kind: int, data: bytes) -> bytes:
     def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(
-            ">I", zlib.crc32(name + content))  # fmt: skip
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
 
     head = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data)
-            + chunk(b"IEND", b""))  # fmt: skip
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
 RGBA, GREY_ALPHA = np.dstack([RGB, ALPHA]), np.dstack([GREY, ALPHA])
@@ -140,8 +143,9 @@ def test_pictures_are_upright(
     exif = Image.Exif()
     exif[0x0112] = orientation
     of_formats: dict[str, dict[str, Any]] = {
-        "JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True},
-    }  # fmt: skip
+        "JPEG": {"quality": 100, "subsampling": 0},
+        "WEBP": {"lossless": True},
+    }
     options = of_formats.get(file_format, {})
     path = tmp_path / f"x.{file_format.lower()}"
     Image.fromarray(pixels).save(path, file_format, exif=exif.tobytes(), **options)
@@ -306,8 +310,13 @@ for path in map(Path, sys.argv[1:]):
         except UserError as error:
             print(error)
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program, bomb, bmp, sparse],
-                          capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, bomb, bmp, sparse],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 12

@@ -17,8 +17,16 @@ from aicsd.engine.trackers import open_trackers
 from aicsd.errors import UserError
 
 TOTAL = 4
-LINES = [(0, "val/ics_distance"), (1, "loss"), (2, "loss"), (2, "val/miou"), (3, "loss"),
-         (4, "loss"), (4, "val/miou"), (4, "val/ics_distance")]  # fmt: skip
+LINES = [
+    (0, "val/ics_distance"),
+    (1, "loss"),
+    (2, "loss"),
+    (2, "val/miou"),
+    (3, "loss"),
+    (4, "loss"),
+    (4, "val/miou"),
+    (4, "val/ics_distance"),
+]
 """Step and key of everything that a run of four steps logs, in order."""
 
 

@@ -211,9 +211,13 @@ def test_mlflow_keeps_figures_settings_and_pictures(
     ],
 )
 def test_a_logger_that_cannot_be_used_is_refused_before_the_run(
-    runs: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch,
-    logger: str, message: str,
-) -> None:  # fmt: skip
+    runs: Path,
+    tmp_path: Path,
+    run_cli: RunCli,
+    monkeypatch: pytest.MonkeyPatch,
+    logger: str,
+    message: str,
+) -> None:
     monkeypatch.setattr("aicsd.run_config.find_spec", lambda name: None)
     run = tmp_path / "run"
     code, _, error = run_cli(*train_command(runs / "data", run, "--logger", logger))

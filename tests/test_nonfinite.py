@@ -81,9 +81,12 @@ def test_the_step_the_term_and_the_images_are_named(
 
 
 def test_a_replay_repeats_the_values(
-    root: Path, tmp_path: Path, bad_step: Callable[..., None], run_cli: RunCli,
+    root: Path,
+    tmp_path: Path,
+    bad_step: Callable[..., None],
+    run_cli: RunCli,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """With a teacher, accumulation and dropout; the values of an undisturbed run's log."""
     aicsd(*train_command(root, tmp_path / "teacher", "--epochs", "1", *NO_REPORT))
     common = ("--epochs", "2", "--method", "kd", "--optimizer.accumulate", "2",
@@ -175,11 +178,21 @@ def test_a_broken_teacher_is_blamed_itself(root: Path, tmp_path: Path, run_cli: 
 
     with pytest.raises(UserError, match=r"step 1 of .*the teacher's output is not finite"):
         distill(
-            Broken(), {"backbone": "test_resnet", "aspp_channels": 8, "decoder_channels": 8},
-            {"name": "folder", "root": str(root), "batch_size": 4, "workers": 0,
-             "augment": {"crop": 32}},
-            method="kd", run=tmp_path / "run", epochs=1, logger="none", accelerator="cpu",
-        )  # fmt: skip
+            Broken(),
+            {"backbone": "test_resnet", "aspp_channels": 8, "decoder_channels": 8},
+            {
+                "name": "folder",
+                "root": str(root),
+                "batch_size": 4,
+                "workers": 0,
+                "augment": {"crop": 32},
+            },
+            method="kd",
+            run=tmp_path / "run",
+            epochs=1,
+            logger="none",
+            accelerator="cpu",
+        )
 
 
 class OnDevice(FiniteCheck):

@@ -45,8 +45,16 @@ def test_the_commands_of_the_page(
     monkeypatch.chdir(tmp_path)
     commands = [command[1:] for command in shell_commands(PAGE)]
     assert [command[0] for command in commands] == [
-        "data", "data", "train", "distill", "distill", "evaluate", "report", "predict", "export",
-    ]  # fmt: skip
+        "data",
+        "data",
+        "train",
+        "distill",
+        "distill",
+        "evaluate",
+        "report",
+        "predict",
+        "export",
+    ]
     outputs = []
     for command in commands[:-1]:  # the slow export runs in test_readme.py
         code, output, error = run_cli(*command, *flags_without_report(command))

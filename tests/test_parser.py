@@ -150,7 +150,7 @@ def test_a_term_is_changed_key_by_key_or_replaced() -> None:
         (["word"], "unexpected 'word'"),
         (["--config", "nowhere"], "config nowhere does not exist"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_word_is_one_line(words: list[str], message: str) -> None:
     assert message in error_of(lambda: outer(*words))
 
@@ -175,7 +175,7 @@ def test_what_is_missing_is_named() -> None:
         ({"name": 3}, "name is 3; it must be text"),
         ({3: 4}, "unknown key '3'"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_key_is_one_line(keys: dict[Any, Any], message: str) -> None:
     assert message in error_of(lambda: build_config(Outer, {"name": "x", **keys}))
 
@@ -190,9 +190,12 @@ def test_configs_can_be_given_whole() -> None:
 def test_words_by_place_and_flags_in_any_order() -> None:
     words = ["m", "--flip", "a.png", "-o", "out", "-", "--part.on", "b.png"]
     assert checked(function, parse(FUNCTION, words)) == {
-        "model": "m", "images": ["a.png", "-", "b.png"], "out": "out", "flip": True,
+        "model": "m",
+        "images": ["a.png", "-", "b.png"],
+        "out": "out",
+        "flip": True,
         "part": Inner(on=True),
-    }  # fmt: skip
+    }
     words = ["m", "a", "--flip", "false", "--out=o"]
     assert checked(function, parse(FUNCTION, words))["flip"] is False
     assert "unknown key 'model'" in error_of(lambda: parse(FUNCTION, ["--model", "m"]))
@@ -252,7 +255,7 @@ WRONG_FILES = {
     "empty": ("", "must be a mapping of keys"),
     "empty_section": ("inner:\n", "config.yaml: inner is empty; it must hold keys such as"),
     "unknown": ("inner: {rat: 1}\n", "config.yaml: unknown key 'inner.rat'; did you mean 'inner."),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("text", "message"), WRONG_FILES.values(), ids=WRONG_FILES)

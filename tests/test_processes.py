@@ -38,9 +38,13 @@ LONG = ("--epochs", "400", "--save_every", "5")
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 3), BatchNormAct2d(5),
-        nn.Conv2d(5, 2, 1), nn.BatchNorm2d(2, affine=False),
-    )  # fmt: skip
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 5, 3),
+        BatchNormAct2d(5),
+        nn.Conv2d(5, 2, 1),
+        nn.BatchNorm2d(2, affine=False),
+    )
 
 
 def train_on(net: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -93,9 +97,14 @@ def test_batch_norm_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "batch", "world", "shared"),
-    [(None, 3, 2, True), (None, 4, 2, False), (True, 8, 2, True), (False, 1, 2, False),
-     (True, 2, 1, False)],
-)  # fmt: skip
+    [
+        (None, 3, 2, True),
+        (None, 4, 2, False),
+        (True, 8, 2, True),
+        (False, 1, 2, False),
+        (True, 2, 1, False),
+    ],
+)
 def test_where_statistics_are_shared(
     asked: bool | None, batch: int, world: int, shared: bool
 ) -> None:
@@ -104,9 +113,11 @@ def test_where_statistics_are_shared(
 
 def check_on(rank: int, skip: bool, at_once: bool = True) -> FiniteCheck:
     fabric: Any = SimpleNamespace(
-        world_size=WORLD, global_rank=rank, device=torch.device("cpu"),
+        world_size=WORLD,
+        global_rank=rank,
+        device=torch.device("cpu"),
         strategy=SimpleNamespace(precision=object()),
-    )  # fmt: skip
+    )
     check = FiniteCheck(nn.Linear(1, 1), fabric, skip)
     check.at_once = at_once
     return check
@@ -179,9 +190,12 @@ def test_all_processes_end_together(root: Path, tmp_path: Path, run_cli: RunCli,
         wait_for(run, 8)
         number, codes, words = {
             "told": (signal.SIGTERM, [130, 130], "stopped at step"),
-            "killed": (signal.SIGKILL, [2, -signal.SIGKILL],
-                       "another of the 2 processes has ended; continue with"),
-        }[what]  # fmt: skip
+            "killed": (
+                signal.SIGKILL,
+                [2, -signal.SIGKILL],
+                "another of the 2 processes has ended; continue with",
+            ),
+        }[what]
         os.kill(ranks.processes[1].pid, number)
         assert ranks.wait() == codes
         (found,) = own_lines(ranks.error)

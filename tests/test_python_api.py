@@ -30,8 +30,13 @@ class _DictNet(nn.Module):
 
 
 def api_settings(root: Path) -> dict[str, Any]:
-    data = {"name": "folder", "root": str(root), "batch_size": 4, "workers": 0,
-            "augment": {"crop": 32}}  # fmt: skip
+    data = {
+        "name": "folder",
+        "root": str(root),
+        "batch_size": 4,
+        "workers": 0,
+        "augment": {"crop": 32},
+    }
     return {"data": data, "accelerator": "cpu", "epochs": 1, "log_every": 1, "report_images": 0}
 
 
@@ -69,9 +74,13 @@ def test_train_in_python(baseline: Path, root: Path, tmp_path: Path) -> None:
 
 def test_distill_in_python_with_terms(root: Path, teacher: Path, tmp_path: Path) -> None:
     package.distill(
-        teacher, TINY_MODEL, run=tmp_path / "run", terms={"icsd": {"weight": 7}},
-        optimizer={"name": "adamw", "lr": 0.001}, **api_settings(root),
-    )  # fmt: skip
+        teacher,
+        TINY_MODEL,
+        run=tmp_path / "run",
+        terms={"icsd": {"weight": 7}},
+        optimizer={"name": "adamw", "lr": 0.001},
+        **api_settings(root),
+    )
     lines_ = train_lines(tmp_path / "run")
     assert lines_[1]["weight/icsd"] == 3.5
     assert lines_[0]["lr"] == 0.001
@@ -87,8 +96,10 @@ def test_short_forms_of_the_python_api(monkeypatch: pytest.MonkeyPatch, tmp_path
     package.distill(tmp_path / "run", "mobilenetv2_100", str(tmp_path), method="kd", epochs=3)
     first, second, third = seen
     assert (first.model.backbone, first.data.named().name, first.data.root) == (
-        "resnet18", "folder", str(tmp_path),
-    )  # fmt: skip
+        "resnet18",
+        "folder",
+        str(tmp_path),
+    )
     assert second.data.name == "digits"
     assert third.student.backbone == "mobilenetv2_100"
     assert (third.teacher, third.method, third.epochs) == (str(tmp_path / "run"), "kd", 3)

@@ -92,8 +92,15 @@ def test_commands(workplace: Path, monkeypatch: pytest.MonkeyPatch, run_cli: Run
     shutil.rmtree("my_data")  # the first command makes it
     commands = aicsd_commands(README)
     assert [command[0] for command in commands] == [
-        "data", "data", "train", "distill", "distill", "report", "predict", "export",
-    ]  # fmt: skip
+        "data",
+        "data",
+        "train",
+        "distill",
+        "distill",
+        "report",
+        "predict",
+        "export",
+    ]
     for command in commands:
         code, _, error = run_cli(*command, *flags_without_report(command))
         assert code == 0, (command, error)
@@ -113,9 +120,17 @@ def test_the_guide_to_own_data(
     monkeypatch.chdir(prepare(tmp_path / "guide"))
     commands = aicsd_commands((REPOSITORY / "docs" / "getting-started.md").read_text())
     assert [command[0] for command in commands] == [
-        "data", "init", "train", "distill", "distill", "evaluate", "report", "predict", "export",
+        "data",
+        "init",
+        "train",
+        "distill",
+        "distill",
+        "evaluate",
+        "report",
         "predict",
-    ]  # fmt: skip
+        "export",
+        "predict",
+    ]
     for command in commands:
         exported = workplace / "model.onnx"
         if command in aicsd_commands(README) and command[0] == "export" and exported.is_file():
@@ -154,9 +169,11 @@ def test_python_block(
     def quick(student: str, data: str, **options: Any) -> aicsd.Run:
         assert student == "mobilenetv2_050"
         return distill(
-            student=TINY_MODEL, data={"name": "folder", "root": data, **TINY_DATA}, epochs=1,
+            student=TINY_MODEL,
+            data={"name": "folder", "root": data, **TINY_DATA},
+            epochs=1,
             **options,
-        )  # fmt: skip
+        )
 
     monkeypatch.setattr(aicsd, "distill", quick)
     names: dict[str, Any] = {

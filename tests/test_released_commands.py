@@ -197,8 +197,11 @@ def test_missing_data_and_teacher_are_named(
 def test_from_the_root_of_a_checkout_an_error_is_one_line(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, CHECKOUT / "train_kd.py", "--dataset", "coco"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 2
     assert result.stderr.startswith("train_kd.py: error: ")
     assert result.stderr.count("\n") == 1
@@ -242,8 +245,10 @@ def test_from_the_published_command_to_the_servers_archive(
     run = tmp_path / "run" / "pascal" / "deeplab-resnet18" / "experiment_0"
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert {name: term["numerics"] for name, term in config["terms"].items()} == {
-        "cross_entropy": "released", "icsd": "released", "pixel_kd": "released",
-    }  # fmt: skip
+        "cross_entropy": "released",
+        "icsd": "released",
+        "pixel_kd": "released",
+    }
     assert config["terms"]["icsd"]["weight"] == 9500
     assert config["terms"]["pixel_kd"]["weight"] == 10
     on_voc = ("--data.name", "voc", "--data.root", voc)

@@ -62,10 +62,14 @@ def test_resume_of_what_is_no_run(
 
 @pytest.mark.parametrize(
     "flags",
-    [["--run={}", "--resume"], ["--resume", "--run", "{}"], ["--run", "{}", "--resume=true"],
-     ["--run", "{}", "--resume", "true"]],
+    [
+        ["--run={}", "--resume"],
+        ["--resume", "--run", "{}"],
+        ["--run", "{}", "--resume=true"],
+        ["--run", "{}", "--resume", "true"],
+    ],
     ids=lambda flags: " ".join(flags),
-)  # fmt: skip
+)
 def test_forms_of_resume(
     small_reference: Path, tmp_path: Path, run_cli: RunCli, flags: list[str]
 ) -> None:

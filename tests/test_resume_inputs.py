@@ -23,8 +23,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("inputs")
     write_folder(place / "data", {"train": 8, "val": 2})
     save_tiny_model(place / "teacher.safetensors")
-    command = distill_command(place / "data", place / "teacher.safetensors", place / "whole",
-                              "--method", "kd", "--epochs", "2")  # fmt: skip
+    command = distill_command(
+        place / "data",
+        place / "teacher.safetensors",
+        place / "whole",
+        "--method",
+        "kd",
+        "--epochs",
+        "2",
+    )
     aicsd(*command)
     shutil.copytree(place / "whole", place / "cut")
     for name in ("metrics.json", "model.safetensors", "report.html"):
@@ -81,14 +88,17 @@ def replace_teacher(own: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (exchange_classes, "was started with the classes ['ground', 'disc', 'bar'], and the data "
-         "has ['disc', 'bar', 'ground'] now"),
+        (
+            exchange_classes,
+            "was started with the classes ['ground', 'disc', 'bar'], and the data "
+            "has ['disc', 'bar', 'ground'] now",
+        ),
         (remove_images, "was started with 8 train images, and there are 4 now"),
         (rename_image, "was started with other val images"),
         (replace_masks, "was started with other labels of the train images"),
         (replace_teacher, "was started with another teacher"),
     ],
-)  # fmt: skip
+)
 def test_other_inputs_are_refused(
     own: Path, run_cli: RunCli, change: Callable[[Path], None], words: str
 ) -> None:

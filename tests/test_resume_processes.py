@@ -149,8 +149,10 @@ def test_told_to_stop_in_mid_epoch(
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "aicsd", *command(run)],
-            stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
     try:
         # as a terminal and a cluster do: the workers get it too
         freeze_when(process.pid, lambda: logged_step(run) > STEPS_OF_EPOCH and saved_step(run) > 0)

@@ -43,8 +43,9 @@ def test_stopped_at(
     with stopping_at(step, key, number):
         code, _, error = run_cli(*small_command(root, run))
     assert (code, error.splitlines()[-1]) == (
-        130, f"aicsd: stopped at step {step} of 8; continue with --resume",
-    )  # fmt: skip
+        130,
+        f"aicsd: stopped at step {step} of 8; continue with --resume",
+    )
     assert saved_step(run) == step
     assert not (run / "model.safetensors").exists()
     code, _, error = run_cli("train", "--run", run, "--resume")

@@ -22,8 +22,13 @@ from aicsd.files import read_json_lines, read_yaml_mapping
 from aicsd.run_config import DistillConfig
 from aicsd.runs import RunFolder
 
-RESULT = {"miou": 0.5, "class_accuracy": 0.6, "images": 4, "parameters": 10,
-          "per_class_iou": {"sky": 0.5}}  # fmt: skip
+RESULT = {
+    "miou": 0.5,
+    "class_accuracy": 0.6,
+    "images": 4,
+    "parameters": 10,
+    "per_class_iou": {"sky": 0.5},
+}
 
 
 def finished(path: Path, **keys: Any) -> RunFolder:
@@ -185,8 +190,10 @@ def test_a_folder_is_held_until_its_process_ends(tmp_path: Path) -> None:
 def test_leftovers_of_killed_writes_are_removed(tmp_path: Path) -> None:
     folder = finished(tmp_path / "run")
     folder.checkpoint.parent.mkdir()
-    half = [folder.path / ".model.safetensors.4321.tmp.safetensors",
-            folder.checkpoint.with_name(".last.pt.4321.tmp.pt")]  # fmt: skip
+    half = [
+        folder.path / ".model.safetensors.4321.tmp.safetensors",
+        folder.checkpoint.with_name(".last.pt.4321.tmp.pt"),
+    ]
     own = folder.path / ".notes.tmp"
     for path in (*half, own):
         path.write_text("half")

@@ -96,13 +96,28 @@ def test_classes_in_another_order_are_named() -> None:
 
 
 def finished(place: Path, name: str, seed: int, miou: float, **changes: object) -> None:
-    config = {"seed": seed, "epochs": 2, "data": {"name": "x", "root": name}, "method": "none",
-              "student": {"backbone": "b"}, "optimizer": {"lr": 0.1}, **changes}  # fmt: skip
+    config = {
+        "seed": seed,
+        "epochs": 2,
+        "data": {"name": "x", "root": name},
+        "method": "none",
+        "student": {"backbone": "b"},
+        "optimizer": {"lr": 0.1},
+        **changes,
+    }
     (place / name).mkdir()
     (place / name / "config.yaml").write_text(yaml.safe_dump(config))
-    (place / name / "metrics.json").write_text(json.dumps({
-        "miou": miou, "class_accuracy": 0, "images": 1, "parameters": 1, "per_class_iou": {},
-    }))  # fmt: skip
+    (place / name / "metrics.json").write_text(
+        json.dumps(
+            {
+                "miou": miou,
+                "class_accuracy": 0,
+                "images": 1,
+                "parameters": 1,
+                "per_class_iou": {},
+            }
+        )
+    )
 
 
 def test_only_runs_of_the_same_student_alone_count(tmp_path: Path) -> None:

@@ -29,9 +29,11 @@ SERVER = Machine(cores=16, memory_gb=128.0, gpu="Card", gpu_memory_gb=80.0, bflo
 
 
 def facts(
-    size: tuple[int, int] = (480, 640), images: int = 400, pixels: tuple[int, ...] = (60, 40),
+    size: tuple[int, int] = (480, 640),
+    images: int = 400,
+    pixels: tuple[int, ...] = (60, 40),
     unlabelled: int = 0,
-) -> Facts:  # fmt: skip
+) -> Facts:
     names = tuple(f"class {number}" for number in range(len(pixels)))
     return Facts(Counter({size: images}), names, pixels, unlabelled)
 

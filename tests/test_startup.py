@@ -45,8 +45,11 @@ def imported_by(*statements: str) -> list[tuple[set[str], float]]:
     """Modules that are new after each statement in a new process, and its processor time in s."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(statements)],
-        capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     found = json.loads(done.stdout.splitlines()[-1])
     assert all(code in (0, None) for code, _, _ in found), done.stderr
     return [(set(modules), seconds) for _, seconds, modules in found]

@@ -168,18 +168,32 @@ def test_nothing_imports_the_command_line() -> None:
 
 
 GENERAL = (
-    "distiller", "terms", "engine", "schedules", "methods/recipe", "methods/contract", "teacher",
-    "evaluation", "prediction", "exporting", "runs", "run_settings", "run_config", "commands",
-    "inputs", "types",
-)  # fmt: skip
+    "distiller",
+    "terms",
+    "engine",
+    "schedules",
+    "methods/recipe",
+    "methods/contract",
+    "teacher",
+    "evaluation",
+    "prediction",
+    "exporting",
+    "runs",
+    "run_settings",
+    "run_config",
+    "commands",
+    "inputs",
+    "types",
+)
 """Parts that serve every method, dataset and network alike."""
 NETWORKS = ("deeplab", "resnet", "mobilenet", "segformer")
 """Parts of words that name one architecture."""
 ALLOWED = {
     "backbone_parameters",  # of a segmenter, whatever it declares as its backbone
-    "dist", "DistError",  # torch.distributed
+    "dist",
+    "DistError",  # torch.distributed
     "torch.nn.attention",
-}  # fmt: skip
+}
 """Names in code that only look like those of a room."""
 
 

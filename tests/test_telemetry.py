@@ -54,9 +54,13 @@ def network_log(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, str
 
 def run(code: str, environment: dict[str, str], *arguments: object) -> None:
     found = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], env=environment, text=True,
-        capture_output=True, timeout=300, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
     assert found.returncode == 0, found.stderr
 
 

@@ -17,8 +17,12 @@ from aicsd.errors import UserError
 from aicsd.tensor_files import read_tensors, write_tensors
 from aicsd.visualization.ics_history import ICSHistory, read_history, write_history
 
-TENSORS = {"a": torch.arange(60.0), "b": torch.tensor(3, dtype=torch.int64),
-           "c": torch.ones(2, 3).bfloat16(), "d": torch.tensor([True, False])}  # fmt: skip
+TENSORS = {
+    "a": torch.arange(60.0),
+    "b": torch.tensor(3, dtype=torch.int64),
+    "c": torch.ones(2, 3).bfloat16(),
+    "d": torch.tensor([True, False]),
+}
 
 
 @pytest.fixture

@@ -50,9 +50,11 @@ def test_lines_in_a_pipe_are_few_and_tell_the_time_left(
     assert lines == [
         f"run: {step}/100, epoch 1/2, loss {step / 100:.3f}, {elapsed}, {left} left"
         for step, elapsed, left in (
-            (15, "0:00:30", "0:02:50"), (45, "0:01:30", "0:01:50"), (75, "0:02:30", "0:00:50"),
+            (15, "0:00:30", "0:02:50"),
+            (45, "0:01:30", "0:01:50"),
+            (75, "0:02:30", "0:00:50"),
         )
-    ]  # fmt: skip
+    ]
 
 
 def test_slow_steps_have_a_time_left_too(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,14 +80,17 @@ def test_short_work_and_other_processes_say_nothing(
 
 
 def test_a_terminal_has_a_bar_that_moves_at_every_step(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(
-        terminal, "Console",
+        terminal,
+        "Console",
         lambda **_: Console(file=screen, force_terminal=True, width=120, force_jupyter=False),
-    )  # fmt: skip
+    )
     with RunLogger(tmp_path, 0, 4, lambda _: []) as logger:
         for step in (1, 2, 3):
             clock.now += 5

@@ -140,7 +140,8 @@ def explanation(name: str, help_text: str) -> str:
     """The words behind ``name`` in the list of options, without type and default."""
     entry = re.search(
         rf"^  {re.escape(name)}(?: [^\n]*?)?(?:\n|  )(.*?)(?=^  \S|^\S|^\n|\Z)",
-        help_text, re.DOTALL | re.MULTILINE,
-    )  # fmt: skip
+        help_text,
+        re.DOTALL | re.MULTILINE,
+    )
     words = "" if entry is None else " ".join(entry.group(1).split())
     return re.sub(r"\((?:default: .*|required)\)$", "", words).strip()

@@ -92,10 +92,15 @@ class FakeTraining:
         counts.save(self.folder.image_counts)
         score = float(miou(parts_of(matrices(level).sum(axis=0))))
         result = {
-            "miou": score, "class_accuracy": level, "pixel_accuracy": level, "images": 6,
-            "parameters": 1000, "per_class_iou": {"a": 0.1, "b": 0.2, "c": None}, "seconds": 9.0,
+            "miou": score,
+            "class_accuracy": level,
+            "pixel_accuracy": level,
+            "images": 6,
+            "parameters": 1000,
+            "per_class_iou": {"a": 0.1, "b": 0.2, "c": None},
+            "seconds": 9.0,
             "teacher": None,
-        }  # fmt: skip
+        }
         if recipe.needs_teacher:
             result["teacher"] = {"miou": self.teacher + 1e-7 * config.seed}
         if self.unlabelled:

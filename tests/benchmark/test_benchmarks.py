@@ -58,8 +58,13 @@ def benchmark(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Any:
     module = importlib.import_module(f"benchmarks.{request.param}")
-    replaced = {**SMALLEST[request.param], "fastest": once, "read_config": tiny_config,
-                "peak_in_maps": lambda *_: 2.0, "PICTURE": tmp_path / "growth.png"}  # fmt: skip
+    replaced = {
+        **SMALLEST[request.param],
+        "fastest": once,
+        "read_config": tiny_config,
+        "peak_in_maps": lambda *_: 2.0,
+        "PICTURE": tmp_path / "growth.png",
+    }
     if request.param == "ics_share":
         replaced["CASES"] = (module.Case(TINY, 2, 33),)
     for name, value in replaced.items():

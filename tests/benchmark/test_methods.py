@@ -58,8 +58,13 @@ def test_baseline_and_main_rows_of_a_seed_go_before_other_rows(
     code, _, error = run(tmp_path, path, run_cli)
     assert code == 0, error
     assert names(trainings) == [
-        "small-none-0", "small-kd-0", "small-none-1", "small-icsd-0", "small-kd-1", "small-icsd-1",
-    ]  # fmt: skip
+        "small-none-0",
+        "small-kd-0",
+        "small-none-1",
+        "small-icsd-0",
+        "small-kd-1",
+        "small-icsd-1",
+    ]
 
 
 def test_a_finished_cell_is_taken_by_its_settings_and_not_by_its_name(
@@ -107,8 +112,10 @@ def test_a_teacher_counts_by_its_content(tmp_path: Path) -> None:
     path = write_file(tmp_path)
     one, moved, other = (
         read_benchmark(path, {"teacher": str(tmp_path / f"{name}.safetensors")})
-        .cell(Key("small", "kd", 0)).identity for name in ("one", "moved", "other")
-    )  # fmt: skip
+        .cell(Key("small", "kd", 0))
+        .identity
+        for name in ("one", "moved", "other")
+    )
     assert one == moved != other
     alone = read_benchmark(path, {"teacher": "nowhere"}).cell(Key("small", "none", 0))
     assert alone.config.teacher is None
@@ -216,9 +223,12 @@ def test_a_search_takes_the_best_of_short_trainings(
     code, text, error = run(tmp_path, path, run_cli)
     assert code == 0, error
     assert names(trainings) == [
-        "small-none-0", "small-kd-weights-x-0.3-0", "small-kd-weights-x-1-0",
-        "small-kd-weights-x-3-0", "small-kd-0",
-    ]  # fmt: skip
+        "small-none-0",
+        "small-kd-weights-x-0.3-0",
+        "small-kd-weights-x-1-0",
+        "small-kd-weights-x-3-0",
+        "small-kd-0",
+    ]
     results = read_results(tmp_path / "out" / "results.json")
     chosen = results.cells[Key("small", "kd", 0)].figures
     assert chosen["weights"]["pixel_kd"] == 0.6
@@ -300,8 +310,9 @@ def test_time_of_a_step_beside_that_of_another(runs: Path) -> None:
 
 def test_a_training_ends_with_the_process_that_started_it() -> None:
     program = f"{methods_run.WATCH_PARENT}print('ready', flush=True)\nimport time\ntime.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE,
-                               stdout=subprocess.PIPE)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
@@ -325,10 +336,16 @@ def test_stopped_in_the_middle_it_goes_on(
     monkeypatch.setattr(methods_run, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(methods_run, "Popen", ForkedTraining)
     common = {
-        "teacher": str(runs / "teacher"), "epochs": 2, "save_every": 1, "log_every": 1,
-        "accelerator": "cpu", "logger": "none", "val_every": 0, "report_images": 0,
+        "teacher": str(runs / "teacher"),
+        "epochs": 2,
+        "save_every": 1,
+        "log_every": 1,
+        "accelerator": "cpu",
+        "logger": "none",
+        "val_every": 0,
+        "report_images": 0,
         "data": {**DATA, "root": str(runs / "data")},
-    }  # fmt: skip
+    }
     methods = {"none": None, "kd": {"epochs": 16}}
     path = write_file(tmp_path, common=common, methods=methods)
     folder = tmp_path / "runs"
@@ -361,5 +378,6 @@ def test_stopped_in_the_middle_it_goes_on(
     steps = [line["step"] for line in lines(folder / "small-kd-0") if "loss" in line]
     assert steps == list(range(1, 33))
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == [
-        "by hand", "small-kd-0",
-    ]  # fmt: skip
+        "by hand",
+        "small-kd-0",
+    ]

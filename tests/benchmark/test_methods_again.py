@@ -139,10 +139,12 @@ def test_a_run_that_became_longer_is_not_of_the_group(
     code, text, error = run_cli("benchmark", "table", *folders, "--format", "json")
     assert code == 0, error
     found = {
-        (group["method"], group["epochs"], group["settings"].get("resumed_from.optimizer.lr")):
-            (group["seeds"], (group["miou_difference"] or {}).get("n"))
+        (group["method"], group["epochs"], group["settings"].get("resumed_from.optimizer.lr")): (
+            group["seeds"],
+            (group["miou_difference"] or {}).get("n"),
+        )
         for group in json.loads(text)["groups"]
-    }  # fmt: skip
+    }
     assert found == {
         ("none", "10", None): ([0, 1, 2], None),
         ("kd", "10", None): ([0], 1),
@@ -166,7 +168,8 @@ def test_agreement_with_the_teacher_is_called_so(
     shutil.rmtree(tmp_path / "out")
     folders = (tmp_path / "runs").iterdir()
     for code, text, error in (
-        run(tmp_path, path, run_cli), run_cli("benchmark", "table", *folders)
-    ):  # fmt: skip
+        run(tmp_path, path, run_cli),
+        run_cli("benchmark", "table", *folders),
+    ):
         assert code == 0, error
         assert "No image has labels: mIoU is the agreement with the teacher." in text

@@ -268,10 +268,21 @@ def test_names_in_the_plot_cover_no_other_name() -> None:
     costs = [1.0, 1.0, 1.01, 1.01, 1.02, 1.5]
     gains = [0.01, 0.011, 0.01, 0.012, 0.03, 0.02]
     lines = [
-        Line("student", f"a method {number}", [0], [0.5], [0.5], 3, 1000,
-             Gain("none", [gain], None, over_images=False), None, None, cost)
+        Line(
+            "student",
+            f"a method {number}",
+            [0],
+            [0.5],
+            [0.5],
+            3,
+            1000,
+            Gain("none", [gain], None, over_images=False),
+            None,
+            None,
+            cost,
+        )
         for number, (cost, gain) in enumerate(zip(costs, gains, strict=True))
-    ]  # fmt: skip
+    ]
     figure = gain_figure(lines)
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]

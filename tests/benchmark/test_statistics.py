@@ -58,9 +58,14 @@ def test_interval_over_images_is_scipys_bootstrap() -> None:
         return np.squeeze(miou(one[chosen].sum(axis=-3)) - miou(other[chosen].sum(axis=-3)))
 
     expected = stats.bootstrap(
-        (np.arange(40.0),), difference, n_resamples=10_000, method="percentile", vectorized=True,
-        rng=np.random.default_rng(5), batch=500,
-    ).confidence_interval  # fmt: skip
+        (np.arange(40.0),),
+        difference,
+        n_resamples=10_000,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(5),
+        batch=500,
+    ).confidence_interval
     # the same networks with two seeds: nothing but the images makes noise
     full = float(miou(one.sum(axis=0)) - miou(other.sum(axis=0)))
     over_images = resampled(one) - resampled(other)

@@ -23,10 +23,14 @@ GOOD = {"top/data/a.txt": b"a", "top/data/deep/er/b.txt": b"b" * 3000, "top/read
 
 @pytest.mark.parametrize(
     "content",
-    [tar_bytes(GOOD), tar_bytes(GOOD, "w:gz"), zip_bytes(GOOD),
-     tar_bytes({f"./{name}": content for name, content in GOOD.items()})],
+    [
+        tar_bytes(GOOD),
+        tar_bytes(GOOD, "w:gz"),
+        zip_bytes(GOOD),
+        tar_bytes({f"./{name}": content for name, content in GOOD.items()}),
+    ],
     ids=["tar", "tgz", "zip", "dot"],
-)  # fmt: skip
+)
 def test_only_the_wanted_folder_is_unpacked(tmp_path: Path, content: bytes) -> None:
     archive, place = tmp_path / "archive", tmp_path / "out" / "put"
     archive.write_bytes(content)
@@ -80,9 +84,11 @@ def test_an_archive_that_attacks_leaves_nothing(tmp_path: Path, attack: str) -> 
 
 def test_a_link_inside_is_left_out(tmp_path: Path) -> None:
     links: Members = {
-        "l": special("top/data/l", SYM, "deep"), "m": special("top/data/m", SYM, "../readme"),
-        "h": special("top/data/h", HARD, "top/data/a.txt"), "top/data/l/c.txt": b"c",
-    }  # fmt: skip
+        "l": special("top/data/l", SYM, "deep"),
+        "m": special("top/data/m", SYM, "../readme"),
+        "h": special("top/data/h", HARD, "top/data/a.txt"),
+        "top/data/l/c.txt": b"c",
+    }
     (tmp_path / "archive").write_bytes(tar_bytes({**GOOD, **links}))
     unpack(tmp_path / "archive", "top/data", tmp_path / "put")
     assert names(tmp_path / "put") == ["a.txt", "deep/er/b.txt", "l/c.txt"]
@@ -95,13 +101,17 @@ def flipped(content: bytes, place: int) -> bytes:
 
 @pytest.mark.parametrize(
     "content",
-    [tar_bytes({"top/data/a": CONTENT[:9000]})[:5000],
-     tar_bytes({"top/data/a": CONTENT[:9000]}, "w:gz")[:5000],
-     flipped(tar_bytes({"top/data/a": CONTENT[:9000]}, "w:gz"), 4000),
-     flipped(zip_bytes({"top/data/a": CONTENT[:9000]}), 4000),
-     zip_bytes({"top/data/a": CONTENT[:9000]})[:5000], b"", b"words" * 200],
+    [
+        tar_bytes({"top/data/a": CONTENT[:9000]})[:5000],
+        tar_bytes({"top/data/a": CONTENT[:9000]}, "w:gz")[:5000],
+        flipped(tar_bytes({"top/data/a": CONTENT[:9000]}, "w:gz"), 4000),
+        flipped(zip_bytes({"top/data/a": CONTENT[:9000]}), 4000),
+        zip_bytes({"top/data/a": CONTENT[:9000]})[:5000],
+        b"",
+        b"words" * 200,
+    ],
     ids=["tar", "tgz", "tgz_flipped", "zip_flipped", "zip", "empty", "text"],
-)  # fmt: skip
+)
 def test_a_damaged_archive_leaves_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "archive").write_bytes(content)
     message = one_line(lambda: unpack(tmp_path / "archive", "top/data", tmp_path / "put"))

@@ -45,9 +45,11 @@ def test_counts() -> None:
     table = "\n".join(label_table(found))
     assert "3 usable images, 10x8 (2), 5x4 (1)" in table
     assert [line.split() for line in table.splitlines()[2:]] == [
-        ["a", "44.44", "%", "2"], ["b", "22.22", "%", "1"], ["c", "11.11", "%", "1"],
+        ["a", "44.44", "%", "2"],
+        ["b", "22.22", "%", "1"],
+        ["c", "11.11", "%", "1"],
         ["(ignored)", "22.22", "%"],
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(
@@ -57,11 +59,14 @@ def test_counts() -> None:
         ((0, 2), ["no pixel of class 'b'"], None),
         ((1,), ["no pixel of class 'a', 'c'"], None),
         ((0, 255), ["no pixel of class 'b', 'c'"], None),
-        ((1, 2), ["no pixel of class 'a' (class ids begin at 0; do those of these masks begin at "
-                  "1?)"], None),
+        (
+            (1, 2),
+            ["no pixel of class 'a' (class ids begin at 0; do those of these masks begin at 1?)"],
+            None,
+        ),
         ((255,), [], "every pixel of the masks is ignored (255)"),
     ],
-)  # fmt: skip
+)
 def test_what_is_odd_and_what_cannot_be_meant(
     ids: tuple[int, ...], notes: list[str], refusal: str | None
 ) -> None:

@@ -16,9 +16,26 @@ NAMES = ["bochum/bochum_000000_000313", "ulm/ulm_000000_000019", "ulm/ulm_000001
 ALL_IDS = np.arange(36, dtype=np.uint8).reshape(4, 9)
 # written by hand from the table of the benchmark: label id -> train id
 TRAIN_IDS = {
-    7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12,
-    26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18,
-}  # fmt: skip
+    7: 0,
+    8: 1,
+    11: 2,
+    12: 3,
+    13: 4,
+    17: 5,
+    19: 6,
+    20: 7,
+    21: 8,
+    22: 9,
+    23: 10,
+    24: 11,
+    25: 12,
+    26: 13,
+    27: 14,
+    28: 15,
+    31: 16,
+    32: 17,
+    33: 18,
+}
 
 
 @pytest.fixture(params=["leftImg8bit", "images"])

@@ -15,12 +15,16 @@ from aicsd.data.convert.colors import parse_table
 
 @pytest.mark.parametrize(
     "text",
-    ["name,r,g,b\nred car,200,0,0\nsky,0,0,250\n", "red car 200 0 0\nsky 0 0 250",
-     "200 0 0\tred car\r\n0 0 250\tsky\r\n", "# label:color_rgb:parts:actions\n"
-     "red car:200,0,0::\nsky:0,0,250::\n", "red car;200;0;0\nsky;0;0;250",
-     "Name, R, G, B\nred car, 200, 0, 0\nsky, 0, 0, 250",
-     "red car,200,0,0\nvoid,1,1,1\nsky,0,0,250"],
-)  # fmt: skip
+    [
+        "name,r,g,b\nred car,200,0,0\nsky,0,0,250\n",
+        "red car 200 0 0\nsky 0 0 250",
+        "200 0 0\tred car\r\n0 0 250\tsky\r\n",
+        "# label:color_rgb:parts:actions\nred car:200,0,0::\nsky:0,0,250::\n",
+        "red car;200;0;0\nsky;0;0;250",
+        "Name, R, G, B\nred car, 200, 0, 0\nsky, 0, 0, 250",
+        "red car,200,0,0\nvoid,1,1,1\nsky,0,0,250",
+    ],
+)
 def test_tables_as_people_write_them(text: str) -> None:
     table = parse_table(text, "t.csv", {"void"})
     assert table.names == ("red car", "sky")

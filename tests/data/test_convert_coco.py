@@ -41,8 +41,15 @@ def image_entry(number: int, name: str) -> Json:
 
 def annotation(image: int, category: int, segmentation: object, **more: object) -> Json:
     bbox = [2, 2, 5, 5]
-    return {"id": image * 10, "image_id": image, "category_id": category, "bbox": bbox,
-            "segmentation": segmentation, "iscrowd": 0, **more}  # fmt: skip
+    return {
+        "id": image * 10,
+        "image_id": image,
+        "category_id": category,
+        "bbox": bbox,
+        "segmentation": segmentation,
+        "iscrowd": 0,
+        **more,
+    }
 
 
 def coco_tree(root: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -110,8 +117,9 @@ def test_coco_objects_that_cannot_be_painted_are_ignored_pixels(tmp_path: Path) 
         {"counts": [True] * (HEIGHT * WIDTH), "size": [*SHAPE]},
     ]  # fmt: skip
     for segmentation in bad:
-        content = coco([image_entry(0, "a.png")], [annotation(0, 7, segmentation),
-                                                   annotation(0, 3, [good])])  # fmt: skip
+        content = coco(
+            [image_entry(0, "a.png")], [annotation(0, 7, segmentation), annotation(0, 3, [good])]
+        )
         write_json(tmp_path / "s" / "a.json", content)
         result, out = run(tmp_path / "s")
         expected = np.zeros(SHAPE, np.uint8)
@@ -131,8 +139,10 @@ def test_coco_objects_that_cannot_be_painted_are_ignored_pixels(tmp_path: Path) 
 
 def test_coco_as_roboflow_exports_it(tmp_path: Path) -> None:
     """Images beside the annotations, names that repeat in the splits, a category of categories."""
-    categories = [{"id": 0, "name": "things", "supercategory": "none"},
-                  {"id": 1, "name": "cup", "supercategory": "things"}]  # fmt: skip
+    categories = [
+        {"id": 0, "name": "things", "supercategory": "none"},
+        {"id": 1, "name": "cup", "supercategory": "things"},
+    ]
     for split in ("train", "valid", "test"):
         photo(tmp_path / "s" / split / "0001.jpg", (HEIGHT, WIDTH + len(split)))
         entry = {**image_entry(5, "0001.jpg"), "width": WIDTH + len(split)}
@@ -167,10 +177,15 @@ def test_panoptic(tmp_path: Path) -> None:
     segments = RNG.choice([0, 5, 300, 70000, 123], SHAPE)
     colors = {n: (n % 256, n // 256 % 256, n // 65536) for n in (0, 5, 300, 70000, 123)}
     save_colors(root / "annotations" / "panoptic_val2017" / "000.png", segments, colors)
-    info = [{"id": 5, "category_id": 184}, {"id": 300, "category_id": 1, "iscrowd": 1},
-            {"id": 70000, "category_id": 1}]  # fmt: skip
-    entries = [{"image_id": 0, "file_name": "000.png", "segments_info": info},
-               {"image_id": 1, "file_name": "001.png", "segments_info": []}]  # fmt: skip
+    info = [
+        {"id": 5, "category_id": 184},
+        {"id": 300, "category_id": 1, "iscrowd": 1},
+        {"id": 70000, "category_id": 1},
+    ]
+    entries = [
+        {"image_id": 0, "file_name": "000.png", "segments_info": info},
+        {"image_id": 1, "file_name": "001.png", "segments_info": []},
+    ]
     categories = [{"id": 1, "name": "person", "isthing": 1}, {"id": 184, "name": "tree-merged"}]
     content = coco([image_entry(0, "000.jpg"), image_entry(1, "001.jpg")], entries, categories)
     write_json(root / "annotations" / "panoptic_val2017.json", content)

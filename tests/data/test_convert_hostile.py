@@ -20,9 +20,21 @@ from aicsd.errors import UserError
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret.jpg", "/etc/passwd", "images/../../secret.jpg", "..\\secret.jpg", "link.jpg",
-     "folder/secret.jpg", "C:/secret.jpg", "\x00", "x" * 5000, "ring.jpg", "fifo.jpg", "images"],
-)  # fmt: skip
+    [
+        "../secret.jpg",
+        "/etc/passwd",
+        "images/../../secret.jpg",
+        "..\\secret.jpg",
+        "link.jpg",
+        "folder/secret.jpg",
+        "C:/secret.jpg",
+        "\x00",
+        "x" * 5000,
+        "ring.jpg",
+        "fifo.jpg",
+        "images",
+    ],
+)
 def test_no_path_leads_outside(tmp_path: Path, name: str) -> None:
     secret = photo(tmp_path / "secret.jpg")
     root = coco_source(tmp_path / "s", 2)
@@ -125,10 +137,19 @@ def test_a_broken_image_is_left_out(tmp_path: Path, content: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[" * 100_000, '{"images": 3, "annotations": {}, "categories": ""}', "null", "[1]",
-     '{"images": [], "annotations": [], "categories": []}', "\xff\xfe", "1" * 5000,
-     '{"images": [{"id": [], "file_name": {}}], "annotations": [3], "categories": [{"id": {}}]}'],
-)  # fmt: skip
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        '{"images": 3, "annotations": {}, "categories": ""}',
+        "null",
+        "[1]",
+        '{"images": [], "annotations": [], "categories": []}',
+        "\xff\xfe",
+        "1" * 5000,
+        '{"images": [{"id": [], "file_name": {}}], "annotations": [3], "categories": [{"id": {}}]}',
+    ],
+)
 def test_broken_json_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "s").mkdir()
     keys = '"images" "annotations" "categories" "segmentation"'

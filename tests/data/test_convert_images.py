@@ -60,10 +60,19 @@ def test_a_split_by_seed_is_the_same_each_time_and_moves_little(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("path", "split"),
-    [("train", "train"), ("a/Valid/images", "val"), ("instances_val2017.json", "val"),
-     ("x/training", "train"), ("test", "test"), ("unlabeled", "unlabelled"), ("images", None),
-     ("latest/trainee", None), ("contest/interval", None), ("train/val", "val")],
-)  # fmt: skip
+    [
+        ("train", "train"),
+        ("a/Valid/images", "val"),
+        ("instances_val2017.json", "val"),
+        ("x/training", "train"),
+        ("test", "test"),
+        ("unlabeled", "unlabelled"),
+        ("images", None),
+        ("latest/trainee", None),
+        ("contest/interval", None),
+        ("train/val", "val"),
+    ],
+)
 def test_which_paths_name_a_split(path: str, split: str | None) -> None:
     assert split_of(path) == split
 
@@ -137,11 +146,15 @@ def test_what_becomes_of_images_without_annotation(tmp_path: Path) -> None:
 # EXIF
 
 TURNS = {  # (row, column) of the stored image -> of the one that is seen; H and W are the stored
-    1: lambda r, c, h, w: (r, c), 2: lambda r, c, h, w: (r, w - 1 - c),
-    3: lambda r, c, h, w: (h - 1 - r, w - 1 - c), 4: lambda r, c, h, w: (h - 1 - r, c),
-    5: lambda r, c, h, w: (c, r), 6: lambda r, c, h, w: (c, h - 1 - r),
-    7: lambda r, c, h, w: (w - 1 - c, h - 1 - r), 8: lambda r, c, h, w: (w - 1 - c, r),
-}  # fmt: skip
+    1: lambda r, c, h, w: (r, c),
+    2: lambda r, c, h, w: (r, w - 1 - c),
+    3: lambda r, c, h, w: (h - 1 - r, w - 1 - c),
+    4: lambda r, c, h, w: (h - 1 - r, c),
+    5: lambda r, c, h, w: (c, r),
+    6: lambda r, c, h, w: (c, h - 1 - r),
+    7: lambda r, c, h, w: (w - 1 - c, h - 1 - r),
+    8: lambda r, c, h, w: (w - 1 - c, r),
+}
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -171,10 +171,15 @@ TABLE = "name,r,g,b\nbuilding,128,0,0\ntall tree,0,128,0\nignore,0,0,0\n"
 
 @pytest.mark.parametrize(
     ("image", "mask_file"),
-    [("images/train/a.jpg", "masks_rgb/train/a.png"), ("train/a.jpg", "train_labels/a_L.png"),
-     ("train/a.jpg", "trainannot/a.png"), ("train/images/a.jpg", "train/masks/a.png"),
-     ("train/a.jpg", "train/a_mask.png"), ("train/img/a_L.jpg", "train/gt/a_L.png")],
-)  # fmt: skip
+    [
+        ("images/train/a.jpg", "masks_rgb/train/a.png"),
+        ("train/a.jpg", "train_labels/a_L.png"),
+        ("train/a.jpg", "trainannot/a.png"),
+        ("train/images/a.jpg", "train/masks/a.png"),
+        ("train/a.jpg", "train/a_mask.png"),
+        ("train/img/a_L.jpg", "train/gt/a_L.png"),
+    ],
+)
 def test_masks_of_colours(tmp_path: Path, image: str, mask_file: str) -> None:
     root = tmp_path / "s"
     ids = RNG.choice([0, 1, 2, 3], SHAPE)

@@ -66,16 +66,25 @@ def test_yolo_lists_of_images(tmp_path: Path) -> None:
     result, _ = run(root)
     assert result.written.images == {"train": 1, "val": 1}
     assert reasons(result, "image") == {
-        "its path leads out of the source": 2, "no such file": 1,
-    }  # fmt: skip
+        "its path leads out of the source": 2,
+        "no such file": 1,
+    }
 
 
 # LabelMe
 
 
 def labelme(shapes: list[Json], path: str | None = "a.jpg", **more: object) -> Json:
-    return {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": path,
-            "imageData": None, "imageHeight": HEIGHT, "imageWidth": WIDTH, **more}  # fmt: skip
+    return {
+        "version": "5.5.0",
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": path,
+        "imageData": None,
+        "imageHeight": HEIGHT,
+        "imageWidth": WIDTH,
+        **more,
+    }
 
 
 def shape(label: object, points: object, kind: str = "polygon", **more: object) -> Json:

@@ -115,8 +115,12 @@ def colored(tmp_path: Path) -> Path:
     return tmp_path
 
 
-KINDS = {".png": ("RGB", "RGBA", "P"), ".bmp": ("RGB", "P"), ".tif": ("RGB", "RGBA", "P"),
-         ".webp": ("RGB", "RGBA")}  # fmt: skip
+KINDS = {
+    ".png": ("RGB", "RGBA", "P"),
+    ".bmp": ("RGB", "P"),
+    ".tif": ("RGB", "RGBA", "P"),
+    ".webp": ("RGB", "RGBA"),
+}
 
 
 @pytest.mark.parametrize(("suffix", "mode"), [(s, mode) for s in KINDS for mode in KINDS[s]])

@@ -287,8 +287,11 @@ def test_a_loop_that_is_left_early_does_not_hang_at_exit() -> None:
     done = subprocess.run(
         # torch warns where a machine has fewer cores than there are workers
         [sys.executable, "-W", "ignore", "-c", script],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 3, done.stderr
     assert not done.stderr
 

@@ -101,8 +101,9 @@ def test_classes_by_their_number() -> None:
 
 def test_datasets_in_memory(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    train, val = (open_dataset("digits", None, split, {"size": 32, "scenes": 4})
-                  for split in ("train", "val"))  # fmt: skip
+    train, val = (
+        open_dataset("digits", None, split, {"size": 32, "scenes": 4}) for split in ("train", "val")
+    )
     settings: dict[str, Any] = {"batch_size": 2, "workers": 0, "augment": {"crop": 32}}
     assert data_settings(Splits(train, val)) == ({}, Splits(train, val))
     assert data_settings((train, val)) == ({}, Splits(train, val))
@@ -112,8 +113,9 @@ def test_datasets_in_memory(tmp_path: Path) -> None:
     options: dict[str, Any] = {"epochs": 1, "accelerator": "cpu", "logger": "none"}
     weights = []
     spellings: list[dict[str, Any]] = [
-        {"train": train, "val": val}, {"name": "digits", "options": {"size": 32, "scenes": 4}}
-    ]  # fmt: skip
+        {"train": train, "val": val},
+        {"name": "digits", "options": {"size": 32, "scenes": 4}},
+    ]
     for number, data in enumerate(spellings):
         run = aicsd.train(TINY_MODEL, {**settings, **data}, tmp_path / str(number), **options)
         weights.append({name: w.sum().item() for name, w in run.student.state_dict().items()})
@@ -121,7 +123,8 @@ def test_datasets_in_memory(tmp_path: Path) -> None:
     saved = yaml.safe_load((tmp_path / "0" / "config.yaml").read_text())["data"]["name"]
     with pytest.raises(UserError, match="the data of this run were in memory"):
         open_dataset(saved, None, "val")
-    again = aicsd.train(TINY_MODEL, {**settings, "train": train, "val": val}, tmp_path / "0",
-                        resume=True, **options)  # fmt: skip
+    again = aicsd.train(
+        TINY_MODEL, {**settings, "train": train, "val": val}, tmp_path / "0", resume=True, **options
+    )
     assert again.metrics == json.loads((tmp_path / "0" / "metrics.json").read_text())
     assert weights[0] == weights[1]

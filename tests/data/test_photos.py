@@ -165,7 +165,7 @@ def test_photos_alone(tmp_path: Path, run_cli: RunCli) -> None:
         (["--data.unlabelled_ratio", "-1"], ["data.unlabelled_ratio is -1", "0 or more"]),
     ],
     ids=lambda value: "-".join(value)[:40],
-)  # fmt: skip
+)
 def test_errors(
     flags: list[str],
     expected: list[str],
@@ -181,8 +181,9 @@ def test_errors(
     (tmp_path / "films" / "a.mp4").touch()
     (tmp_path / "broken" / "bad.png").write_bytes(b"no image")
     teacher = save_tiny_model(tmp_path / "teacher.safetensors")
-    code, output, error = run_cli("distill", *FIT_FLAGS, *model_flags("student"), *flags,
-                                  "--teacher", teacher, "--run", "run")  # fmt: skip
+    code, output, error = run_cli(
+        "distill", *FIT_FLAGS, *model_flags("student"), *flags, "--teacher", teacher, "--run", "run"
+    )
     assert (code, output) == (2, "")
     assert error.count("\n") == 1
     for part in expected:
@@ -216,8 +217,9 @@ def test_a_video_in_place_of_photos(
     # noise through a JPEG: nearest to its own frame
     errors = [np.abs(photo - noise(64, 48, number)).mean() for number in range(13)]
     assert int(np.argmin(errors)) == 4
-    mixed_in = DataConfig(root=str(write_folder(tmp_path / "data", {"train": 2, "val": 1})),
-                          unlabelled=str(video))  # fmt: skip
+    mixed_in = DataConfig(
+        root=str(write_folder(tmp_path / "data", {"train": 2, "val": 1})), unlabelled=str(video)
+    )
     assert len(open_splits(mixed_in)[0].train) == 2 + 4
     os.utime(video, (4e9, 4e9))
     with pytest.raises(UserError, match=r"drive\.mkv\.frames is older than .*remove it"):

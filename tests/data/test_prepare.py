@@ -134,8 +134,14 @@ def test_sbd(server: Server, tmp_path: Path) -> None:
 
     file = io.BytesIO()
     savemat(file, {"GTcls": {"Segmentation": np.full((4, 6), 7, np.uint8)}})
-    files = {"img/a.jpg": IMAGE, "img/b.jpg": IMAGE, "cls/a.mat": file.getvalue(),
-             "cls/b.mat": file.getvalue(), "train.txt": b"a\n", "val.txt": b"b\n"}  # fmt: skip
+    files = {
+        "img/a.jpg": IMAGE,
+        "img/b.jpg": IMAGE,
+        "cls/a.mat": file.getvalue(),
+        "cls/b.mat": file.getvalue(),
+        "train.txt": b"a\n",
+        "val.txt": b"b\n",
+    }
     members = {f"benchmark_RELEASE/dataset/{name}": content for name, content in files.items()}
     server.files["benchmark.tgz"] = content = tar_bytes(members, "w:gz")
     plans = served("sbd", server, hashlib.md5(content).hexdigest())

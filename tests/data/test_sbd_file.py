@@ -51,8 +51,9 @@ def test_of_a_machine_with_the_other_byte_order(tmp_path: Path) -> None:
 
     def matrix(kind: int, shape: tuple[int, ...], name: bytes, rest: bytes) -> bytes:
         head = element(6, struct.pack(">II", kind, 0))
-        return element(14, head + element(5, struct.pack(f">{len(shape)}i", *shape))
-                       + element(1, name) + rest)  # fmt: skip
+        return element(
+            14, head + element(5, struct.pack(f">{len(shape)}i", *shape)) + element(1, name) + rest
+        )
 
     numbers = element(4, MASK.astype(">u2").tobytes(order="F"))
     field = matrix(11, MASK.shape, b"", numbers)

@@ -21,8 +21,16 @@ from aicsd.data.shard_index import BLOCK, members_of, open_remote
 from aicsd.data.web_file import WAITS
 from aicsd.errors import UserError
 
-FLAGS = ["train", "--data.batch_size", "4", *FIT_FLAGS, *model_flags("model"), "--epochs", "2",
-         *NO_REPORT]  # fmt: skip
+FLAGS = [
+    "train",
+    "--data.batch_size",
+    "4",
+    *FIT_FLAGS,
+    *model_flags("model"),
+    "--epochs",
+    "2",
+    *NO_REPORT,
+]
 
 
 @pytest.fixture
@@ -116,9 +124,13 @@ def test_copies_are_read_in_place_of_what_is_listed(
 
 
 def test_data_check_reads_all_and_a_training_some(
-    root: Path, shards: Path, run_cli: RunCli, server: Server, tmp_path: Path,
+    root: Path,
+    shards: Path,
+    run_cli: RunCli,
+    server: Server,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     code, out, error = run_cli("data", "check", "--data.root", root)
     assert code == 0, error
     wanted = run_cli("data", "check", "--data.root", shards)[1]
@@ -306,8 +318,11 @@ def cut_off(server: Server) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (without_ranges, "does not send parts of files (range requests); copy the tars with aicsd "
-         "data prepare shards"),
+        (
+            without_ranges,
+            "does not send parts of files (range requests); copy the tars with aicsd "
+            "data prepare shards",
+        ),
         (gone, "a.tar: the server answers 404 Not Found"),
         (elsewhere, "a.tar leads to no address: redirects go to http:// or https:// only"),
         (round_and_round, "a.tar: the server redirects more than 5 times"),
@@ -320,7 +335,7 @@ def cut_off(server: Server) -> None:
         (endless_header, "a.tar is not an uncompressed tar file, or is damaged"),
         (cut_off, "a.tar is not an uncompressed tar file, or is damaged"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.usefixtures("shards")
 def test_what_cannot_be_read_is_one_line(
     server: Server, tmp_path: Path, run_cli: RunCli, change: Callable[[Server], None], words: str

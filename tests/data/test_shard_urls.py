@@ -43,8 +43,16 @@ def test_a_training_is_that_of_local_shards(
     server.named.clear()
     assert run_cli("data", "prepare", "shards", "--root", root)[0] == 0
     assert not server.named
-    flags = ["train", "--data.batch_size", "4", *FIT_FLAGS, *model_flags("model"), "--epochs", "1",
-             *NO_REPORT]  # fmt: skip
+    flags = [
+        "train",
+        "--data.batch_size",
+        "4",
+        *FIT_FLAGS,
+        *model_flags("model"),
+        "--epochs",
+        "1",
+        *NO_REPORT,
+    ]
     for name, place in (("a", shards), ("b", root)):
         aicsd(*flags, "--data.root", place, "--run", tmp_path / name)
     assert same_weights(tmp_path / "a", tmp_path / "b")
@@ -53,8 +61,9 @@ def test_a_training_is_that_of_local_shards(
 def test_tars_of_other_names_belong_to_the_split_of_their_list(
     shards: Path, server: Server, tmp_path: Path, run_cli: RunCli
 ) -> None:
-    server.files = {f"x{number}.tar": (shards / f"train-00000{number}.tar").read_bytes()
-                    for number in range(3)}  # fmt: skip
+    server.files = {
+        f"x{number}.tar": (shards / f"train-00000{number}.tar").read_bytes() for number in range(3)
+    }
     root = listed(tmp_path / "root", shards, train=f"{server.url}/x{{0..2}}.tar")
     assert run_cli("data", "prepare", "shards", "--root", root)[0] == 0
     wanted = open_dataset("shards", str(shards), "train").names
@@ -64,9 +73,13 @@ def test_tars_of_other_names_belong_to_the_split_of_their_list(
 
 @pytest.mark.parametrize("silence", [0.0, 30.0])
 def test_a_server_that_never_sends_all(
-    shards: Path, server: Server, tmp_path: Path, run_cli: RunCli,
-    monkeypatch: pytest.MonkeyPatch, silence: float,
-) -> None:  # fmt: skip
+    shards: Path,
+    server: Server,
+    tmp_path: Path,
+    run_cli: RunCli,
+    monkeypatch: pytest.MonkeyPatch,
+    silence: float,
+) -> None:
     """Cut at once or silent: one line after some tries, and a later call finishes."""
     monkeypatch.setattr("aicsd.data.download.TIMEOUT", 0.3)
     server.cuts, server.silence = {"train-000001.tar": [100] * TRIES}, silence
@@ -101,9 +114,13 @@ def test_a_server_that_never_sends_all(
     ],
 )
 def test_what_cannot_be_fetched_is_one_line(
-    server: Server, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch,
-    text: str, words: str,
-) -> None:  # fmt: skip
+    server: Server,
+    tmp_path: Path,
+    run_cli: RunCli,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    words: str,
+) -> None:
     monkeypatch.setattr("aicsd.data.shard_urls.MAX_SHARDS", 1000)
     root = tmp_path / "root"
     root.mkdir()

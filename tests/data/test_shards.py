@@ -38,8 +38,16 @@ def test_samples_are_those_of_the_files(root: Path, tmp_path: Path) -> None:
 def test_a_training_is_that_of_the_files(root: Path, tmp_path: Path, run_cli: RunCli) -> None:
     """A training with loaders, interrupted and resumed."""
     shards = pack(root, tmp_path / "shards", per_tar=5)
-    flags = ["train", "--data.batch_size", "4", *FIT_FLAGS, *model_flags("model"), "--epochs", "2",
-             *NO_REPORT]  # fmt: skip
+    flags = [
+        "train",
+        "--data.batch_size",
+        "4",
+        *FIT_FLAGS,
+        *model_flags("model"),
+        "--epochs",
+        "2",
+        *NO_REPORT,
+    ]
     aicsd(*flags, "--data.name", "folder", "--data.root", root, "--run", tmp_path / "a")
     aicsd(*flags, "--data.root", shards, "--run", tmp_path / "b", "--data.workers", "2")
     assert same_weights(tmp_path / "a", tmp_path / "b")

@@ -49,8 +49,9 @@ def test_a_run_on_few_labels_and_the_other_images(
     tiny_folder: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
     run = tmp_path / "run"
-    command = train_command(tiny_folder, run, "--epochs", 1, "--data.unlabelled_rest", "true",
-                            *NO_REPORT)  # fmt: skip
+    command = train_command(
+        tiny_folder, run, "--epochs", 1, "--data.unlabelled_rest", "true", *NO_REPORT
+    )
     code, _, error = run_cli(*command)
     assert code == 2
     assert "data.unlabelled_rest needs data.train_images" in error

@@ -62,9 +62,16 @@ def test_classes_and_palette_are_those_of_voc() -> None:
     assert CLASSES.names[0] == "background"
     assert list(CLASSES.names[1:]) == sorted(CLASSES.names[1:])
     for class_id, color in {
-        0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128),
-        7: (128, 128, 128), 8: (64, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128),
-    }.items():  # fmt: skip
+        0: (0, 0, 0),
+        1: (128, 0, 0),
+        2: (0, 128, 0),
+        3: (128, 128, 0),
+        4: (0, 0, 128),
+        7: (128, 128, 128),
+        8: (64, 0, 0),
+        15: (192, 128, 128),
+        20: (0, 64, 128),
+    }.items():
         assert CLASSES.palette[class_id] == color
     assert voc_color(255) == (224, 224, 192)
 

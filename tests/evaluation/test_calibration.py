@@ -28,25 +28,32 @@ def loop(model: Segmenter, dataset: Scenes) -> tuple[float, float]:
         image = torch.from_numpy(sample.image).permute(2, 0, 1)[None]
         with torch.no_grad():
             logits = torch.nn.functional.interpolate(
-                model.eval()(image).logits, sample.mask.shape, mode="bilinear",
+                model.eval()(image).logits,
+                sample.mask.shape,
+                mode="bilinear",
                 align_corners=model.align_corners,
-            )  # fmt: skip
+            )
         sures, ids = logits.softmax(dim=1)[0].amax(dim=0), logits[0].argmax(dim=0)
         for sure, label, told in zip(
-            sures.flatten().tolist(), sample.mask.flatten().tolist(), ids.flatten().tolist(),
+            sures.flatten().tolist(),
+            sample.mask.flatten().tolist(),
+            ids.flatten().tolist(),
             strict=True,
-        ):  # fmt: skip
+        ):
             if label != IGNORE_INDEX:
                 place = max(0, math.ceil(sure * 15) - 1)
                 bins.setdefault(place, []).append((label == told, sure))
     pixels = sum(map(len, bins.values()))
     confidence = sum(sure for found in bins.values() for _, sure in found) / pixels
     error = sum(
-        len(found) / pixels
-        * abs(sum(right for right, _ in found) / len(found)
-              - sum(sure for _, sure in found) / len(found))
+        len(found)
+        / pixels
+        * abs(
+            sum(right for right, _ in found) / len(found)
+            - sum(sure for _, sure in found) / len(found)
+        )
         for found in bins.values()
-    )  # fmt: skip
+    )
     return confidence, error
 
 

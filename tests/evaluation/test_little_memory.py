@@ -159,8 +159,9 @@ def test_a_training_and_any_command_with_too_little_memory(
     monkeypatch.setattr("aicsd.engine.fit.train_step", fail)
     code, _, error = run_cli(*train_command(tiny_folder, tmp_path / "run"))
     assert (code, error.splitlines()[-1].partition(": lower")[0]) == (
-        2, "aicsd: error: not enough memory for this training"
-    )  # fmt: skip
+        2,
+        "aicsd: error: not enough memory for this training",
+    )
     monkeypatch.setattr("aicsd.cli._run", fail)
     code, out, error = run_cli("predict")
     assert (code, out, error.count("\n")) == (2, "", 1)

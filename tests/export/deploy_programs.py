@@ -49,7 +49,12 @@ def wanted(place: Path, size: tuple[int, int] | None = None) -> np.ndarray:
 
 def run(command: list[str | Path], place: Path, **more: str) -> None:
     found = subprocess.run(
-        command, cwd=place, capture_output=True, text=True, timeout=120, check=False,
+        command,
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
         env={**os.environ, **more},
-    )  # fmt: skip
+    )
     assert found.returncode == 0, found.stderr

@@ -29,11 +29,13 @@ WEB_RUNTIME = Path(
     os.environ.get("ONNXRUNTIME_WEB", REPOSITORY / "node_modules" / "onnxruntime-web" / "dist")
 )
 HEADERS = [
-    Path(folder) for folder in (
+    Path(folder)
+    for folder in (
         os.environ.get("ONNXRUNTIME_INCLUDE", "/usr/include/onnxruntime"),
-        "/usr/include/onnxruntime/core/session", "/usr/local/include/onnxruntime",
+        "/usr/include/onnxruntime/core/session",
+        "/usr/local/include/onnxruntime",
     )
-]  # fmt: skip
+]
 
 
 @pytest.fixture

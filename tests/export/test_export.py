@@ -29,8 +29,14 @@ PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 SIZES = ((1, 33, 95), (3, 71, 54), (1, 128, 128))
 LEARN = ("--optimizer.name", "adamw", "--optimizer.lr", "0.01", "--optimizer.head_lr_factor", "1")
 # the smallest network of timm: each export takes seconds, and more with the number of layers
-NETWORK: dict[str, Any] = {"backbone": "test_resnet", "output_stride": 32, "aspp_channels": 8,
-           "decoder_channels": 8, "low_level_channels": 4, "dropout": 0}  # fmt: skip
+NETWORK: dict[str, Any] = {
+    "backbone": "test_resnet",
+    "output_stride": 32,
+    "aspp_channels": 8,
+    "decoder_channels": 8,
+    "low_level_channels": 4,
+    "dropout": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +156,14 @@ def test_int8_labels(run: Path, root: Path, int8_labels: tuple[Path, str]) -> No
 
 @pytest.mark.parametrize("flags", [(), ("--scales", "0.75,1.5", "--flip", "true")])
 def test_evaluate(
-    run: Path, root: Path, onnx_file: Path, openvino_file: Path, tmp_path: Path,
-    run_cli: RunCli, flags: tuple[str, ...],
-) -> None:  # fmt: skip
+    run: Path,
+    root: Path,
+    onnx_file: Path,
+    openvino_file: Path,
+    tmp_path: Path,
+    run_cli: RunCli,
+    flags: tuple[str, ...],
+) -> None:
     found = []
     for number, model in enumerate((run, onnx_file, openvino_file)):
         out = tmp_path / f"{number}.json"
@@ -164,9 +175,13 @@ def test_evaluate(
 
 
 def test_predict(
-    run: Path, root: Path, onnx_file: Path, int8_labels: tuple[Path, str], tmp_path: Path,
+    run: Path,
+    root: Path,
+    onnx_file: Path,
+    int8_labels: tuple[Path, str],
+    tmp_path: Path,
     run_cli: RunCli,
-) -> None:  # fmt: skip
+) -> None:
     ids = []
     for name, model in (("run", run), ("onnx", onnx_file), ("labels", int8_labels[0])):
         code, _, error = run_cli("predict", model, root / "images/val", "--out", tmp_path / name)
@@ -201,9 +216,13 @@ def test_nothing_of_aicsd_or_pytorch_is_needed(
     Image.open(root / "images/val/000.png").resize((131, 97)).save(tmp_path / "photo.jpg")
     missing = "import sys\nfor name in ('aicsd', 'torch'):\n    sys.modules[name] = None\n"
     found = subprocess.run(
-        [sys.executable, "-I", "-c", missing + lines_without_aicsd()], cwd=tmp_path,
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, "-I", "-c", missing + lines_without_aicsd()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert found.returncode == 0, found.stderr
 
     # decoded by Pillow there and here: another decoder gives other pixels
@@ -259,17 +278,27 @@ def assert_refused(result: tuple[int, str, str], words: str) -> None:
         ("a.onnx", "--size 32x32", "size is 32x32; the network takes sides of 33 pixels or more"),
         ("a.onnx", "--int8 true", "give --data.name and --data.root"),
         ("a.onnx", "--int8 true --data.name folder", "data.root"),
-        ("a.onnx", "--int8 true --data.name folder --data.root data --calibration_images 0",
-         "calibration_images is 0"),
-        ("a.onnx", "--int8 true --data.name folder --data.root data --calibration_split tain",
-         "tain"),
+        (
+            "a.onnx",
+            "--int8 true --data.name folder --data.root data --calibration_images 0",
+            "calibration_images is 0",
+        ),
+        (
+            "a.onnx",
+            "--int8 true --data.name folder --data.root data --calibration_split tain",
+            "tain",
+        ),
         ("a.onnx", "--int8 true --data.name folder --data.root other", "classes.*'bar'.*'pole'"),
     ],
-)  # fmt: skip
+)
 def test_refused(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli, out: str, flags: str,
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run_cli: RunCli,
+    out: str,
+    flags: str,
     words: str,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.chdir(workplace)
     before = sorted(workplace.rglob("*"))
     assert_refused(run_cli("export", "model.safetensors", "-o", out, *flags.split()), words)

@@ -28,21 +28,26 @@ WEIGHT = np.random.default_rng(0).normal(size=(3, 3, 1, 1)).astype(np.float32)
 
 
 def write(
-    path: Path, nodes: Sequence[object], image: tuple[str, Sides], result: tuple[str, Sides],
-    about: object = None, more_inputs: Sequence[str] = (),
+    path: Path,
+    nodes: Sequence[object],
+    image: tuple[str, Sides],
+    result: tuple[str, Sides],
+    about: object = None,
+    more_inputs: Sequence[str] = (),
     weights: dict[str, np.ndarray] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """An ONNX file from ``x`` to ``y``; the ports are (element type, sides)."""
 
     def port(name: str, kind: str, sides: Sides) -> object:
         return onnx.helper.make_tensor_value_info(name, getattr(onnx.TensorProto, kind), sides)
 
     graph = onnx.helper.make_graph(
-        nodes, "graph",
+        nodes,
+        "graph",
         [port("x", *image), *(port(name, "FLOAT", [1]) for name in more_inputs)],
         [port("y", *result)],
         [onnx.numpy_helper.from_array(value, name) for name, value in (weights or {}).items()],
-    )  # fmt: skip
+    )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
     model.ir_version = 10
     if about is not None:
@@ -61,9 +66,11 @@ def convolution(path: Path, last: bool = False, about: object = None) -> Path:
     sides: Sides = ["b", "h", "w", 3] if last else ["b", 3, "h", "w"]
     nodes = [node("Conv", "x weight")]
     if last:
-        nodes = [node("Transpose", "x", "first", perm=[0, 3, 1, 2]),
-                 node("Conv", "first weight", "maps"),
-                 node("Transpose", "maps", perm=[0, 2, 3, 1])]  # fmt: skip
+        nodes = [
+            node("Transpose", "x", "first", perm=[0, 3, 1, 2]),
+            node("Conv", "first weight", "maps"),
+            node("Transpose", "maps", perm=[0, 2, 3, 1]),
+        ]
     return write(path, nodes, ("FLOAT", sides), ("FLOAT", sides), about, weights={"weight": WEIGHT})
 
 
@@ -85,8 +92,13 @@ def test_the_lines_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     sides: Sides = ["b", 3, "h", "w"]
     nodes = [node("Conv", "x weight")]
-    write(Path("theirs.onnx"), nodes, ("FLOAT", sides), ("FLOAT", ["b", 2, "h", "w"]),
-          weights={"weight": WEIGHT[:2]})  # fmt: skip
+    write(
+        Path("theirs.onnx"),
+        nodes,
+        ("FLOAT", sides),
+        ("FLOAT", ["b", 2, "h", "w"]),
+        weights={"weight": WEIGHT[:2]},
+    )
     page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
     (lines,) = re.findall(r"## A network of another tool.*?```python\n(.*?)```", page, re.DOTALL)
     found: dict[str, Any] = {}
@@ -109,8 +121,13 @@ def test_a_network_of_one_size_with_labels(tmp_path: Path) -> None:
 
 def test_windows_of_a_network_of_one_size(tmp_path: Path) -> None:
     """Cut from the image at its own scale."""
-    path = write(tmp_path / "a.onnx", [node("Conv", "x weight")], ("FLOAT", [1, 3, 32, 32]),
-                 ("FLOAT", [1, 3, 32, 32]), weights={"weight": WEIGHT})  # fmt: skip
+    path = write(
+        tmp_path / "a.onnx",
+        [node("Conv", "x weight")],
+        ("FLOAT", [1, 3, 32, 32]),
+        ("FLOAT", [1, 3, 32, 32]),
+        weights={"weight": WEIGHT},
+    )
     raw = InputSpec((0.0,) * 3, (1.0,) * 3)
     image = np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)
     wanted = np.einsum("kc,hwc->khw", WEIGHT[:, :, 0, 0], image / 255).argmax(0)
@@ -216,16 +233,25 @@ def test_ports_that_lie(tmp_path: Path) -> None:
     path = write(tmp_path / "shape.onnx", cast, IMAGES, LOGITS, ABOUT)
     refused(path, r"it gives \(1, 40, 50, 3\), not maps of 3 classes", image=True)
     squeeze = [node("ReduceMax", "x axes", keepdims=0)]
-    path = write(tmp_path / "ids.onnx", squeeze, IMAGES, ("UINT8", ["b", "h", "w"]),
-                 {**ABOUT, "output": "labels"}, weights={"axes": np.array([3])})  # fmt: skip
+    path = write(
+        tmp_path / "ids.onnx",
+        squeeze,
+        IMAGES,
+        ("UINT8", ["b", "h", "w"]),
+        {**ABOUT, "output": "labels"},
+        weights={"axes": np.array([3])},
+    )
     assert load_model(path).predict(np.full((4, 4, 3), 2, np.uint8)).max() == 2
     with pytest.raises(UserError, match="class ids beyond its 3 classes"):
         load_model(path).predict(np.full((4, 4, 3), 3, np.uint8))
 
 
 def test_a_file_that_asks_for_terabytes(tmp_path: Path) -> None:
-    nodes = [node("Shape", "x", "sides"), node("Mul", "sides million", "huge"),
-             node("Expand", "one huge")]  # fmt: skip
+    nodes = [
+        node("Shape", "x", "sides"),
+        node("Mul", "sides million", "huge"),
+        node("Expand", "one huge"),
+    ]
     weights = {"million": np.array([1, 1, 10**6, 10**6]), "one": np.ones((1, 1, 1, 1), np.float32)}
     path = write(tmp_path / "a.onnx", nodes, IMAGES, LOGITS, ABOUT, weights=weights)
     refused(path, r"cannot be run on images \(1, 40, 50, 3\)", image=True)

@@ -93,8 +93,14 @@ class ContractSuite:
         module = case.build(inputs)
         case.value(inputs, module).backward()
         assert all(maps.grad is None for maps in listed(inputs.get("teacher", {})))
-        assert sum(float(maps.grad.abs().sum()) for maps in listed(inputs["student"])
-                   if maps.grad is not None) > 0  # fmt: skip
+        assert (
+            sum(
+                float(maps.grad.abs().sum())
+                for maps in listed(inputs["student"])
+                if maps.grad is not None
+            )
+            > 0
+        )
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue

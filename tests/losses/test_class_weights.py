@@ -85,12 +85,21 @@ def test_a_training_counts_its_own_labels(tiny_folder: Path, tmp_path: Path) -> 
     for name, given in (("rule", "balanced"), ("list", weights), ("none", None)):
         run = aicsd.train(
             TINY_MODEL,
-            {"name": "folder", "root": str(tiny_folder), "batch_size": 4, "workers": 0,
-             "augment": {"crop": 48}},
+            {
+                "name": "folder",
+                "root": str(tiny_folder),
+                "batch_size": 4,
+                "workers": 0,
+                "augment": {"crop": 48},
+            },
             tmp_path / name,
-            epochs=1, accelerator="cpu", logger="none", val_every=0, report_images=0,
+            epochs=1,
+            accelerator="cpu",
+            logger="none",
+            val_every=0,
+            report_images=0,
             terms={"cross_entropy": {"class_weights": given}},
-        )  # fmt: skip
+        )
         found.append(torch.cat([p.flatten() for p in run.student.parameters()]))
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])

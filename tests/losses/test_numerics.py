@@ -33,8 +33,13 @@ from aicsd.types import IGNORE_INDEX
 
 SHAPES = [(1, 2, 1, 1), (2, 3, 4, 5), (3, 1, 4, 4), (1, 6, 7, 3), (2, 19, 2, 3)]
 MODULES = (
-    AttentionLoss, CorrelationLoss, CrossEntropyLoss, ICSDLoss, PairwiseLoss, PixelKDLoss,
-)  # fmt: skip
+    AttentionLoss,
+    CorrelationLoss,
+    CrossEntropyLoss,
+    ICSDLoss,
+    PairwiseLoss,
+    PixelKDLoss,
+)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -192,8 +192,9 @@ def test_with_numerics(tmp_path: Path, method: str) -> None:
     again = load_recipe(write(tmp_path / "again.yaml", complete))
     assert again.to_dict() == released.to_dict() == again.with_numerics("released").to_dict()
     back = released.with_numerics("described")
-    assert all(values.get("numerics", "described") == "described"
-               for values in back.to_dict().values())  # fmt: skip
+    assert all(
+        values.get("numerics", "described") == "described" for values in back.to_dict().values()
+    )
     assert back.to_dict().get("pixel_kd", {}).get("reduction", "pixel_mean") == "pixel_mean"
 
 

@@ -95,17 +95,31 @@ def test_a_teacher_that_cannot_be_compared_leaves_no_run(
 ) -> None:
     with pytest.raises(UserError, match=message):
         package.distill(
-            Plain(classes), TINY_MODEL, method=method, run=tmp_path / "run",
+            Plain(classes),
+            TINY_MODEL,
+            method=method,
+            run=tmp_path / "run",
             data={"name": "digits", "options": DATA, "workers": 0, "augment": {"crop": 64}},
-        )  # fmt: skip
+        )
     assert not (tmp_path / "run").exists()
 
 
 def test_logits_are_enough_for_terms_on_logits(tmp_path: Path) -> None:
-    data = {"name": "digits", "options": DATA, "workers": 0, "batch_size": 4,
-            "augment": {"crop": 64}}  # fmt: skip
+    data = {
+        "name": "digits",
+        "options": DATA,
+        "workers": 0,
+        "batch_size": 4,
+        "augment": {"crop": 64},
+    }
     run = package.distill(
-        Plain(11), TINY_MODEL, data, "ickd", tmp_path / "run", epochs=1, accelerator="cpu",
+        Plain(11),
+        TINY_MODEL,
+        data,
+        "ickd",
+        tmp_path / "run",
+        epochs=1,
+        accelerator="cpu",
         report_images=0,
-    )  # fmt: skip
+    )
     assert run.metrics["images"] == 8

@@ -162,13 +162,16 @@ def test_shapes_at_any_size(output_stride: int, size: tuple[int, int]) -> None:
     assert logits.shape == (2, 5, *quarter)
     found = {name: tuple(maps.shape[1:]) for name, maps in features.items()}
     assert found == {
-        **{name: (info.channels, *(math.ceil(length / info.stride) for length in size))
-           for name, info in net.maps.items() if name != "logits"},
+        **{
+            name: (info.channels, *(math.ceil(length / info.stride) for length in size))
+            for name, info in net.maps.items()
+            if name != "logits"
+        },
         "low_level": (net.backbone.low.channels, *quarter),
         "high_level": (net.backbone.high.channels, *deep),
         "aspp": (8, *deep),
         "decoder": (8, *quarter),
-    }  # fmt: skip
+    }
     assert [name for name in net.maps if name.startswith("stage")] == list(STAGES)
     assert found["stage1"] == found["low_level"]
     assert found["stage4"] == found["high_level"]
@@ -230,8 +233,11 @@ def test_a_transformer_with_channels_last_takes_any_size() -> None:
     model = build_model(config, Classes(("a", "b"), ((0, 0, 0), (9, 9, 9)))).eval()
     assert model.input.multiple == 4
     assert [info.channels for name, info in model.maps.items() if "stage" in name] == [
-        96, 192, 384, 768,
-    ]  # fmt: skip
+        96,
+        192,
+        384,
+        768,
+    ]
     image = torch.randint(0, 256, (2, 3, 66, 93), dtype=torch.uint8)
     with torch.no_grad():
         output = model(image)

@@ -37,9 +37,13 @@ def settings(words: str) -> dict[str, Any]:
     [("train --config folder/teacher", "model"), ("distill --config folder/aicsd", "student")],
 )
 def test_every_family_over_a_config_of_the_package(
-    start: str, section: str, family: str, more: str, kept: dict[str, str],
+    start: str,
+    section: str,
+    family: str,
+    more: str,
+    kept: dict[str, str],
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     if section == "model" and "backbone" in kept:
         kept = {"backbone": "resnet101"}
     key, _, value = more.partition(" ")

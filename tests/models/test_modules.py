@@ -30,9 +30,11 @@ class Own(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
             nn.Conv2d(8, 3, 3, stride=2, padding=1),
-        )  # fmt: skip
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         logits: Tensor = self.layers(image)
@@ -61,13 +63,26 @@ def module(kind: str) -> nn.Module:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     root = write_folder(tmp_path_factory.mktemp("modules") / "data", {"train": 4, "val": 2})
-    return {"name": "folder", "root": str(root), "workers": 0, "batch_size": 2,
-            "augment": {"crop": 64}}  # fmt: skip
+    return {
+        "name": "folder",
+        "root": str(root),
+        "workers": 0,
+        "batch_size": 2,
+        "augment": {"crop": 64},
+    }
 
 
 def settings(data: dict[str, Any], run: Path, terms: bool) -> dict[str, Any]:
-    found = {"data": data, "run": run, "method": "kd", "epochs": 2, "logger": "none",
-             "accelerator": "cpu", "log_every": 1, "report_images": 0}  # fmt: skip
+    found = {
+        "data": data,
+        "run": run,
+        "method": "kd",
+        "epochs": 2,
+        "logger": "none",
+        "accelerator": "cpu",
+        "log_every": 1,
+        "report_images": 0,
+    }
     return {**found, "terms": TERMS} if terms else found
 
 

@@ -25,13 +25,23 @@ smp = pytest.importorskip(
 TERMS: dict[str, Any] = {
     "cross_entropy": {"resolution": "input"},
     "pixel_kd": {"weight": 1},
-    "widths": {"loss": "pairwise", "weight": 1, "at": {"student": "stage2", "teacher": "stage4"},
-               "adapter": "conv1x1"},
-}  # fmt: skip
-SEGFORMER = json.dumps({"config": {
-    "hidden_sizes": [8, 16, 16, 24], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 1, 2, 2],
-    "decoder_hidden_size": 16,
-}})  # fmt: skip
+    "widths": {
+        "loss": "pairwise",
+        "weight": 1,
+        "at": {"student": "stage2", "teacher": "stage4"},
+        "adapter": "conv1x1",
+    },
+}
+SEGFORMER = json.dumps(
+    {
+        "config": {
+            "hidden_sizes": [8, 16, 16, 24],
+            "depths": [1, 1, 1, 1],
+            "num_attention_heads": [1, 1, 2, 2],
+            "decoder_hidden_size": 16,
+        }
+    }
+)
 UNET = json.dumps({"encoder": "tu-test_resnet", "decoder_channels": [16, 16, 8, 8, 8]})
 TORCHVISION = "torchvision:deeplabv3_mobilenet_v3_large"
 LRASPP = "torchvision:lraspp_mobilenet_v3_large"
@@ -63,8 +73,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def flags(place: Path) -> tuple[str, ...]:
-    return (*data_flags(place / "data"), *FIT_FLAGS, "--data.batch_size", "2",
-            "--data.augment.crop", "64", *NO_REPORT)  # fmt: skip
+    return (
+        *data_flags(place / "data"),
+        *FIT_FLAGS,
+        "--data.batch_size",
+        "2",
+        "--data.augment.crop",
+        "64",
+        *NO_REPORT,
+    )
 
 
 def distil(place: Path, teacher: str, run: Path) -> tuple[object, ...]:

@@ -130,8 +130,9 @@ def test_one_logit_of_two_classes(tmp_path: Path) -> None:
     assert (model.predict(image) == wanted).mean() >= 0.999
     assert 0.2 < wanted.mean() < 0.8
     save_model(model, tmp_path / "copy.safetensors")
-    assert np.array_equal(load_model(tmp_path / "copy.safetensors").predict(image),
-                          model.predict(image))  # fmt: skip
+    assert np.array_equal(
+        load_model(tmp_path / "copy.safetensors").predict(image), model.predict(image)
+    )
 
 
 @pytest.mark.parametrize(

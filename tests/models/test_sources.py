@@ -33,11 +33,14 @@ OTHER = Classes(("a", "b", "c", "d"), ((0, 0, 0),) * 4)
 CASES: dict[str, dict[str, Any]] = {
     "deeplabv3plus": {"backbone": "test_resnet", "aspp_channels": 8, "decoder_channels": 8},
     "lraspp": {
-        "family": "lraspp", "backbone": "test_resnet", "options": {"channels": 8},
+        "family": "lraspp",
+        "backbone": "test_resnet",
+        "options": {"channels": 8},
     },
     "torchvision:lraspp_mobilenet_v3_large": {"family": "torchvision:lraspp_mobilenet_v3_large"},
     "torchvision:deeplabv3_mobilenet_v3_large": {
-        "family": "torchvision", "options": {"name": "deeplabv3_mobilenet_v3_large"},
+        "family": "torchvision",
+        "options": {"name": "deeplabv3_mobilenet_v3_large"},
     },
     "smp:unet": {
         "family": "smp:unet",
@@ -45,12 +48,16 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "transformers:segformer": {
         "family": "transformers:segformer",
-        "options": {"config": {
-            "hidden_sizes": [8, 16, 16, 24], "depths": [1, 1, 1, 1],
-            "num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 16,
-        }},
+        "options": {
+            "config": {
+                "hidden_sizes": [8, 16, 16, 24],
+                "depths": [1, 1, 1, 1],
+                "num_attention_heads": [1, 1, 2, 2],
+                "decoder_hidden_size": 16,
+            }
+        },
     },
-}  # fmt: skip
+}
 """A network of every family that can be built: reference of its kind -> keys of its config."""
 STAGES = {"stage1": 4, "stage2": 8}
 """Strides that every family has; deeper stages may be dilated."""
@@ -77,9 +84,10 @@ def settle(net: nn.Module, image: Tensor) -> None:
     with evaluating(net):
         logits = as_output(net(image)).logits
         last = [
-            module for module in net.modules()
+            module
+            for module in net.modules()
             if isinstance(module, nn.Conv2d) and module.out_channels == logits.shape[1]
-        ][-1]  # fmt: skip
+        ][-1]
         assert last.bias is not None
         last.bias -= logits.mean((0, 2, 3))
 
@@ -188,18 +196,28 @@ SHALLOW: dict[str, dict[str, Any]] = {
     "smp:unet": {
         "family": "smp:unet",
         "options": {
-            "encoder": "tu-test_resnet", "encoder_depth": 3, "decoder_channels": [16, 8, 8],
+            "encoder": "tu-test_resnet",
+            "encoder_depth": 3,
+            "decoder_channels": [16, 8, 8],
         },
     },
     "transformers:segformer": {
         "family": "transformers:segformer",
-        "options": {"config": {
-            "num_encoder_blocks": 2, "hidden_sizes": [8, 16], "depths": [1, 1],
-            "num_attention_heads": [1, 2], "sr_ratios": [2, 1], "patch_sizes": [7, 3],
-            "strides": [4, 2], "mlp_ratios": [2, 2], "decoder_hidden_size": 16,
-        }},
+        "options": {
+            "config": {
+                "num_encoder_blocks": 2,
+                "hidden_sizes": [8, 16],
+                "depths": [1, 1],
+                "num_attention_heads": [1, 2],
+                "sr_ratios": [2, 1],
+                "patch_sizes": [7, 3],
+                "strides": [4, 2],
+                "mlp_ratios": [2, 2],
+                "decoder_hidden_size": 16,
+            }
+        },
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow

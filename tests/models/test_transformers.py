@@ -30,9 +30,13 @@ PADDED = ("maskformer", "mask2former", "oneformer")
 TERMS: dict[str, Any] = {
     "cross_entropy": {"resolution": "input"},
     "pixel_kd": {"weight": 1},
-    "widths": {"loss": "pairwise", "weight": 1, "at": {"student": "stage2", "teacher": "stage4"},
-               "adapter": "conv1x1"},
-}  # fmt: skip
+    "widths": {
+        "loss": "pairwise",
+        "weight": 1,
+        "at": {"student": "stage2", "teacher": "stage4"},
+        "adapter": "conv1x1",
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -286,8 +290,10 @@ def test_folders_that_cannot_be_used(folders: Path, tmp_path: Path) -> None:
     held = config.pop("model_type")
     refused("config.json describes no network of smp or transformers")
     config["model_type"] = held
-    refused("holds a SegformerForImageClassification; only a SegformerForSemanticSegmentation",
-            architectures=["SegformerForImageClassification"])  # fmt: skip
+    refused(
+        "holds a SegformerForImageClassification; only a SegformerForSemanticSegmentation",
+        architectures=["SegformerForImageClassification"],
+    )
     refused("weights missing or of another shape, such as decode_head", decoder_hidden_size=20)
     refused("cannot be read|does not hold the network", hidden_sizes="x")
     (tmp_path / "preprocessor_config.json").write_text('{"image_std": [0, 1, 1]}')

@@ -90,10 +90,17 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     assert header["palette"] == [[1, 2, 3], [255, 0, 0], [0, 0, 255]]
     assert header["architecture"] == asdict(deeplabv3plus.Options(**MOBILENET))
     assert header["input"] == {
-        "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "scale": 1 / 255,
-        "bgr": False, "multiple": 1, "least": 1, "size": None, "window": 0, "bicubic": False,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+        "scale": 1 / 255,
+        "bgr": False,
+        "multiple": 1,
+        "least": 1,
+        "size": None,
+        "window": 0,
+        "bicubic": False,
         "resizing": "stretch",
-    }  # fmt: skip
+    }
     assert header["info"] == {"method": "aicsd", "metrics": {"miou": 0.5}}
 
 

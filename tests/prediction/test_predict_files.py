@@ -21,8 +21,14 @@ from aicsd.models.bands import class_probabilities, probability_bands
 from aicsd.prediction import PredictConfig, find_inputs, predict_files
 from aicsd.visualization import colorize, overlay
 
-SIZES = {"a/x.png": (64, 48), "a/y.jpg": (64, 48), "a/deep/x.png": (50, 70), "b/x.png": (64, 48),
-         "b/z.bmp": (64, 48), "b/wide.png": (90, 40)}  # fmt: skip
+SIZES = {
+    "a/x.png": (64, 48),
+    "a/y.jpg": (64, 48),
+    "a/deep/x.png": (50, 70),
+    "b/x.png": (64, 48),
+    "b/z.bmp": (64, 48),
+    "b/wide.png": (90, 40),
+}
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +62,15 @@ def read_ids(path: Path) -> np.ndarray:
 
 def test_outputs(model_file: Path, model: Segmenter, photos: Path, run_cli: RunCli) -> None:
     code, printed, error = run_cli(
-        "predict", model_file, "a/x.png", "a/y.jpg", "--out", "out",
-        "--outputs", "ids, overlay,color,probabilities,ids",
-    )  # fmt: skip
+        "predict",
+        model_file,
+        "a/x.png",
+        "a/y.jpg",
+        "--out",
+        "out",
+        "--outputs",
+        "ids, overlay,color,probabilities,ids",
+    )
     assert code == 0, error
     assert printed.startswith("2 images (")
     assert "images/s): results in out" in printed
@@ -157,9 +169,9 @@ def test_refused(
     shutil.copy("a/x.png", "a/y.png")
     before = names(photos)
     places = arguments.split()
-    code, printed, error = run_cli("predict", model_file, *(
-        places if "--out" in places else [*places, "--out", "out"]
-    ))  # fmt: skip
+    code, printed, error = run_cli(
+        "predict", model_file, *(places if "--out" in places else [*places, "--out", "out"])
+    )
     assert code == 2
     assert not printed
     assert error.startswith("aicsd: error: ")
@@ -182,8 +194,9 @@ def test_a_broken_image_does_not_stop_the_others(
     assert printed.startswith("3 images")
     lines = sorted(error.splitlines())
     assert [line.split(" is ")[0] for line in lines] == [
-        "aicsd: error: b/a.png", "aicsd: error: b/half.png"
-    ]  # fmt: skip
+        "aicsd: error: b/a.png",
+        "aicsd: error: b/half.png",
+    ]
     assert names(photos / "out") == {
         f"{stem}{end}.png" for stem in ("x", "z", "wide") for end in ("", "_overlay")
     }

@@ -152,10 +152,13 @@ def test_images_are_split_where_they_end(size: int) -> None:
     preview = Image.Exif()
     preview[0x9286] = encoded(5, "JPEG")
     parts = [
-        encoded(0, "JPEG", quality=100), encoded(1, "PNG"), encoded(2, "JPEG", progressive=True),
-        encoded(3, "JPEG", restart_marker_blocks=1), encoded(4, "JPEG", exif=preview),
+        encoded(0, "JPEG", quality=100),
+        encoded(1, "PNG"),
+        encoded(2, "JPEG", progressive=True),
+        encoded(3, "JPEG", restart_marker_blocks=1),
+        encoded(4, "JPEG", exif=preview),
         encoded(4, "PNG"),
-    ]  # fmt: skip
+    ]
     assert parts[4].count(b"\xff\xd9") > 1
     assert list(split_images(Trickle(b"".join(parts), size))) == parts
 

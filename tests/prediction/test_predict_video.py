@@ -51,9 +51,13 @@ def test_video(model_file: Path, tmp_path: Path, run_cli: RunCli) -> None:
         assert code == 0, error
         assert printed.startswith("8 images (")
         assert {path.name for path in out.iterdir()} == {
-            "drive", "drive_overlay.mp4", "drive_color.mp4", "still.png", "still_overlay.png",
+            "drive",
+            "drive_overlay.mp4",
+            "drive_color.mp4",
+            "still.png",
+            "still_overlay.png",
             "still_color.png",
-        }  # fmt: skip
+        }
         written = sorted((out / "drive").iterdir())
         assert [path.name for path in written] == [f"{number:06}.png" for number in range(7)]
         for path, ids in zip(written, wanted, strict=True):
@@ -72,8 +76,9 @@ def test_video(model_file: Path, tmp_path: Path, run_cli: RunCli) -> None:
             results.append(shown)
     assert all(np.array_equal(*pair) for pair in zip(results[0], results[2], strict=True))
     # frames of another prediction are not mixed with these
-    code, _, error = run_cli("predict", model_file, tmp_path / "drive.mkv", "--out", out,
-                             "--outputs", "ids")  # fmt: skip
+    code, _, error = run_cli(
+        "predict", model_file, tmp_path / "drive.mkv", "--out", out, "--outputs", "ids"
+    )
     assert code == 2
     assert f"{out / 'drive'} exists" in error
 
@@ -110,9 +115,11 @@ def test_a_broken_video_leaves_nothing_behind(
 
 @pytest.mark.parametrize(
     ("out", "flags", "words"),
-    [("out", ["--outputs", "probabilities"], "no probabilities of a video"),
-     ("-", [], "--out DIR")],
-)  # fmt: skip
+    [
+        ("out", ["--outputs", "probabilities"], "no probabilities of a video"),
+        ("-", [], "--out DIR"),
+    ],
+)
 def test_refused(
     model_file: Path, tmp_path: Path, run_cli: RunCli, out: str, flags: list[str], words: str
 ) -> None:

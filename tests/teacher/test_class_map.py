@@ -185,9 +185,11 @@ def test_caches_of_earlier_versions_are_of_the_same_teacher() -> None:
     own = "9b4890ca3d88f1d7210129089e0ab2e813bff7f2ca36c4eb96877324987640ba"
     assert fingerprint(model) == fingerprint(model, "0" * 64) == own
     # without `least` and `bicubic`, without `bicubic`, and with `resizing`
-    for known in ("cb662783e02d74cd9e83d983fb701253875124557126b41536ef7403cb770d4f",
-                  "3681375cc63c851b9704c3da2ab9d6604283744c6525e958f91ffc0bf0b97045",
-                  "41314f85e9c3d31142faafc07309252a7431804788ee0053e2e9279600110e23"):  # fmt: skip
+    for known in (
+        "cb662783e02d74cd9e83d983fb701253875124557126b41536ef7403cb770d4f",
+        "3681375cc63c851b9704c3da2ab9d6604283744c6525e958f91ffc0bf0b97045",
+        "41314f85e9c3d31142faafc07309252a7431804788ee0053e2e9279600110e23",
+    ):
         assert fingerprint(model, known) == known
         assert fingerprint(model.with_input(InputSpec(multiple=8)), known) not in (known, own)
 
@@ -259,8 +261,13 @@ def test_a_cache_knows_the_map(place: Path, tmp_path: Path, run_cli: RunCli) -> 
 def test_modules_meet_by_number(place: Path, tmp_path: Path) -> None:
     five = nn.Conv2d(3, 5, 1)
     options: dict[str, Any] = {"epochs": 1, "method": "kd", "logger": "none"}
-    data = {"name": "folder", "root": str(place / "data"), "workers": 0, "batch_size": 4,
-            "augment": {"crop": 32}}  # fmt: skip
+    data = {
+        "name": "folder",
+        "root": str(place / "data"),
+        "workers": 0,
+        "batch_size": 4,
+        "augment": {"crop": 32},
+    }
     with pytest.raises(UserError, match="has 5 classes without names, and the data has 3"):
         distill(five, TINY_MODEL, data, run=tmp_path / "a", **options)
     path = tmp_path / "map.yaml"

@@ -29,9 +29,11 @@ def with_statistics(net: nn.Module) -> nn.Module:
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor, low, high in (
-                (module.running_mean, -0.3, 0.3), (module.running_var, 0.5, 1.5),
-                (module.weight.data, 0.5, 1.5), (module.bias.data, -0.3, 0.3),
-            ):  # fmt: skip
+                (module.running_mean, -0.3, 0.3),
+                (module.running_var, 0.5, 1.5),
+                (module.weight.data, 0.5, 1.5),
+                (module.bias.data, -0.3, 0.3),
+            ):
                 assert tensor is not None
                 tensor.uniform_(low, high, generator=random)
     return net.eval().requires_grad_(False)
@@ -40,9 +42,12 @@ def with_statistics(net: nn.Module) -> nn.Module:
 def model(backbone: str, released_layout: bool = False) -> Segmenter:
     torch.manual_seed(0)
     config = ModelConfig(
-        backbone, aspp_channels=16, decoder_channels=16, low_level_channels=8,
+        backbone,
+        aspp_channels=16,
+        decoder_channels=16,
+        low_level_channels=8,
         released_layout=released_layout,
-    )  # fmt: skip
+    )
     built = build_model(config, CLASSES)
     with_statistics(built)
     return built
@@ -59,9 +64,13 @@ def differ(ours: Tensor, theirs: Tensor) -> float:
 
 @pytest.mark.parametrize(
     ("backbone", "released_layout"),
-    [("resnet18", False), ("mobilenetv2_050", False), ("mobilenetv2_050", True),
-     ("test_efficientnet", False)],
-)  # fmt: skip
+    [
+        ("resnet18", False),
+        ("mobilenetv2_050", False),
+        ("mobilenetv2_050", True),
+        ("test_efficientnet", False),
+    ],
+)
 def test_folding_keeps_every_map_and_leaves_no_batch_norm(
     backbone: str, released_layout: bool
 ) -> None:

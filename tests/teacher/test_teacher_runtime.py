@@ -54,8 +54,9 @@ def test_bfloat16_without_instructions_is_told_of(
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has_instructions)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     data = write_folder(tmp_path / "data")
-    command = train_command(data, tmp_path / "run", "--epochs", 1, "--precision", "bf16-mixed",
-                            *NO_REPORT)  # fmt: skip
+    command = train_command(
+        data, tmp_path / "run", "--epochs", 1, "--precision", "bf16-mixed", *NO_REPORT
+    )
     code, _, error = run_cli(*command)
     assert code == 0, error
     assert ("bf16-mixed will be many times slower" in error) != has_instructions

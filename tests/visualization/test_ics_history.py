@@ -94,8 +94,14 @@ def test_the_picture_shows_first_and_last_step_teacher_and_distance() -> None:
     assert figure is not None
     titles = [axis.get_title() for axis in figure.axes if axis.images]
     assert titles == [
-        "step 0", "step 20", "step 40", "step 50", "step 70", "teacher", *["step 0", "step 70"] * 2
-    ]  # fmt: skip
+        "step 0",
+        "step 20",
+        "step 40",
+        "step 50",
+        "step 70",
+        "teacher",
+        *["step 0", "step 70"] * 2,
+    ]
     pictures = [axis.images[0].get_array() for axis in figure.axes if axis.images]
     np.testing.assert_array_equal(pictures[5], found[8])
     curves = {line.get_label(): line for axis in figure.axes for line in axis.lines}

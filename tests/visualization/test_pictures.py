@@ -175,9 +175,7 @@ def test_panels_have_a_row_for_every_sample(errors: bool) -> None:
     pictures = [
         np.asarray(axis.images[0].get_array()).shape[:2] for axis in figure.axes if axis.images
     ]
-    assert pictures == [
-        *[(48, 64)] * (4 if errors else 3), *[(32, 80)] * (4 if errors else 3)
-    ]  # fmt: skip
+    assert pictures == [*[(48, 64)] * (4 if errors else 3), *[(32, 80)] * (4 if errors else 3)]
 
 
 def test_contact_sheet_is_small_and_in_order(model: Segmenter) -> None:

@@ -237,9 +237,11 @@ def test_runs_are_named_by_what_differs(runs: Path, tmp_path: Path) -> None:
     read = [RunFolder(path).read() for path in (first, other, more)]
     networks, _ = open_networks(read, None, classes)
     assert [net.title for net in networks] == [
-        "teacher", "student AICSD, epochs 2", "student AICSD, epochs 7, seed 1",
+        "teacher",
+        "student AICSD, epochs 2",
+        "student AICSD, epochs 7, seed 1",
         "student AICSD, epochs 7, seed 2",
-    ]  # fmt: skip
+    ]
     settings, notes = compare_networks(networks)
     assert not notes
     titles = ["teacher", "student AICSD, epochs 2", "student AICSD, epochs 7"]

@@ -52,9 +52,11 @@ def test_the_teacher_of_one_run_has_the_map_of_its_classes(runs: Path, tmp_path:
     (tmp_path / "map.yaml").write_text(yaml.safe_dump(pairs))
     alone = copy_run(runs / "alone", tmp_path / "a", teacher=None)
     distilled = copy_run(
-        runs / "distilled", tmp_path / "d", teacher=str(tmp_path / "t.safetensors"),
+        runs / "distilled",
+        tmp_path / "d",
+        teacher=str(tmp_path / "t.safetensors"),
         teacher_classes=str(tmp_path / "map.yaml"),
-    )  # fmt: skip
+    )
     read = [RunFolder(path).read() for path in (alone, distilled)]
     networks, notes = open_networks(read, None, classes)
     assert not notes
