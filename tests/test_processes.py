@@ -16,9 +16,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import RunCli, write_folder
-from started import SERVER, TIMEOUT, TORCHRUN, Ranks, Started, free_port, start_ranks
+from started import SERVER, TORCHRUN, Ranks, Started, free_port, start_ranks
 from timm.layers.norm_act import BatchNormAct2d
-from tiny_runs import aicsd, step_difference, stopping_at, train_command, train_lines
+from tiny_runs import aicsd, step_difference, stopping_at, train_command, train_lines, wait_for
 from torch import nn
 
 from aicsd.engine.finite import FiniteCheck, NonFiniteLossError
@@ -161,15 +161,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("processes") / "data")
 
 
-def wait_for(run: Path, steps: int) -> None:
-    end = time.monotonic() + TIMEOUT
-    while time.monotonic() < end:
-        if (run / "metrics.jsonl").is_file() and len(train_lines(run)) >= steps:
-            return
-        time.sleep(0.1)
-    raise AssertionError("no step was logged")
-
-
 def children(pid: int) -> list[int]:
     """Other training processes below ``pid``."""
     found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout
@@ -187,7 +178,7 @@ def test_all_processes_end_together(root: Path, tmp_path: Path, run_cli: RunCli,
     run = tmp_path / "run"
     command = train_command(root, run, *TWO, *LONG)
     with Ranks(command, tmp_path / "log", AICSD_PROCESS_TIMEOUT="12") as ranks:
-        wait_for(run, 8)
+        wait_for(run, 8, *ranks.processes)
         number, codes, words = {
             "told": (signal.SIGTERM, [130, 130], "stopped at step"),
             "killed": (
@@ -233,7 +224,7 @@ def test_a_process_that_hangs_ends_with_the_one_that_started_it(
     limit = {"AICSD_PROCESS_TIMEOUT": "2", "OMP_NUM_THREADS": "1"}
     command = train_command(root, run, *TWO, *LONG)
     with Started(command, tmp_path / "log", limit, script=script) as process:
-        wait_for(run, 8)
+        wait_for(run, 8, process)
         (child,) = children(process.pid)
         os.kill(child, signal.SIGSTOP)
         assert process.wait() == 2
@@ -271,7 +262,7 @@ def test_one_process_becomes_two(root: Path, script: Path, tmp_path: Path, run_c
                "--data.batch_size", "2"]  # fmt: skip
     threads = {"OMP_NUM_THREADS": "1"}
     with Started(command, tmp_path / "log", threads, script=TORCHRUN) as process:
-        wait_for(run, done + 3)
+        wait_for(run, done + 3, process)
         os.kill(process.pid, signal.SIGTERM)
         process.wait()
         error = process.error

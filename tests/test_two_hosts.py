@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import write_folder
 from started import TORCHRUN, Ranks, Started, rank_variables
-from tiny_runs import aicsd, step_difference, train_command, train_lines
+from tiny_runs import aicsd, step_difference, train_command, train_lines, wait_for
 
-TIMEOUT = 240
 CABLE = {"GLOO_SOCKET_IFNAME": "cable"}
 FLAGS = ("--val_every", "0", "--model.dropout", "0", "--report_images", "0")
 
@@ -83,13 +82,6 @@ def command_of(root: Path, run: Path, *more: str) -> list[str]:
     return train_command(root, run, *FLAGS, "--data.batch_size", "1", "--num_nodes", "2", *more)
 
 
-def wait_for(run: Path, steps: int) -> None:
-    end = time.monotonic() + TIMEOUT
-    while not (run / "metrics.jsonl").is_file() or len(train_lines(run)) < steps:
-        assert time.monotonic() < end
-        time.sleep(0.1)
-
-
 def own_lines(error: str) -> list[str]:
     return [line for line in error.splitlines() if line.startswith("aicsd:")]
 
@@ -132,7 +124,7 @@ def test_a_network_that_is_down_and_a_host_that_is_gone(
     command = command_of(root, run, "--epochs", "400", "--save_every", "2")
     limit = {"AICSD_PROCESS_TIMEOUT": "2"}
     with Ranks(command, tmp_path / "cut", hosts, **CABLE, **limit) as ranks:
-        wait_for(run, 4)
+        wait_for(run, 4, *ranks.processes)
         try:
             ip("-n", hosts[1], "link", "set", "cable", "down")
             begin = time.monotonic()
@@ -148,7 +140,7 @@ def test_a_network_that_is_down_and_a_host_that_is_gone(
 
     command = ["train", "--run", str(run), "--resume"]
     with Ranks(command, tmp_path / "gone", hosts, **CABLE, **limit) as ranks:
-        wait_for(run, len(losses) + 2)
+        wait_for(run, len(losses) + 2, *ranks.processes)
         end_all(hosts[1])
         assert ranks.wait() == [2, -signal.SIGKILL]
         (line,) = own_lines(ranks.error)

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from multiprocessing.context import ForkProcess
@@ -19,6 +20,7 @@ import pytest
 import torch
 from conftest import CLASS_NAMES, TINY_MODEL
 from safetensors.torch import load_file
+from started import TIMEOUT, Started
 
 FIT_FLAGS = (
     "--data.workers", "0", "--data.augment.crop", "32", "--accelerator", "cpu", "--log_every", "1",
@@ -128,6 +130,16 @@ def lines(run: Path) -> list[dict[str, Any]]:
 
 def train_lines(run: Path) -> list[dict[str, Any]]:
     return [line for line in lines(run) if "loss" in line]
+
+
+def wait_for(run: Path, steps: int, *processes: Started) -> None:
+    """Until ``steps`` are logged; fails at once if one of the processes that train has ended."""
+    end = time.monotonic() + TIMEOUT
+    while not (run / "metrics.jsonl").is_file() or len(train_lines(run)) < steps:
+        for process in processes:
+            assert process.process.is_alive(), process.error
+        assert time.monotonic() < end, f"step {steps} was not logged in {TIMEOUT} s"
+        time.sleep(0.1)
 
 
 def files_below(folder: Path) -> Iterator[tuple[str, int]]:
