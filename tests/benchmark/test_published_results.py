@@ -14,6 +14,7 @@ from aicsd.benchmark.methods_table import Statistics
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 SECTIONS = {
     "camvid-cpu/long.json": ("With a teacher that stays ahead, 40 epochs",),
+    "camvid-cpu/few.json": ("Few labels",),
     "camvid-cpu/methods.json": ("Methods beside each other, 12 epochs", "How `strong` was found"),
 }
 """Headings on the page of CamVid below which the table is that of a results file."""
