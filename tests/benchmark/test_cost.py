@@ -43,14 +43,8 @@ from aicsd.types import Batch
 
 CLASSES = Classes(CLASS_NAMES, ((0, 0, 0), (255, 0, 0), (0, 0, 255)))
 CONFIGS = Path(__file__).parents[2] / "aicsd" / "configs"
-PARTS_OF_RUN = {
-    "data": 0.1,
-    "teacher": 0.3,
-    "student": 0.2,
-    "losses": 0.1,
-    "backward": 0.25,
-    "optimizer": 0.05,
-}
+PARTS_OF_RUN = {"data": 0.1, "teacher": 0.3, "student": 0.2, "losses": 0.1, "backward": 0.25,
+                "optimizer": 0.05}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -147,18 +141,11 @@ def test_the_steps_are_those_of_a_training(place: Path, tmp_path: Path, accumula
     trained = [line["loss"] for line in train_lines(tmp_path / "run")]
 
     keys = {
-        "data": {
-            "name": "folder",
-            "root": str(place / "data"),
-            "batch_size": 4,
-            "workers": 0,
-            "augment": {"crop": 32},
-        },
-        "student": {**TINY_MODEL, "dropout": 0.0},
-        "epochs": 4,
-        "accelerator": "cpu",
+        "data": {"name": "folder", "root": str(place / "data"), "batch_size": 4, "workers": 0,
+                 "augment": {"crop": 32}},
+        "student": {**TINY_MODEL, "dropout": 0.0}, "epochs": 4, "accelerator": "cpu",
         "optimizer": {"accumulate": accumulate, "clip": 1.0},
-    }
+    }  # fmt: skip
     config = build_config(CostConfig, keys)
     data = open_dataset("folder", str(place / "data"), "train")
     torch.manual_seed(config.seed)
@@ -211,13 +198,9 @@ def test_cost_of_a_distillation(place: Path, tmp_path: Path, run_cli: RunCli) ->
     settings = [switch["setting"] for switch in cost["switches"]]
     runtimes = ["teacher_runtime openvino"] if find_spec("openvino") else []
     assert settings == [
-        "teacher_cache FOLDER",
-        "data.workers 1",
-        "val_every 0",
-        *runtimes,
-        "precision bf16-mixed",
-        "terms.cross_entropy.resolution native",
-    ]
+        "teacher_cache FOLDER", "data.workers 1", "val_every 0", *runtimes,
+        "precision bf16-mixed", "terms.cross_entropy.resolution native",
+    ]  # fmt: skip
     for part in PARTS:
         assert f"\n{part}" in text
     assert "whole run: " in text
@@ -378,10 +361,8 @@ def test_a_teacher_cache_saves_the_share_of_the_teacher() -> None:
 def test_variants_are_settings_that_change_something() -> None:
     variants = step_variants(config_with(method="aicsd"), "cuda")
     assert list(variants) == [
-        "teacher_runtime compiled",
-        "precision bf16-mixed",
-        "terms.cross_entropy.resolution native",
-    ]
+        "teacher_runtime compiled", "precision bf16-mixed", "terms.cross_entropy.resolution native",
+    ]  # fmt: skip
     assert variants["teacher_runtime compiled"].teacher_runtime == "compiled"
     recipe = variants["terms.cross_entropy.resolution native"].recipe
     assert recipe.terms["cross_entropy"].resolution == "native"

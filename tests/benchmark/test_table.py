@@ -22,13 +22,9 @@ from aicsd.runs import RunFolder
 
 
 def write_run(
-    path: Path,
-    method: str,
-    seed: int,
-    miou: float,
-    metrics: dict[str, Any] | None = None,
+    path: Path, method: str, seed: int, miou: float, metrics: dict[str, Any] | None = None,
     **keys: Any,
-) -> Path:
+) -> Path:  # fmt: skip
     """A finished run with two classes, as ``aicsd distill`` leaves it."""
     terms = load_recipe(method, keys.pop("terms", {})).to_dict()
     keys = {"data": {"name": "camvid", "root": "camvid"}, **keys}
@@ -42,13 +38,9 @@ def write_run(
 
 def write_metrics(path: Path, miou: float, metrics: dict[str, Any] | None = None) -> None:
     content = {
-        "miou": miou,
-        "class_accuracy": miou + 0.1,
-        "images": 101,
-        "parameters": 901739,
-        "per_class_iou": {"sky": miou + 0.05, "pole": None},
-        **(metrics or {}),
-    }
+        "miou": miou, "class_accuracy": miou + 0.1, "images": 101, "parameters": 901739,
+        "per_class_iou": {"sky": miou + 0.05, "pole": None}, **(metrics or {}),
+    }  # fmt: skip
     (path / "metrics.json").write_text(json.dumps(content))
 
 
@@ -64,7 +56,7 @@ def runs(tmp_path: Path) -> list[Path]:
         write_run(tmp_path / f"{method}-{seed}", method, seed, miou, None, **teacher_of(method))
         for method, values in figures.items()
         for seed, miou in enumerate(values)
-    ]
+    ]  # fmt: skip
 
 
 def rows_of(text: str) -> list[list[str]]:
@@ -92,33 +84,17 @@ def test_markdown(runs: list[Path], run_cli: RunCli) -> None:
     text = table(run_cli, *runs)
     header, rule, none, aicsd, kd = rows_of(text)
     assert header == [
-        "method",
-        "student",
-        "images",
-        "epochs",
-        "n",
-        "seeds",
-        "mIoU % of each",
-        "mIoU %",
-        "class accuracy %",
-        "parameters",
-        "mIoU % minus none",
-    ]
+        "method", "student", "images", "epochs", "n", "seeds", "mIoU % of each", "mIoU %",
+        "class accuracy %", "parameters", "mIoU % minus none",
+    ]  # fmt: skip
     assert set(rule) == {"---"}
     assert none[:6] == ["none", "mobilenetv2_050", "all", "50", "3", "0, 1, 2"]
     # sqrt((4 + 1 + 9) / 2) = 2.6458
     assert none[6:10] == ["39.00, 40.00, 44.00", "41.00 ± 2.65", "51.00 ± 2.65", "0.90 M"]
     assert none[10:] in ([], [""])
     # sqrt((4 + 0 + 4) / 2) = 2; differences by seed: 1, 2, 0
-    assert aicsd[4:] == [
-        "3",
-        "0, 1, 2",
-        "40.00, 42.00, 44.00",
-        "42.00 ± 2.00",
-        "52.00 ± 2.00",
-        "0.90 M",
-        "+1.00 ± 1.00 (n = 3)",
-    ]
+    assert aicsd[4:] == ["3", "0, 1, 2", "40.00, 42.00, 44.00", "42.00 ± 2.00", "52.00 ± 2.00",
+                         "0.90 M", "+1.00 ± 1.00 (n = 3)"]  # fmt: skip
     # only the seed that both have: 41 - 39
     assert kd[4:] == ["1", "0", "41.00", "41.00", "51.00", "0.90 M", "+2.00 (n = 1)"]
     assert "Measured on camvid val, 101 images, protocol standard" in text
@@ -171,16 +147,10 @@ def test_runs_that_differ_in_more_than_the_seed_are_two_rows(
 ) -> None:
     paths = [
         write_run(tmp_path / "a0", "kd", 0, 0.4),
-        write_run(
-            tmp_path / "a1",
-            "kd",
-            1,
-            0.5,
-            data={"name": "camvid", "root": "elsewhere", "workers": 7},
-            val_every=3,
-        ),
+        write_run(tmp_path / "a1", "kd", 1, 0.5, data={"name": "camvid", "root": "elsewhere",
+                                                       "workers": 7}, val_every=3),
         write_run(tmp_path / "b0", "kd", 0, 0.6, terms={"pixel_kd": {"weight": 7.0}}),
-    ]
+    ]  # fmt: skip
     header, _, first, second = rows_of(table(run_cli, *paths))
     assert header[4] == "settings"
     assert [first[4], first[5]] == ["terms.pixel_kd.weight = 5.0", "2"]
@@ -237,13 +207,9 @@ def test_unfinished_runs_are_named_and_left_out(
     ],
 )
 def test_runs_on_other_data_are_refused(
-    runs: list[Path],
-    tmp_path: Path,
-    run_cli: RunCli,
-    keys: dict[str, Any],
-    metrics: dict[str, Any],
-    words: list[str],
-) -> None:
+    runs: list[Path], tmp_path: Path, run_cli: RunCli, keys: dict[str, Any],
+    metrics: dict[str, Any], words: list[str],
+) -> None:  # fmt: skip
     other = write_run(tmp_path / "other", "kd", 1, 0.5, metrics, **keys)
     result = run_cli("benchmark", "table", *runs, other)
     assert_one_line(result, str(runs[0]), str(other), *words)

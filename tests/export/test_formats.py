@@ -169,13 +169,8 @@ def test_litert_int8_of_weights_that_are_not_few(tmp_path: Path) -> None:
     known = litert.FORMAT
     require_libraries(known, int8=True)
     torch.manual_seed(1)
-    wide = nn.Sequential(
-        nn.Conv2d(3, 96, 3, 2, 1),
-        nn.ReLU(),
-        nn.Conv2d(96, 96, 3, 2, 1),
-        nn.ReLU(),
-        nn.Conv2d(96, 3, 1),
-    )
+    wide = nn.Sequential(nn.Conv2d(3, 96, 3, 2, 1), nn.ReLU(), nn.Conv2d(96, 96, 3, 2, 1),
+                         nn.ReLU(), nn.Conv2d(96, 3, 1))  # fmt: skip
     model = Segmenter(wide, CLASSES).eval()
     parity = export_model(model, tmp_path / "a.tflite", "labels", Photos(), SIZE)
     assert parity.int8 is not None

@@ -217,12 +217,9 @@ def test_top_k_keeps_less(place: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lines", [0, 1, 5, 9])
 def test_a_killed_build_goes_on(
-    place: Path,
-    cache: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    place: Path, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     lines: int,
-) -> None:
+) -> None:  # fmt: skip
     """A cache after a kill: some whole lines, half a line, and part of a map without a line."""
     whole = {name: (cache / name).read_bytes() for name in ("index.jsonl", "logits.bin")}
     index = whole["index.jsonl"].splitlines(keepends=True)
@@ -296,24 +293,12 @@ def test_in_python_with_a_teacher_of_another_stride(place: Path, tmp_path: Path)
 
     torch.manual_seed(0)
     network = torch.nn.Conv2d(3, 3, 9, stride=8, padding=4)
-    data = {
-        "name": "folder",
-        "root": str(place / "data"),
-        "workers": 0,
-        "batch_size": 4,
-        "augment": {"crop": 32},
-    }
+    data = {"name": "folder", "root": str(place / "data"), "workers": 0, "batch_size": 4,
+            "augment": {"crop": 32}}  # fmt: skip
     run = package.distill(
-        network,
-        TINY_MODEL,
-        data,
-        "aicsd",
-        tmp_path / "run",
-        epochs=1,
-        accelerator="cpu",
-        teacher_cache=str(tmp_path / "cache"),
-        report_images=0,
-    )
+        network, TINY_MODEL, data, "aicsd", tmp_path / "run", epochs=1, accelerator="cpu",
+        teacher_cache=str(tmp_path / "cache"), report_images=0,
+    )  # fmt: skip
     assert run.metrics["images"] == 4
     maps = taught(place, tmp_path / "cache").read(3).maps
     assert maps is not None
@@ -386,12 +371,9 @@ def test_a_damaged_cache(place: Path, tmp_path: Path, cache: Path, run_cli: RunC
 
 
 def test_a_disk_without_room(
-    place: Path,
-    tmp_path: Path,
-    run_cli: RunCli,
-    monkeypatch: pytest.MonkeyPatch,
+    place: Path, tmp_path: Path, run_cli: RunCli, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:
+) -> None:  # fmt: skip
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 8000))
     more = ("--teacher_cache", tmp_path / "deep" / "cache")
