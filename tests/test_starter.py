@@ -175,7 +175,9 @@ def test_the_command(
     code, printed, error = run_cli("init", "my_data")
     assert code == 0, error
     assert printed.splitlines()[0].startswith("my_data.yaml: ")
-    assert "aicsd distill --config my_data.yaml --teacher runs/teacher --run runs/distilled" in printed
+    assert (
+        "aicsd distill --config my_data.yaml --teacher runs/teacher --run runs/distilled" in printed
+    )
     keys = read_config("my_data.yaml", DistillConfig)
     assert keys["method"] == "dist"
     assert keys["data"]["root"] == "my_data"
