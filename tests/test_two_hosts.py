@@ -45,20 +45,8 @@ def hosts() -> Iterator[tuple[str, str]]:
             for name in names:
                 ip("netns", "add", name)
                 made.append(name)
-            ip(
-                "link",
-                "add",
-                "cable",
-                "netns",
-                names[0],
-                "type",
-                "veth",
-                "peer",
-                "name",
-                "cable",
-                "netns",
-                names[1],
-            )
+            ip("link", "add", "cable", "netns", names[0], "type", "veth",
+               "peer", "name", "cable", "netns", names[1])  # fmt: skip
         except subprocess.CalledProcessError as error:
             pytest.skip(f"making network namespaces needs the rights: {error.stderr}")
         for number, name in enumerate(names, 1):

@@ -114,7 +114,7 @@ def _cells(line: Line) -> tuple[str, ...]:
         str(line.epochs),
         percent(line.miou),
         _gain(line.gain, line),
-        "" if line.recovered is None else f"{100 * line.recovered:.0f} %",
+        "" if line.recovered is None else f"{round(100 * line.recovered)} %",
         _gain(line.at_equal_time, line),
         "" if line.cost is None else f"{line.cost:.2f}",
         f"{line.parameters / 1e6:.2f} M",

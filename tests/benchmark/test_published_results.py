@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 
@@ -23,6 +24,11 @@ NAMES = {
     "camvid-cpu/methods.json": {"strong": STRONG, f"{STRONG}, now strong": STRONG},
 }
 """Rows of a results file that have another name on the page."""
+IN_README = {
+    "camvid-cpu/long.json": ("none", "dist", "aicsd"),
+    "camvid-cpu/few.json": ("none", "dist and photos", "aicsd and photos"),
+    "camvid-cpu/methods.json": ("none", "dist", STRONG, "aicsd"),
+}
 
 
 def tables(text: str) -> list[dict[str, str]]:
@@ -54,3 +60,15 @@ def test_tables_are_those_of_the_results_file(file: str) -> None:
             for column in columns:
                 shown = "" if row[column] == "1" and column == "step time" else row[column]
                 assert shown == wanted[column], (heading, row["method"], column)
+
+
+@pytest.mark.parametrize("file", IN_README)
+def test_a_row_of_the_readme_has_the_figures_of_the_results_file(file: str) -> None:
+    cells = read_results(RESULTS / file).cells
+    wanted = []
+    for name in IN_README[file]:
+        miou = [100 * cell.figures["miou"] for key, cell in cells.items() if key.row == name]
+        wanted.append(f"{mean(miou):.1f} ± {stdev(miou):.1f}")
+    readme = (RESULTS.parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in readme.splitlines() if line.startswith("| ")]
+    assert any(all(figure in row for figure in wanted) for row in rows), wanted
