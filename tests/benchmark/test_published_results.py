@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,8 @@ from aicsd.benchmark.methods_render import markdown
 from aicsd.benchmark.methods_results import read_results
 from aicsd.benchmark.methods_table import Statistics
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results"
+REPOSITORY = Path(__file__).parents[2]
+RESULTS = REPOSITORY / "docs" / "results"
 SECTIONS = {
     "camvid-cpu/long.json": ("With a teacher that stays ahead, 40 epochs",),
     "camvid-cpu/few.json": ("Few labels",),
@@ -28,7 +30,19 @@ IN_README = {
     "camvid-cpu/long.json": ("none", "dist", "aicsd"),
     "camvid-cpu/few.json": ("none", "dist and photos", "aicsd and photos"),
     "camvid-cpu/methods.json": ("none", "dist", STRONG, "aicsd"),
+    "facade-cpu/methods.json": ("none", "kd and photos", "aicsd and photos"),
 }
+BY_CLASS = {"With a teacher that stays ahead, 40 epochs": "dist", "Few labels": "dist and photos"}
+"""Sections that name classes as `Car (76.6 to 80.4`: the student alone, and the row given here."""
+CARDS = {
+    "camvid_mobilenetv2_050_alone": ("camvid-h200/methods.json", "none"),
+    "camvid_mobilenetv2_050_dist": ("camvid-cpu/long.json", "dist"),
+    "facade_mobilenetv2_050_alone": ("facade-cpu/methods.json", "none"),
+    "facade_mobilenetv2_050_photos": ("facade-cpu/methods.json", "kd and photos"),
+}
+"""Networks of the zoo, all of seed 0, and the row of a results file that each card repeats."""
+HALF_PRECISION = 0.1
+"""Points by which figures of a card may differ: they are those of the file, in half precision."""
 
 
 def tables(text: str) -> list[dict[str, str]]:
@@ -39,6 +53,22 @@ def tables(text: str) -> list[dict[str, str]]:
         head, _, *body = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
         found += [dict(zip(head, cells, strict=True)) for cells in body]
     return found
+
+
+def figures(file: str, row: str) -> dict[int, dict[str, Any]]:
+    """Figures of the finished trainings of a row, by seed."""
+    cells = read_results(RESULTS / file).cells
+    return {key.seed: cell.figures for key, cell in cells.items() if key.row == row}
+
+
+def mean_and_deviation(file: str, row: str) -> str:
+    miou = [100 * run["miou"] for run in figures(file, row).values()]
+    return f"{mean(miou):.1f} ± {stdev(miou):.1f}"
+
+
+def mean_iou(file: str, row: str, name: str) -> str:
+    """Mean IoU of a class over the seeds of a row, in % with one digit."""
+    return f"{100 * mean(run['per_class_iou'][name] for run in figures(file, row).values()):.1f}"
 
 
 def section(heading: str) -> str:
@@ -64,11 +94,58 @@ def test_tables_are_those_of_the_results_file(file: str) -> None:
 
 @pytest.mark.parametrize("file", IN_README)
 def test_a_row_of_the_readme_has_the_figures_of_the_results_file(file: str) -> None:
-    cells = read_results(RESULTS / file).cells
-    wanted = []
-    for name in IN_README[file]:
-        miou = [100 * cell.figures["miou"] for key, cell in cells.items() if key.row == name]
-        wanted.append(f"{mean(miou):.1f} ± {stdev(miou):.1f}")
-    readme = (RESULTS.parents[1] / "README.md").read_text(encoding="utf-8")
+    wanted = [mean_and_deviation(file, name) for name in IN_README[file]]
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     rows = [line for line in readme.splitlines() if line.startswith("| ")]
     assert any(all(figure in row for figure in wanted) for row in rows), wanted
+
+
+@pytest.mark.parametrize("heading", BY_CLASS)
+def test_classes_of_a_section_have_the_figures_of_the_results_file(heading: str) -> None:
+    file = next(file for file, headings in SECTIONS.items() if heading in headings)
+    text = " ".join(section(heading).split())
+    rows = ("none", BY_CLASS[heading])
+    classes = "|".join(figures(file, "none")[0]["per_class_iou"])
+    named = re.findall(rf"({classes})[^(.]* \(([\d.]+) to ([\d.]+)", text)
+    assert len(named) >= 3
+    for name, *shown in named:
+        assert shown == [mean_iou(file, row, name) for row in rows], (heading, name)
+
+
+def test_table_of_labelmefacade_has_the_figures_of_the_results_file() -> None:
+    file = "facade-cpu/methods.json"
+    page = (RESULTS / "facade.md").read_text(encoding="utf-8")
+    rows = {row["student"]: row for row in tables(page)}
+    for student, name in (("alone", "none"), *((row, row) for row in IN_README[file][1:])):
+        row = rows[student]
+        assert row["seeds"] == str(len(figures(file, name)))
+        assert row["val mIoU %"] == mean_and_deviation(file, name)
+        for label in figures(file, name)[0]["per_class_iou"]:
+            assert row[label] == mean_iou(file, name, label), (student, label)
+
+
+@pytest.mark.parametrize("network", CARDS)
+def test_card_of_the_zoo_has_the_figures_of_the_results_file(network: str) -> None:
+    run = figures(*CARDS[network])[0]
+    card = (REPOSITORY / "zoo" / f"{network}.md").read_text(encoding="utf-8")
+    rows = {next(iter(row.values())): row["%"] for row in tables(card)}
+    shown = {}
+    for names, values in rows.items():
+        parts = names.removeprefix("IoU: ").split(", "), values.split(", ")
+        shown.update(zip(*parts, strict=True))
+    totals = {
+        "mIoU": "miou",
+        "class accuracy": "class_accuracy",
+        "pixel accuracy": "pixel_accuracy",
+    }
+    wanted = {name: run[key] for name, key in totals.items()} | run["per_class_iou"]
+    assert {name: float(value) for name, value in shown.items()} == pytest.approx(
+        {name: 100 * value for name, value in wanted.items()}, abs=HALF_PRECISION
+    )
+    zoo = tables((REPOSITORY / "zoo" / "README.md").read_text(encoding="utf-8"))
+    line = next(row for row in zoo if f"({network}.md)" in row["file"])
+    assert line["val mIoU %"].split()[0] == shown["mIoU"]
+
+
+def test_every_network_of_the_zoo_is_compared() -> None:
+    assert CARDS.keys() == {path.stem for path in (REPOSITORY / "zoo").glob("*.safetensors")}
