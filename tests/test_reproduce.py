@@ -15,6 +15,7 @@ from tiny_runs import aicsd, lines, train_command
 from aicsd.engine.reproduce import differences
 from aicsd.models import load_model, save_model
 from aicsd.runs import RunFolder
+from aicsd.teacher import cache
 
 
 def test_a_distillation_comes_out_the_same(runs: Path, tmp_path: Path, run_cli: RunCli) -> None:
@@ -57,6 +58,22 @@ def test_what_is_compared(runs: Path, tmp_path: Path) -> None:
     assert list(differences(first, RunFolder(changed))) == [
         f"weights of model: 1 of {count} tensors, first classifier.bias, by 0.25 at most"
     ]
+
+
+def test_digests_of_earlier_versions_are_of_the_same_teacher(runs: Path, tmp_path: Path) -> None:
+    first, old = RunFolder(runs / "distilled"), RunFolder(tmp_path / "old")
+    shutil.copytree(first.path, old.path)
+    inputs = json.loads(old.inputs.read_text())
+    teacher = load_model(first.read_config()["teacher"])
+
+    def differences_with(digest: str) -> list[str]:
+        old.inputs.write_text(json.dumps(inputs | {"teacher": digest}))
+        return list(differences(old, first))
+
+    earliest = cache._fingerprint(teacher, ("least", "bicubic", "resizing"))
+    assert earliest != inputs["teacher"]
+    assert not differences_with(earliest)
+    assert differences_with("0" * 64) == ["inputs: another teacher"]
 
 
 @pytest.mark.parametrize("what", ["no run", "not finished", "processes"])

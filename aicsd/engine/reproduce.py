@@ -11,12 +11,14 @@ import torch
 
 from aicsd.config import build_config
 from aicsd.data.open import MEMORY
-from aicsd.engine.run import run_distillation, run_training
+from aicsd.engine.run import connect_teacher, run_distillation, run_training
 from aicsd.errors import UserError
 from aicsd.files import read_json, read_json_lines
+from aicsd.models import load_model
 from aicsd.models.model_file import read_model_file
 from aicsd.run_config import DistillConfig, TrainConfig
 from aicsd.runs import RunFolder
+from aicsd.teacher.cache import fingerprint
 
 OF_THE_CLOCK = {"images_per_second", "data_wait", "seconds"}
 """Figures that no two runs have alike."""
@@ -63,6 +65,8 @@ def differences(run: RunFolder, other: RunFolder) -> Iterator[str]:
         changed = [
             key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)
         ]
+        if "teacher" in changed and _is_teacher_of(other, before.get("teacher")):
+            changed.remove("teacher")
         if changed:
             yield f"inputs: another {', '.join(changed)}"
     yield from _first_line(run, other)
@@ -75,6 +79,16 @@ def differences(run: RunFolder, other: RunFolder) -> Iterator[str]:
     for name, one, two in (("model", run.model, other.model), ("best", run.best, other.best)):
         if one.is_file() or two.is_file():
             yield from _weights(name, one, two)
+
+
+def _is_teacher_of(run: RunFolder, digest: str | None) -> bool:
+    """Whether an earlier version gave this digest to the teacher of a run."""
+    config = run.read_config()
+    if digest is None or not config.get("teacher"):
+        return False
+    classes = load_model(run.path).classes
+    teacher = connect_teacher(load_model(config["teacher"]), classes, config["teacher_classes"])
+    return fingerprint(teacher.model, digest) == digest
 
 
 def _first_line(run: RunFolder, other: RunFolder) -> Iterator[str]:
