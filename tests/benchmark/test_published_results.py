@@ -135,7 +135,7 @@ def test_card_of_the_zoo_has_the_figures_of_the_results_file(network: str) -> No
     run = figures(*CARDS[network])[0]
     card = (REPOSITORY / "zoo" / f"{network}.md").read_text(encoding="utf-8")
     rows = {next(iter(row.values())): row["%"] for row in tables(card)}
-    shown = {}
+    shown: dict[str, str] = {}
     for names, values in rows.items():
         parts = names.removeprefix("IoU: ").split(", "), values.split(", ")
         shown.update(zip(*parts, strict=True))
