@@ -77,6 +77,15 @@ def mean_iou(file: str, row: str, name: str) -> str:
     return f"{100 * mean(run['per_class_iou'][name] for run in figures(file, row).values()):.1f}"
 
 
+def values_of(card: list[dict[str, str]], column: str) -> dict[str, float]:
+    """Figures of a card of the zoo by their names, of which a row may hold several."""
+    found: dict[str, float] = {}
+    for row in card:
+        names = next(iter(row.values())).removeprefix("IoU: ").split(", ")
+        found |= zip(names, map(float, row[column].split(", ")), strict=True)
+    return found
+
+
 def section(heading: str) -> str:
     page = (RESULTS / "camvid.md").read_text(encoding="utf-8")
     return re.split(r"\n#+ ", page.partition(f"# {heading}\n")[2], maxsplit=1)[0]
@@ -118,6 +127,27 @@ def test_classes_of_a_section_have_the_figures_of_the_results_file(heading: str)
         assert shown == [mean_iou(file, row, name) for row in rows], (heading, name)
 
 
+def test_points_of_the_page_have_the_figures_of_the_results_files() -> None:
+    page = (RESULTS / "camvid.md").read_text(encoding="utf-8")
+    points = " ".join(page.partition("\nCamVid in the SegNet layout")[0].split())
+    shown = re.findall(r"[\d.]+ ± [\d.]+", points)
+    assert len(shown) >= 6
+    rows = {(file, row) for file, names in IN_README.items() for row in names}
+    assert set(shown) <= {mean_and_deviation(file, row) for file, row in rows}
+
+
+def test_validation_figures_beside_those_of_training_images_are_of_seed_0() -> None:
+    files = {"12": "methods", "40": "long", "120": "longest"}
+    rows = tables(section("Why the gain shrinks"))
+    assert [row["epochs"] for row in rows] == list(files)
+    for row in rows:
+        for column, name in (("alone", "none"), ("dist", "dist")):
+            run = figures(f"camvid-cpu/{files[row['epochs']]}.json", name)[0]
+            assert row[column] == f"{100 * run['miou']:.1f}", (row["epochs"], column)
+            teacher = run["teacher_miou"]
+            assert teacher is None or row["teacher"] == f"{100 * teacher:.1f}"
+
+
 def test_table_of_labelmefacade_has_the_figures_of_the_results_file() -> None:
     file = "facade-cpu/methods.json"
     page = (RESULTS / "facade.md").read_text(encoding="utf-8")
@@ -132,25 +162,18 @@ def test_table_of_labelmefacade_has_the_figures_of_the_results_file() -> None:
 
 @pytest.mark.parametrize("network", CARDS)
 def test_card_of_the_zoo_has_the_figures_of_the_results_file(network: str) -> None:
-    run = figures(*CARDS[network])[0]
-    card = (REPOSITORY / "zoo" / f"{network}.md").read_text(encoding="utf-8")
-    rows = {next(iter(row.values())): row["%"] for row in tables(card)}
-    shown: dict[str, str] = {}
-    for names, values in rows.items():
-        parts = names.removeprefix("IoU: ").split(", "), values.split(", ")
-        shown.update(zip(*parts, strict=True))
-    totals = {
-        "mIoU": "miou",
-        "class accuracy": "class_accuracy",
-        "pixel accuracy": "pixel_accuracy",
-    }
-    wanted = {name: run[key] for name, key in totals.items()} | run["per_class_iou"]
-    assert {name: float(value) for name, value in shown.items()} == pytest.approx(
-        {name: 100 * value for name, value in wanted.items()}, abs=HALF_PRECISION
-    )
+    file, row = CARDS[network]
+    card = tables((REPOSITORY / "zoo" / f"{network}.md").read_text(encoding="utf-8"))
+    rows = {"%": row, "alone, as many epochs": "none"}
+    for column in list(card[0])[1:]:
+        run = figures(file, rows[column])[0]
+        totals = [100 * run[key] for key in ("miou", "class_accuracy", "pixel_accuracy")]
+        wanted = dict(zip(("mIoU", "class accuracy", "pixel accuracy"), totals, strict=True))
+        wanted |= {name: 100 * iou for name, iou in run["per_class_iou"].items()}
+        assert values_of(card, column) == pytest.approx(wanted, abs=HALF_PRECISION), column
     zoo = tables((REPOSITORY / "zoo" / "README.md").read_text(encoding="utf-8"))
     line = next(row for row in zoo if f"({network}.md)" in row["file"])
-    assert line["val mIoU %"].split()[0] == shown["mIoU"]
+    assert float(line["val mIoU %"].split()[0]) == values_of(card, "%")["mIoU"]
 
 
 def test_every_network_of_the_zoo_is_compared() -> None:
